@@ -1,0 +1,243 @@
+"""Every path of qemuctl and of one VM; nothing here touches a VM's content.
+
+A VM has two folders. The state folder outlives its runs and holds all there
+is to know about it; the run folder holds sockets, lives on a short path, and
+goes with the process. ``QEMUCTL_HOME`` moves everything below one folder,
+so that two homes on a host know nothing of each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemuctl.errors import HostError
+
+# struct sockaddr_un holds 108 bytes, the closing NUL among them.
+SOCKET_PATH_MAX = 107
+
+
+def _xdg(variable: str, default: str) -> Path:
+    value = os.environ.get(variable, "")
+    # The XDG specification tells us to ignore relative paths.
+    return Path(value) if value.startswith("/") else Path.home() / default
+
+
+def _under_home(kind: str) -> Path | None:
+    home = os.environ.get("QEMUCTL_HOME")
+    return Path(home).absolute() / kind if home else None
+
+
+def state_home() -> Path:
+    """Where VMs are kept: ``$XDG_STATE_HOME/qemuctl``."""
+    return _under_home("state") or _xdg("XDG_STATE_HOME", ".local/state") / "qemuctl"
+
+
+def cache_home() -> Path:
+    """What can be made again: ``$XDG_CACHE_HOME/qemuctl``."""
+    return _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"
+
+
+def run_home() -> Path:
+    """Where sockets are: ``$XDG_RUNTIME_DIR/qemuctl``, else below ``/tmp``.
+
+    A home of its own gets a run folder of its own, named by a hash: the path
+    of a socket must stay short however long the home's is.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = Path(runtime) if runtime.startswith("/") else None
+    if base is None or not os.access(base, os.W_OK | os.X_OK):
+        base = Path(f"/run/user/{os.getuid()}")
+    if base.is_dir() and os.access(base, os.W_OK | os.X_OK):
+        base /= "qemuctl"
+    else:
+        base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
+    home = os.environ.get("QEMUCTL_HOME")
+    if home:
+        digest = hashlib.sha256(os.fsencode(Path(home).absolute())).hexdigest()
+        base /= f"home-{digest[:8]}"
+    return base
+
+
+def private_dir(path: Path) -> Path:
+    """Makes a folder that only its owner may enter, parents included.
+
+    Raises HostError when it exists and belongs to somebody else: below
+    ``/tmp`` anyone may have made it first, or a folder on the way to it.
+    """
+    try:
+        _refuse_planted(path)
+        # mkdir's own way to make parents does not give them the mode.
+        if not path.parent.exists():
+            private_dir(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise HostError(
+            f"cannot make the folder {path}: {error.strerror}",
+            hint=blocking_folder(path),
+        ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise _not_yours(path)
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def _refuse_planted(path: Path) -> None:
+    """Raises HostError when a stranger's folder in a shared one (sticky, as
+    ``/tmp``) is on the way: its owner could exchange what is below it."""
+    for folder in path.absolute().parents:
+        if folder.parent.exists() and folder.parent.stat().st_mode & stat.S_ISVTX:
+            try:
+                owner = folder.lstat().st_uid
+            except FileNotFoundError:
+                continue
+            if owner not in (0, os.getuid()):
+                raise _not_yours(folder)
+
+
+def _not_yours(path: Path) -> HostError:
+    return HostError(
+        f"not a folder of yours: {path}",
+        hint="set QEMUCTL_HOME or XDG_RUNTIME_DIR to a folder of your own",
+    )
+
+
+def blocking_folder(path: Path) -> str | None:
+    """Names the first folder on the way to ``path`` that bars the caller."""
+    for folder in reversed(path.absolute().parents):
+        if not folder.exists():
+            return f"the folder does not exist: {folder}"
+        if not folder.is_dir():
+            return f"not a folder: {folder}"
+        if not os.access(folder, os.X_OK):
+            return f"the folder does not let you in: {folder}"
+    return None
+
+
+@dataclass(frozen=True)
+class VmPaths:
+    """Every path of one VM, from its two folders.
+
+    ``state`` is ``…/vms/NAME``, ``run`` is ``…/NAME`` below `run_home`.
+    """
+
+    state: Path
+    run: Path
+
+    @classmethod
+    def of(cls, name: str) -> VmPaths:
+        """The paths of the VM called ``name`` in the current home."""
+        return cls(state=vms_dir() / name, run=run_home() / name)
+
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    @property
+    def spec(self) -> Path:
+        """The spec, as its user wrote it."""
+        return self.state / "vm.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by QEMU's own process tree for as long as it lives."""
+        return self.state / "lock"
+
+    @property
+    def record(self) -> Path:
+        """Who the process is: pid, start time, argument list, sockets."""
+        return self.state / "process.json"
+
+    @property
+    def exit(self) -> Path:
+        """How the last process ended, written by its shepherd."""
+        return self.state / "exit"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU wrote to its standard output and error."""
+        return self.state / "qemu.log"
+
+    @property
+    def serial_log(self) -> Path:
+        """All that the guest wrote to its serial console."""
+        return self.state / "serial.log"
+
+    @property
+    def qmp_log(self) -> Path:
+        """Commands and replies, JSON lines, bounded."""
+        return self.state / "qmp.jsonl"
+
+    @property
+    def events_stem(self) -> Path:
+        """QEMU's pipe chardev reads STEM.in and writes STEM.out."""
+        return self.state / "events"
+
+    @property
+    def events_in(self) -> Path:
+        """What QEMU reads on its event monitor: one qmp_capabilities."""
+        return self.state / "events.in"
+
+    @property
+    def events(self) -> Path:
+        """Every event, JSON lines, written by QEMU itself."""
+        return self.state / "events.out"
+
+    @property
+    def disks(self) -> Path:
+        """Disks that qemuctl made for this VM."""
+        return self.state / "disks"
+
+    @property
+    def owner_socket(self) -> Path:
+        """The QMP monitor of whoever owns the VM."""
+        return self.run / "owner.qmp"
+
+    @property
+    def tools_socket(self) -> Path:
+        """The QMP monitor of passing commands, one at a time."""
+        return self.run / "tools.qmp"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def serial_socket(self) -> Path:
+        return self.run / "serial.sock"
+
+    @property
+    def vnc_socket(self) -> Path:
+        return self.run / "vnc.sock"
+
+    @property
+    def spice_socket(self) -> Path:
+        return self.run / "spice.sock"
+
+    def disk(self, index: int, suffix: str) -> Path:
+        """The file of the disk that the spec lists as number ``index``."""
+        return self.disks / f"disk{index}.{suffix}"
+
+    def check_sockets(self) -> None:
+        """Raises HostError when a socket's path would not fit (unix(7))."""
+        longest = max(
+            (self.owner_socket, self.agent_socket, self.serial_socket),
+            key=lambda path: len(os.fsencode(path)),
+        )
+        size = len(os.fsencode(longest))
+        if size > SOCKET_PATH_MAX:
+            raise HostError(
+                f"the path of a socket is too long: {longest} "
+                f"({size} bytes, {SOCKET_PATH_MAX} at most)",
+                hint="choose a shorter name, or set XDG_RUNTIME_DIR to a shorter path",
+            )
+
+
+def vms_dir() -> Path:
+    """The folder that holds a folder for each VM."""
+    return state_home() / "vms"

@@ -1,0 +1,141 @@
+"""From a file, text or keyword arguments to a `Spec`, or to one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from qemuctl.errors import SpecError
+from qemuctl.paths import blocking_folder
+from qemuctl.spec.document import SIZE_MAX, Location, dotted, read_document
+from qemuctl.spec.model import Spec
+from qemuctl.spec.problems import spec_error
+
+
+def load_spec(path: Path, *, name: str | None = None) -> Spec:
+    """The spec in the YAML file ``path``, its paths made absolute.
+
+    ``name`` takes the place of the file's own. Raises SpecError, with file,
+    line and key, for a file that cannot be read and for whatever is in it.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(SIZE_MAX + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(
+            f"cannot be read: {reason}", path=str(path), hint=blocking_folder(path)
+        ) from error
+    except ValueError as error:
+        # open() itself refuses a NUL byte in a path.
+        raise SpecError(f"not a path: {str(path)!r}") from error
+    return parse_spec(text, source=str(path), base=path.parent, name=name)
+
+
+def parse_spec(
+    text: str | bytes,
+    *,
+    source: str = "<spec>",
+    base: Path | None = None,
+    name: str | None = None,
+) -> Spec:
+    """The spec in YAML ``text``; ``source`` is what errors call it.
+
+    ``base`` is the folder that relative paths start from; without it paths
+    stay as they are written. ``name`` takes the place of the text's own.
+    Raises SpecError.
+    """
+    document = read_document(text, source)
+    data, lines = document.data, document.lines
+    if name is not None:
+        data = {**data, "name": name}
+        lines = {at: line for at, line in lines.items() if at != ("name",)}
+    spec = validate(data, source=source, lines=lines)
+    if base is None:
+        return spec
+    try:
+        return resolve_paths(spec, base)
+    except SpecError as error:
+        line = {dotted(at): line for at, line in lines.items()}.get(error.key or "")
+        raise SpecError(error.problem, path=source, line=line, key=error.key) from error
+
+
+def validate(
+    data: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    lines: Mapping[Location, int] | None = None,
+) -> Spec:
+    """The spec of plain data, such as keyword arguments: ``{"name": "web"}``.
+
+    ``source`` and ``lines`` (see `Document`) tell errors where the data came
+    from. Raises SpecError with the key, and all other problems in its text.
+    """
+    try:
+        return Spec.model_validate(dict(data))
+    except ValidationError as error:
+        raise spec_error(error, Spec, data, source=source, lines=lines) from error
+
+
+def resolve_paths(spec: Spec, base: Path) -> Spec:
+    """The same spec with absolute paths: ``~`` expanded, the rest below ``base``.
+
+    A name without a slash stays for `qemu`, which is then looked up in PATH,
+    and for `image` anything that does not start with ``/``, ``./``, ``../``
+    or ``~``, for it names an image of the catalogue. Raises SpecError for the
+    ``~`` of an unknown user.
+    """
+    root = base.absolute()
+
+    def whole(key: str, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return str(root / Path(value).expanduser())
+        except RuntimeError as error:
+            raise SpecError(f"no such home folder: {value}", key=key) from error
+
+    image, qemu = spec.image, spec.qemu
+    if image is not None and image.startswith(("/", "./", "../", "~")):
+        image = whole("image", image)
+    if qemu is not None and "/" in qemu:
+        qemu = whole("qemu", qemu)
+    return spec.model_copy(
+        update={
+            "image": image,
+            "qemu": qemu,
+            "cdrom": whole("cdrom", spec.cdrom),
+            **_resolved_parts(spec, whole),
+        }
+    )
+
+
+def _resolved_parts(
+    spec: Spec, whole: Callable[[str, str | None], str | None]
+) -> dict[str, Any]:
+    """The parts of ``spec`` that hold paths, each path passed through ``whole``."""
+    boot = {key: whole(f"boot.{key}", getattr(spec.boot, key)) for key in _BOOT}
+    disks = [
+        disk.model_copy(update={"path": whole(f"disks[{index}].path", disk.path)})
+        for index, disk in enumerate(spec.disks)
+    ]
+    nics = [
+        nic.model_copy(
+            update={
+                key: whole(f"nics[{index}].{key}", getattr(nic, key)) for key in _NIC
+            }
+        )
+        for index, nic in enumerate(spec.nics)
+    ]
+    return {
+        "boot": spec.boot.model_copy(update=boot),
+        "disks": tuple(disks),
+        "nics": tuple(nics),
+    }
+
+
+_BOOT = ("kernel", "initrd")
+_NIC = ("listen", "connect")

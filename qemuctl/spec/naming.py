@@ -1,0 +1,65 @@
+"""The name of a VM: checked as a user gave it, and changed inside a spec's text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml import events
+
+from qemuctl.errors import SpecError
+from qemuctl.spec.document import LOADER
+from qemuctl.spec.load import parse_spec
+from qemuctl.spec.model import Spec
+from qemuctl.spec.scalars import check_name
+from qemuctl.spec.schema import dump
+
+
+def validate_name(name: str) -> str:
+    """The name itself. Raises SpecError where `check_name` raises ValueError."""
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+
+
+def renamed(text: str, spec: Spec, name: str) -> str:
+    """The YAML ``text`` of ``spec`` with another name, its comments kept.
+
+    Where the name cannot be changed in place, the YAML of ``spec`` is written
+    anew. Raises SpecError for a bad name.
+    """
+    validate_name(name)
+    # Quoted if an older YAML reader would take the name for a number or switch.
+    quoted = yaml.safe_dump([name], default_flow_style=True, width=1_000)[1:-2]
+    try:
+        start, end = _name_span(text)
+        changed = f"{text[:start]}{quoted}{text[end:]}"
+        wanted = parse_spec(text).model_copy(update={"name": name})
+        if parse_spec(changed) == wanted:
+            return changed
+    except (SpecError, LookupError, yaml.YAMLError):
+        pass
+    return dump(spec.model_copy(update={"name": name}))
+
+
+def _name_span(text: str) -> tuple[int, int]:
+    """Where the value of the top-level key ``name`` starts and ends, in characters.
+
+    Raises LookupError when there is no such plain value.
+    """
+    depth, key = 0, None
+    stream: Any = yaml.parse(text, Loader=LOADER)
+    for event in stream:
+        if isinstance(event, events.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, events.CollectionStartEvent):
+            depth, key = depth + 1, None
+        elif depth == 1 and isinstance(event, events.ScalarEvent):
+            start, end = event.start_mark, event.end_mark
+            if key == "name" and start is not None and end is not None:
+                return start.index, end.index
+            key = event.value if key is None else None
+        elif depth == 1:
+            key = None
+    raise LookupError("name")
