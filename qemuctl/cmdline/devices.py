@@ -1,0 +1,93 @@
+"""Front ends: ``-device`` and ``device_add``.
+
+``bus`` and ``addr`` are always written where the machine has PCI, so that a
+guest finds its devices at the same place whatever else comes or goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qemuctl.cmdline.qapi import JsonOption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device(JsonOption):
+    """What every device has."""
+
+    OPTION: ClassVar = "-device"
+    driver: str
+    id: str
+    bus: str | None = None
+    addr: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcieRootPort(Device):
+    """A port of q35's root complex: one device, plugged at any time."""
+
+    driver: str = "pcie-root-port"
+    chassis: int
+    port: int
+    multifunction: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockDevice(Device):
+    """What every disk and CD-ROM has; ``drive`` names its node.
+
+    ``write_cache`` is ``on`` or ``off``: whether the guest sees a cache that
+    it has to flush.
+    """
+
+    drive: str | None = None
+    bootindex: int | None = None
+    serial: str | None = None
+    write_cache: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtioBlk(BlockDevice):
+    """``virtio-blk-pci``, or ``virtio-blk-device`` where there is no PCI."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScsiDevice(BlockDevice):
+    """``scsi-hd`` or ``scsi-cd`` on a SCSI controller."""
+
+    scsi_id: int
+    lun: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdeDevice(BlockDevice):
+    """``ide-hd`` or ``ide-cd``: ``unit`` on one of an IDE or AHCI bus."""
+
+    unit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nic(Device):
+    """A network card; an empty ``romfile`` leaves out its network boot ROM."""
+
+    netdev: str
+    mac: str
+    bootindex: int | None = None
+    romfile: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtSerialPort(Device):
+    """A channel on a virtio-serial controller, found in the guest by ``name``."""
+
+    driver: str = "virtserialport"
+    chardev: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtioRng(Device):
+    """Random numbers for the guest, from the object ``rng``."""
+
+    rng: str

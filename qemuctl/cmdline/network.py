@@ -1,0 +1,101 @@
+"""Network cards and what they are plugged into."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from qemuctl.cmdline.devices import Nic
+from qemuctl.cmdline.layout import Layout
+from qemuctl.cmdline.machine import Element
+from qemuctl.cmdline.netdev import (
+    Netdev,
+    StreamNetdev,
+    String,
+    TapNetdev,
+    UnixAddress,
+    UserNetdev,
+)
+from qemuctl.errors import SpecError
+from qemuctl.host import Host
+from qemuctl.spec import model
+from qemuctl.spec.model import Spec
+
+
+def default_mac(name: str, index: int) -> str:
+    """A card's address: the same at each start, another for each VM and card.
+
+    52:54:00 is the range that QEMU itself uses.
+    """
+    digest = hashlib.sha256(f"{name}\0{index}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def netdev(id_: str, nic: model.Nic) -> Netdev:
+    """The back end of ``nic``, which is not of type none."""
+    if nic.type == "tap":
+        return TapNetdev(id=id_, ifname=nic.ifname or "")
+    if nic.type == "socket":
+        path = Path(nic.listen or nic.connect or "")
+        return StreamNetdev(
+            id=id_, server=nic.listen is not None, addr=UnixAddress(path=path)
+        )
+    return UserNetdev(
+        id=id_,
+        restrict=True if nic.restrict else None,
+        hostfwd=tuple(String(str=hostfwd(item)) for item in nic.forward) or None,
+    )
+
+
+def hostfwd(forward: model.Forward) -> str:
+    """QEMU's notation of one forward; host port 0 lets the kernel choose."""
+    ports = f"{forward.host_port}-:{forward.guest_port}"
+    return f"{forward.protocol}:{forward.address}:{ports}"
+
+
+def network(
+    spec: Spec, name: str, host: Host, layout: Layout, boot: Mapping[str, int]
+) -> Iterator[Element]:
+    """Back end and card of each entry of ``nics``; one of type none is no card.
+
+    Raises SpecError for a card that the machine cannot take, HostError for a
+    card or back end that the binary does not have.
+    """
+    for index, nic in enumerate(spec.nics):
+        if nic.type == "none":
+            continue
+        id_ = f"net{index}"
+        backend = netdev(id_, nic)
+        host.binary.require_netdev(backend.type, f"nics[{index}].type")
+        yield backend
+        yield card(index, nic, name, host, layout, boot.get(f"nic{index}"))
+
+
+def card(
+    index: int,
+    nic: model.Nic,
+    name: str,
+    host: Host,
+    layout: Layout,
+    bootindex: int | None,
+) -> Nic:
+    """The front end of card number ``index`` on back end ``netN``."""
+    key = f"nics[{index}].model"
+    if layout.chipset == "microvm" and not nic.model.startswith("virtio"):
+        raise SpecError("microvm has no PCI bus: use model: virtio", key=key)
+    driver = layout.virtio("net") if nic.model == "virtio" else nic.model
+    host.binary.require_device(driver, key)
+    place = layout.plug(key)
+    # Loading a network boot ROM that nobody asked for costs time at boot.
+    has_rom = layout.chipset != "microvm"
+    return Nic(
+        driver=driver,
+        id=f"nic{index}",
+        bus=place.bus,
+        addr=place.addr,
+        netdev=f"net{index}",
+        mac=nic.mac or default_mac(name, index),
+        bootindex=bootindex,
+        romfile="" if has_rom and bootindex is None else None,
+    )

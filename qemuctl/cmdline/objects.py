@@ -1,0 +1,24 @@
+"""User-creatable objects: ``-object`` and ``object-add``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qemuctl.cmdline.qapi import JsonOption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Object(JsonOption):
+    """An object of type ``qom_type``."""
+
+    OPTION: ClassVar = "-object"
+    qom_type: str
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RngBuiltin(Object):
+    """QEMU's own random number generator; it needs no file of the host."""
+
+    qom_type: str = "rng-builtin"

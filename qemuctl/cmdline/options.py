@@ -1,0 +1,120 @@
+"""The switches of the whole machine, as in qemu(1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qemuctl.cmdline.keyval import KeyvalOption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name(KeyvalOption):
+    """What the process and its threads are called."""
+
+    OPTION: ClassVar = "-name"
+    guest: str
+    debug_threads: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOption(KeyvalOption):
+    """The machine type and its properties."""
+
+    OPTION: ClassVar = "-machine"
+    HEAD: ClassVar = "type"
+    type: str
+    vmport: bool | None = None
+    graphics: bool | None = None
+    memory_backend: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccelOption(KeyvalOption):
+    """The accelerator; ``tb_size`` is in MiB, TCG only."""
+
+    OPTION: ClassVar = "-accel"
+    HEAD: ClassVar = "accel"
+    accel: str
+    tb_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smp(KeyvalOption):
+    """Processors at start, how many there may be, and their layout."""
+
+    OPTION: ClassVar = "-smp"
+    cpus: int
+    maxcpus: int | None = None
+    sockets: int | None = None
+    cores: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOption(KeyvalOption):
+    """RAM; sizes carry their suffix, as in ``512M``."""
+
+    OPTION: ClassVar = "-m"
+    size: str
+    slots: int | None = None
+    maxmem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sandbox(KeyvalOption):
+    """The seccomp filter: what QEMU may no longer do after its start."""
+
+    OPTION: ClassVar = "-sandbox"
+    HEAD: ClassVar = "enable"
+    enable: bool = True
+    obsolete: str = "deny"
+    elevateprivileges: str = "deny"
+    spawn: str = "deny"
+    resourcecontrol: str = "deny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action(KeyvalOption):
+    """What QEMU does when the guest reboots or panics."""
+
+    OPTION: ClassVar = "-action"
+    reboot: str
+    panic: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootOption(KeyvalOption):
+    """``strict``: devices without a boot index are not tried."""
+
+    OPTION: ClassVar = "-boot"
+    strict: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mon(KeyvalOption):
+    """A QMP monitor on a chardev."""
+
+    OPTION: ClassVar = "-mon"
+    chardev: str
+    mode: str = "control"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vnc(KeyvalOption):
+    """A VNC server: ``unix:PATH`` or ``HOST:DISPLAY``."""
+
+    OPTION: ClassVar = "-vnc"
+    HEAD: ClassVar = "address"
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spice(KeyvalOption):
+    """A SPICE server: on a unix socket at ``addr``, or at ``addr`` and ``port``."""
+
+    OPTION: ClassVar = "-spice"
+    unix: bool | None = None
+    addr: str
+    port: int | None = None
+    disable_ticketing: bool = True

@@ -1,0 +1,28 @@
+"""A QEMU binary and an accelerator: what a command line is built for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qemuctl.host.accel import Accel, choose_accel
+from qemuctl.host.binary import Binary
+from qemuctl.host.discovery import find_qemu, probe
+from qemuctl.spec.model import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What the host brings to one VM."""
+
+    binary: Binary
+    accel: Accel
+
+
+def inspect_host(spec: Spec) -> Host:
+    """Finds and asks the QEMU that ``spec`` names, and chooses the accelerator.
+
+    Raises HostError when there is no usable QEMU, or KVM is demanded and
+    cannot work.
+    """
+    binary = probe(find_qemu(spec))
+    return Host(binary=binary, accel=choose_accel(spec.accel, binary))

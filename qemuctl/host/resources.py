@@ -1,0 +1,50 @@
+"""What is left of the host: memory, processors, disk space."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from qemuctl.errors import HostError
+from qemuctl.units import KIB
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that can be used without swapping: ``MemAvailable`` of proc(5).
+
+    Raises HostError when the kernel does not tell.
+    """
+    try:
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            key, _, value = line.partition(":")
+            if key == "MemAvailable":
+                return int(value.split()[0]) * KIB
+    except (OSError, ValueError, IndexError) as error:
+        raise HostError(f"cannot read free memory: {meminfo}: {error}") from error
+    raise HostError(f"cannot read free memory: no MemAvailable in {meminfo}")
+
+
+def cpu_count() -> int:
+    """Processors that this process may run on; 1 when unknown."""
+    try:
+        return len(os.sched_getaffinity(0)) or 1
+    except OSError:
+        return os.cpu_count() or 1
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that the caller may still write below ``folder``.
+
+    A folder that does not exist yet is on its nearest parent's file system.
+    Raises HostError when that cannot be asked.
+    """
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise HostError(
+            f"cannot read the free space of {folder}: {error.strerror}"
+        ) from error

@@ -1,0 +1,54 @@
+"""Each NAME.yaml becomes the line in NAME.argv.
+
+``QEMUCTL_UPDATE_GOLDEN=1 pytest tests/golden`` writes the lines anew; read the
+difference before you keep it. ``qemu-7.2.json`` is what a real QEMU 7.2
+answered, cut down.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qemuctl.cmdline import argv, build, format_argv
+from qemuctl.host import Accel, Host
+from qemuctl.host.discovery import from_json
+from qemuctl.paths import VmPaths
+from qemuctl.spec import Spec, parse_spec
+
+HERE = Path(__file__).parent
+BINARY = from_json(
+    Path("/usr/bin/qemu-system-x86_64"), (HERE / "qemu-7.2.json").read_bytes()
+)
+KVM = Accel(kind="kvm", reason="for the test", cpu_model="host")
+TCG = Accel(kind="tcg", reason="for the test", cpu_model="max")
+
+
+def paths_of(spec: Spec) -> VmPaths:
+    if spec.name.startswith("odd"):
+        return VmPaths(
+            state=Path('/home/o\'hara, "ann"/стан ü') / spec.name,
+            run=Path('/run/o\'hara, "ann"/стан ü') / spec.name,
+        )
+    return VmPaths(
+        state=Path("/home/ann/.local/state/qemuctl/vms") / spec.name,
+        run=Path("/run/user/1000/qemuctl") / spec.name,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in HERE.glob("*.yaml")))
+def test_a_spec_becomes_exactly_this_line(name: str) -> None:
+    spec = parse_spec((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+    host = Host(binary=BINARY, accel=KVM if spec.accel == "kvm" else TCG)
+    line = format_argv(argv(build(spec, paths_of(spec), host))) + "\n"
+    golden = HERE / f"{name}.argv"
+    if os.environ.get("QEMUCTL_UPDATE_GOLDEN") == "1":
+        golden.write_text(line, encoding="utf-8")
+    assert line == golden.read_text(encoding="utf-8")
+
+
+def test_no_golden_line_has_lost_its_spec() -> None:
+    lines = {path.stem for path in HERE.glob("*.argv")}
+    assert lines == {path.stem for path in HERE.glob("*.yaml")}
