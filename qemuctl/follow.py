@@ -1,0 +1,127 @@
+"""Reading a file as it grows, woken by inotify(7)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import TypeVar
+
+from asyncinotify import Inotify, Mask
+
+T = TypeVar("T")
+
+# ECMA-48: CSI sequences, OSC strings, and other escapes, such as `ESC ( B`.
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
+)
+_CHUNK = 256 * 1024
+# inotify instances and watches are scarce (fs.inotify.max_user_*): without one
+# there is no event to wait for, and we look this often, in seconds.
+_LOOK_EVERY = 0.1
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOSYS)
+
+
+async def follow(
+    path: Path, *, offset: int = 0, until: Awaitable[object] | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a file from ``offset`` on, as they are appended.
+
+    Goes on until ``until`` is done and all that was written by then has been
+    given; without it, for ever. A file that became shorter is read again from
+    its start. The file must exist.
+    """
+    end = asyncio.ensure_future(until) if until is not None else None
+    try:
+        with path.open("rb", buffering=0) as file, _watch(path) as inotify:
+            file.seek(offset)
+            while True:
+                last = end is not None and end.done()
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+                if last:
+                    return
+                if path.stat().st_size < file.tell():
+                    file.seek(0)
+                    continue
+                await _changed(inotify, end)
+    finally:
+        if end is not None:
+            end.cancel()
+
+
+async def _changed(inotify: Inotify | None, end: asyncio.Future[object] | None) -> None:
+    """Waits until the file may have grown, or ``end``."""
+    waiting: Coroutine[None, None, object] = (
+        asyncio.sleep(_LOOK_EVERY) if inotify is None else inotify.get()
+    )
+    if end is None:
+        await waiting
+        return
+    task = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def lines(
+    path: Path, *, until: Awaitable[object] | None = None
+) -> AsyncGenerator[bytes, None]:
+    """Whole lines of a growing file, without their ends."""
+    rest = b""
+    async with aclosing(follow(path, until=until)) as chunks:
+        async for chunk in chunks:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line
+
+
+async def first(items: AsyncGenerator[T, None], wanted: Callable[[T], bool]) -> T:
+    """The first item that is wanted, of a stream without end, which it closes."""
+    async with aclosing(items):
+        async for item in items:
+            if wanted(item):
+                return item
+    raise AssertionError("the stream ended")
+
+
+@contextlib.contextmanager
+def _watch(path: Path) -> Iterator[Inotify | None]:
+    with contextlib.ExitStack() as stack:
+        inotify = None
+        try:
+            inotify = stack.enter_context(Inotify())
+            inotify.add_watch(path, Mask.MODIFY)
+        except OSError as error:
+            if error.errno not in _SCARCE:
+                raise
+            inotify = None
+        yield inotify
+
+
+def tail(path: Path, lines: int = 20, *, longest: int = 64 * 1024) -> str:
+    """The last lines of a file as text; empty when there is none.
+
+    Escape sequences and other control characters are left out: a guest must
+    not be able to move the cursor of whoever reads an error message.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - longest))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(plain(text).splitlines()[-lines:])
+
+
+def plain(text: str) -> str:
+    """Text without terminal escape sequences and control characters."""
+    text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(c for c in text if c in "\n\t" or c.isprintable())

@@ -1,0 +1,197 @@
+"""A command in the guest with its streams connected while it runs.
+
+guest-exec alone gives the output at the end, cut at 16 MiB, and wants the
+whole input at the start. So a few lines of shell in the guest put the output
+into files, which guest-file-read follows, and feed the input, which arrives
+in parts, through a pipe. Output is exact and unlimited but for the room in
+the guest's temporary folder, where it is until the command ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from qemuctl.errors import AgentError, AgentRefused, QemuctlError
+from qemuctl.guest.agent import Agent, makes_sense
+
+Sink = Callable[[bytes], None]
+
+_READ_SIZE = 512 * 1024
+_INPUT_PART = 256 * 1024
+_LOOK_EVERY = 0.02
+
+_PREPARE = """
+umask 077
+d=$(mktemp -d "${TMPDIR:-/tmp}/qemuctl.XXXXXX") || exit
+mkfifo "$d/next" "$d/in" && : >"$d/out" && : >"$d/err" && echo "$d"
+"""
+
+# The feeder reads names of parts from `next` and pipes each into the command;
+# an empty name is the end of the input. (The agent keeps `next` open: were its
+# end the signal, an input that ends at once could end before anybody listens.)
+# TERM is passed on, so that an interrupted command does not go on in the guest.
+_WRAPPER = """
+d=$1 input=$2
+shift 2
+if [ "$input" = stream ]; then
+  { while read -r part && [ "$part" ]; do cat "$d/$part"; rm -f "$d/$part"; done \
+    <"$d/next" >"$d/in"; } 2>/dev/null &
+  feeder=$!
+  "$@" <"$d/in" >"$d/out" 2>"$d/err" &
+else
+  feeder=
+  "$@" </dev/null >"$d/out" 2>"$d/err" &
+fi
+command=$!
+trap 'kill -TERM "$command"' TERM
+while :; do
+  wait "$command"
+  status=$?
+  kill -0 "$command" 2>/dev/null || break
+done
+[ -z "$feeder" ] || kill "$feeder" 2>/dev/null
+rm -rf "$d"
+exit "$status"
+"""
+
+
+@dataclass
+class _Output:
+    """One output file in the guest and where its bytes go."""
+
+    handle: int
+    sink: Sink
+
+    async def drain(self, agent: Agent) -> None:
+        """Passes on all that is in the file by now (guest-file-read)."""
+        while True:
+            reply = await agent.request(
+                "guest-file-read", {"handle": self.handle, "count": _READ_SIZE}
+            )
+            with makes_sense("guest-file-read"):
+                count = int(reply["count"])
+                data = base64.b64decode(reply["buf-b64"]) if count else b""
+            self.sink(data)
+            if count < _READ_SIZE:
+                return
+
+
+async def run_streaming(
+    agent: Agent,
+    argv: Sequence[str],
+    *,
+    stdin: AsyncIterator[bytes] | None,
+    stdout: Sink,
+    stderr: Sink,
+) -> int:
+    """Runs a command with live streams; gives its status as a shell counts it.
+
+    ``stdin`` yields the input in parts of any size; None is an empty input.
+    When the caller is cancelled, the command in the guest gets a TERM.
+    Raises AgentError when the guest cannot do it or its agent is lost.
+    """
+    prepared = await agent.run(["/bin/sh", "-c", _PREPARE])
+    folder = prepared.text
+    if not prepared.ok or not folder:
+        words = prepared.stderr.decode(errors="replace").strip()
+        raise AgentError(f"the guest cannot keep a command's output: {words}")
+    outputs = [
+        _Output(await _open(agent, f"{folder}/{name}", "r"), sink)
+        for name, sink in (("out", stdout), ("err", stderr))
+    ]
+    # r+ does not wait for the other side of the pipe, as w would.
+    following = await _open(agent, f"{folder}/next", "r+") if stdin else None
+    mode = "none" if following is None else "stream"
+    pid = await agent.start(["/bin/sh", "-c", _WRAPPER, "sh", folder, mode, *argv])
+    feeding = None
+    if stdin is not None and following is not None:
+        feeding = asyncio.create_task(_feed(agent, folder, following, stdin))
+    try:
+        status = await _follow(agent, pid, outputs, feeding)
+    except asyncio.CancelledError:
+        await _interrupt(agent, pid)
+        raise
+    finally:
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+        handles = [output.handle for output in outputs]
+        for handle in [*handles, *([following] if following is not None else [])]:
+            with contextlib.suppress(QemuctlError):
+                await agent.request("guest-file-close", {"handle": handle})
+    return status
+
+
+async def _follow(
+    agent: Agent,
+    pid: int,
+    outputs: Sequence[_Output],
+    feeding: asyncio.Task[None] | None,
+) -> int:
+    async for status in agent.statuses(pid):
+        for output in outputs:
+            await output.drain(agent)
+        if status["exited"]:
+            with makes_sense("guest-exec-status"):
+                code = status.get("exitcode")
+                return int(code) if code is not None else 128 + int(status["signal"])
+        if feeding is not None and feeding.done() and not feeding.cancelled():
+            feeding.result()
+    raise AssertionError("unreachable")
+
+
+async def _open(agent: Agent, path: str, mode: str) -> int:
+    handle = await agent.request("guest-file-open", {"path": path, "mode": mode})
+    with makes_sense("guest-file-open"):
+        return int(handle)
+
+
+async def _feed(
+    agent: Agent, folder: str, following: int, stdin: AsyncIterator[bytes]
+) -> None:
+    """Sends the input in parts, each a file whose name goes down `next`."""
+    number = 0
+    async for data in stdin:
+        for start in range(0, len(data), _INPUT_PART):
+            number += 1
+            name = f"part{number}"
+            # Two parts at most wait in the guest, however slow its reader.
+            await _until_taken(agent, f"{folder}/part{number - 2}")
+            part = data[start : start + _INPUT_PART]
+            handle = await _open(agent, f"{folder}/{name}", "w")
+            await _write(agent, handle, part)
+            await agent.request("guest-file-close", {"handle": handle})
+            await _write(agent, following, f"{name}\n".encode())
+            await agent.request("guest-file-flush", {"handle": following})
+    await _write(agent, following, b"\n")
+    await agent.request("guest-file-flush", {"handle": following})
+
+
+async def _until_taken(agent: Agent, path: str) -> None:
+    """Waits until the feeder has removed a part; the agent has no event for it."""
+    while True:
+        try:
+            handle = await _open(agent, path, "r")
+        except AgentRefused:
+            return
+        await agent.request("guest-file-close", {"handle": handle})
+        await asyncio.sleep(_LOOK_EVERY)
+
+
+async def _write(agent: Agent, handle: int, data: bytes) -> None:
+    while data:
+        text = base64.b64encode(data).decode()
+        reply = await agent.request(
+            "guest-file-write", {"handle": handle, "buf-b64": text}
+        )
+        with makes_sense("guest-file-write"):
+            data = data[int(reply["count"]) :]
+
+
+async def _interrupt(agent: Agent, pid: int) -> None:
+    with contextlib.suppress(QemuctlError):
+        await agent.run(["/bin/kill", "-TERM", str(pid)], timeout=1)

@@ -1,0 +1,45 @@
+# The parent of one QEMU: keeps its exit status when no Python is left alive,
+# and ends it when its owner goes without having let go of it.
+#
+#   shepherd.sh STATE RUN      file descriptor 0: pipe from the owner
+#                              file descriptor 1: pipe to the owner
+#                              file descriptor 2: QEMU's log
+# RUN/launch.sh sets the positional parameters to QEMU's argument list; the
+# list is not on this command line, so that nobody who looks for QEMU by its
+# command line finds this shell.
+state=$1
+run=$2
+exec 3<&0 4>&1 </dev/null >&2
+
+. "$run/launch.sh"
+
+"$@" 3<&- 4>&- &
+qemu=$!
+echo "$qemu" >&4
+exec 4>&-
+
+# Closing a terminal, or a TERM meant for all of us, is QEMU's to answer.
+trap '' HUP INT
+trap 'kill -TERM "$qemu"' TERM
+
+# A start is all or nothing: until the owner says `detach`, its end (however
+# it came) closes the pipe, and that is the end of QEMU. KILL, because a
+# stopped or stuck QEMU would not hear anything milder.
+{
+  read -r word <&3
+  [ "$word" = detach ] || kill -KILL "$qemu"
+} 2>/dev/null &
+watch=$!
+exec 3<&-
+
+# A trapped signal interrupts `wait`, which then says more than 128 though
+# QEMU is still there.
+while :; do
+  wait "$qemu"
+  status=$?
+  kill -0 "$qemu" 2>/dev/null || break
+done
+
+echo "$status" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
+kill "$watch" 2>/dev/null
+rm -rf -- "$run"

@@ -1,0 +1,222 @@
+"""Starting QEMU below its shepherd, and waiting for the end of both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemuctl.errors import HostError, LaunchError
+from qemuctl.paths import VmPaths, private_dir
+from qemuctl.process.identity import Identity
+
+_HERE = Path(__file__).parent
+# A listening socket queues this many clients that wait for their turn.
+_BACKLOG = 64
+
+
+@dataclass(frozen=True)
+class Exited:
+    """How QEMU ended: its status, negative for a signal; None if nobody saw.
+
+    ``at`` is the time of it, in seconds since the epoch.
+    """
+
+    status: int | None
+    at: float | None
+
+
+@dataclass
+class Child:
+    """A QEMU that this process started, until it is detached or reaped."""
+
+    qemu: Identity
+    shepherd: Identity
+    _popen: subprocess.Popen[bytes]
+    _pipe: int
+
+    def detach(self) -> None:
+        """Lets go: from now on QEMU outlives this process."""
+        os.write(self._pipe, b"detach\n")
+        os.close(self._pipe)
+        self._pipe = -1
+        # A long-lived owner would otherwise keep the shepherd as a zombie.
+        threading.Thread(target=self._popen.wait, daemon=True).start()
+
+    def disown(self) -> None:
+        """Closes the pipe: if QEMU still runs, its shepherd kills it now."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    async def reaped(self) -> None:
+        """Waits until the shepherd has ended, which comes after QEMU's end."""
+        await wait_gone(self.shepherd)
+        self._popen.wait()
+
+
+def listen(paths: Sequence[Path]) -> dict[Path, socket.socket]:
+    """Binds and listens on unix sockets, mode 0600, for QEMU to inherit.
+
+    With the socket listening before QEMU exists, a client connects at once
+    and gets the greeting the moment QEMU is ready: nothing needs to poll.
+    """
+    sockets: dict[Path, socket.socket] = {}
+    try:
+        for path in paths:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sockets[path] = listener
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(os.fspath(path))
+            listener.listen(_BACKLOG)
+    except OSError as error:
+        for opened in sockets.values():
+            opened.close()
+        raise HostError(
+            f"cannot listen on {path}: {error.strerror or error}"
+        ) from error
+    return sockets
+
+
+async def spawn(
+    paths: VmPaths,
+    listening: Sequence[Path],
+    argv: Callable[[dict[Path, int]], list[str]],
+    *,
+    keep_open: Sequence[int] = (),
+) -> Child:
+    """Starts QEMU below a shepherd, in a session of its own.
+
+    ``listening`` are the sockets to hand over; ``argv`` gets their
+    descriptors and gives QEMU's argument list. ``keep_open`` are further
+    descriptors to inherit: the lock, the undertaker's pipe.
+
+    Raises LaunchError when the process cannot be made at all. QEMU's own
+    failure shows later, as its end.
+    """
+    private_dir(paths.run)
+    sockets = listen(listening)
+    ours, theirs = -1, -1
+    try:
+        line = argv({path: sock.fileno() for path, sock in sockets.items()})
+        launch = paths.run / "launch.sh"
+        launch.write_bytes(os.fsencode(f"set -- {shlex.join(line)}\n"))
+        theirs, ours = os.pipe()
+        with paths.qemu_log.open("wb") as log:
+            popen = subprocess.Popen(
+                ["/bin/sh", _HERE / "shepherd.sh", paths.state, paths.run],
+                stdin=theirs,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[*(s.fileno() for s in sockets.values()), *keep_open],
+            )
+    except OSError as error:
+        if ours >= 0:
+            os.close(ours)
+        raise LaunchError(f"cannot start QEMU: {error}") from error
+    finally:
+        if theirs >= 0:
+            os.close(theirs)
+        for sock in sockets.values():
+            sock.close()
+    return await _hatch(popen, ours)
+
+
+async def _hatch(popen: subprocess.Popen[bytes], pipe: int) -> Child:
+    """The child, once its shepherd has told QEMU's pid."""
+    assert popen.stdout is not None
+    try:
+        with popen.stdout as stdout:
+            await _readable(stdout.fileno())
+            pid = int(stdout.readline() or 0)
+        shepherd = Identity.of(popen.pid)
+        # A QEMU that ended already is known by its pid alone, and never alive.
+        qemu = Identity.of(pid) or Identity(pid, -1, "")
+        return Child(qemu, shepherd or Identity(popen.pid, -1, ""), popen, pipe)
+    except BaseException:
+        os.close(pipe)
+        popen.wait()
+        raise
+
+
+@dataclass
+class Undertaker:
+    """The process that removes a throwaway VM's files at the end.
+
+    ``pipe`` is what it watches: `spawn` hands it to the others.
+    """
+
+    pipe: int
+    _popen: subprocess.Popen[bytes]
+
+    async def done(self) -> None:
+        """Lets go of the pipe and waits until the files are gone."""
+        process = Identity.of(self._popen.pid)
+        os.close(self.pipe)
+        if process is not None:
+            await wait_gone(process)
+        self._popen.wait()
+
+
+def bury(*folders: Path) -> Undertaker:
+    """Starts the undertaker of a throwaway VM, before any of its files exist."""
+    theirs, ours = os.pipe()
+    try:
+        popen = subprocess.Popen(
+            ["/bin/sh", _HERE / "undertaker.sh", *folders],
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return Undertaker(ours, popen)
+
+
+async def _readable(fd: int) -> None:
+    """Waits until a descriptor can be read (a pidfd: until the process ended)."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+async def wait_gone(process: Identity) -> None:
+    """Waits for the end of a process, a child or not (pidfd_open(2))."""
+    fd = process.open()
+    if fd is None:
+        return
+    try:
+        await _readable(fd)
+    finally:
+        os.close(fd)
+
+
+def read_exit(path: Path) -> Exited:
+    """What the shepherd wrote about QEMU's end.
+
+    A shell adds 128 to the number of a signal; QEMU's own status stays below,
+    except with the isa-debug-exit device, which is a test's own doing.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        status = int(path.read_text())
+        if 128 < status <= 128 + signal.SIGRTMAX:
+            status = 128 - status
+        return Exited(status, path.stat().st_mtime)
+    return Exited(None, None)

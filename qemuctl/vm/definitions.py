@@ -1,0 +1,188 @@
+"""The VMs that exist, as folders: create, load, rename, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import NameInUse, NotFound, StateError
+from qemuctl.paths import VmPaths, private_dir, run_home, vms_dir
+from qemuctl.process import held, take
+from qemuctl.vm.record import Record
+from qemuctl.vm.states import Action, State, require
+
+if TYPE_CHECKING:  # `ls` must not pay for pydantic
+    from qemuctl.spec import Spec
+
+
+def names() -> list[str]:
+    """The names of all VMs, throwaway ones too, sorted."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(
+            entry.name
+            for entry in os.scandir(vms_dir())
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
+    return []
+
+
+def find(name: str) -> VmPaths:
+    """The paths of an existing VM. Raises NotFound, with the nearest name."""
+    paths = VmPaths.of(name)
+    if not _exists(paths, name):
+        close = get_close_matches(name, names(), 1)
+        raise NotFound(name, hint=f"did you mean {close[0]}?" if close else None)
+    record = Record.read(paths.record)
+    if record is not None and held(paths.lock):
+        return VmPaths(paths.state, Path(record.run))
+    return paths
+
+
+def _exists(paths: VmPaths, name: str) -> bool:
+    # A name with a slash would name a folder elsewhere, none the one of all VMs.
+    if not name or "/" in name or name.startswith("."):
+        return False
+    try:
+        return paths.spec.is_file()
+    except OSError:  # a name too long for a folder
+        return False
+
+
+def load(name: str) -> Spec:
+    """The spec of a VM. Raises NotFound, or SpecError for a damaged file."""
+    from qemuctl.spec import load_spec
+
+    return load_spec(find(name).spec)
+
+
+def create(spec: Spec, text: str | None = None) -> VmPaths:
+    """Makes the folder of a new VM; ``text`` is the spec as its user wrote it.
+
+    Raises NameInUse. The folder appears whole or not at all.
+    """
+    from qemuctl.spec import dump
+
+    paths = VmPaths.of(spec.name)
+    private_dir(vms_dir())
+    fresh = vms_dir() / f".new-{spec.name}-{os.getpid()}"
+    # A crashed process may have had the same pid.
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    try:
+        (fresh / paths.spec.name).write_text(text if text is not None else dump(spec))
+        (fresh / paths.lock.name).touch(0o600)
+        # rename(2) refuses to replace a folder that is not empty.
+        fresh.rename(paths.state)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if paths.state.exists():
+            raise name_in_use(spec.name) from error
+        raise
+    return paths
+
+
+def name_in_use(name: str) -> NameInUse:
+    """The error for a name that is taken."""
+    return NameInUse(name, VmPaths.of(name).state)
+
+
+def replace(name: str, text: str) -> None:
+    """Puts a new spec in the place of a VM's, as a whole."""
+    path = find(name).spec
+    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(name: str, action: Action) -> Iterator[VmPaths]:
+    """The VM while it is off and nobody can start it."""
+    paths = find(name)
+    try:
+        lock = take(paths.lock)
+    except FileNotFoundError as error:  # removed in this moment
+        raise NotFound(name) from error
+    if lock is None:
+        require(action, State.RUNNING, name)
+        raise StateError(f"{action} {name}", "on", "the VM is on")
+    try:
+        find(name)  # whoever had the lock before may have removed it
+        yield paths
+    finally:
+        os.close(lock)
+
+
+def remove(name: str) -> None:
+    """Removes a VM that is off, and all that was made for it.
+
+    Raises NotFound, and StateError when it is on.
+    """
+    with _locked(name, Action.REMOVE) as paths:
+        # Out of sight first: a removal that is cut short leaves no half VM.
+        doomed = vms_dir() / f".removed-{name}-{os.getpid()}"
+        paths.state.rename(doomed)
+        shutil.rmtree(paths.run, ignore_errors=True)
+        shutil.rmtree(doomed)
+
+
+def rename(name: str, new: str) -> None:
+    """Gives a VM that is off another name.
+
+    Raises NotFound, NameInUse, and StateError when it is on.
+    """
+    from qemuctl.spec import load_spec, renamed, validate_name
+
+    validate_name(new)
+    with _locked(name, Action.RENAME) as paths:
+        target = VmPaths.of(new)
+        if target.state.exists():
+            raise name_in_use(new)
+        text = renamed(paths.spec.read_text(), load_spec(paths.spec), new)
+        try:
+            paths.state.rename(target.state)
+        except OSError as error:
+            raise name_in_use(new) from error
+        replace(new, text)
+
+
+def leftovers() -> list[Path]:
+    """What crashes left behind: throwaway VMs without a process, half-made or
+    half-removed folders, and run folders that belong to nobody."""
+    found: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(vms_dir()):
+            if entry.name.startswith((".new-", ".removed-")):
+                pid = entry.name.rpartition("-")[2]
+                if not Path(f"/proc/{pid}").exists():
+                    found.append(Path(entry.path))
+            elif _abandoned(VmPaths.of(entry.name)):
+                found.append(Path(entry.path))
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(run_home()):
+            paths = VmPaths.of(entry.name)
+            if entry.name.startswith("home-") or not entry.is_dir():
+                continue
+            if not held(paths.lock):
+                found.append(paths.run)
+    return found
+
+
+def _abandoned(paths: VmPaths) -> bool:
+    """Whether a throwaway VM has lost its process and its owner."""
+    if held(paths.lock):
+        return False
+    marker = paths.state / THROWAWAY
+    if not marker.exists():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return not Path(f"/proc/{int(marker.read_text())}").exists()
+    return True
+
+
+# A file in the folder of a throwaway VM; it holds the owner's pid.
+THROWAWAY = "throwaway"

@@ -1,0 +1,215 @@
+"""Pause, resume, reset, reboot, stop and kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitTimeout
+from qemuctl.process import wait_gone
+from qemuctl.qmp import eventlog
+from qemuctl.qmp.commands import (
+    Cont,
+    QueryStatus,
+    Quit,
+    Stop,
+    SystemPowerdown,
+    SystemReset,
+)
+from qemuctl.qmp.events import Reset, Resumed, Stopped
+from qemuctl.vm.outcome import Outcome
+from qemuctl.vm.states import Action, State, require
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+STOP_TIMEOUT = 60.0
+REBOOT_TIMEOUT = 60.0
+_AGENT_PATIENCE = 1.0
+# A power button pressed before the guest listens is lost; so it is pressed
+# again. Nothing tells that a guest took notice.
+_PRESS_EVERY = 3.0
+_QUIT_PATIENCE = 5.0
+_TERM_PATIENCE = 5.0
+_KILL_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class StopReport:
+    """Which step ended the VM, after how many seconds, and how it looks.
+
+    ``step`` is one of ``agent``, ``acpi``, ``quit``, ``term``, ``kill``.
+    """
+
+    step: str
+    seconds: float
+    outcome: Outcome
+
+
+class Power:
+    """The power facet of one VM."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    async def _admitted(self, action: Action) -> bool:
+        """Whether there is something to do. Raises StateError when denied."""
+        return require(action, await self._vm.state(), self._vm.name) is None
+
+    async def pause(self) -> bool:
+        """Stops the virtual CPUs (QMP stop); False when they were stopped."""
+        if not await self._admitted(Action.PAUSE):
+            return False
+        session = await self._vm.monitor()
+        with session.listen(Stopped.NAME) as events:
+            await session.execute(Stop())
+            await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
+        return True
+
+    async def resume(self) -> bool:
+        """Lets the virtual CPUs run (QMP cont); False when they did.
+
+        Raises StateError when QEMU does not go on, as after a disk error
+        whose cause is still there.
+        """
+        if not await self._admitted(Action.RESUME):
+            return False
+        session = await self._vm.monitor()
+        with session.listen(Resumed.NAME) as events:
+            await session.execute(Cont())
+            with contextlib.suppress(TimeoutError):
+                await self._vm.unless_ended(events.get(), _AGENT_PATIENCE)
+        info = await session.execute(QueryStatus())
+        if not info.running:
+            raise StateError(
+                f"resume {self._vm.name}", info.status, f"QEMU stays {info.status}"
+            )
+        return True
+
+    async def reset(self) -> None:
+        """Presses the reset button (QMP system_reset): the guest is not asked."""
+        await self._admitted(Action.RESET)
+        session = await self._vm.monitor()
+        with session.listen(Reset.NAME) as events:
+            await session.execute(SystemReset())
+            await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
+
+    async def reboot(self, *, timeout: float = REBOOT_TIMEOUT) -> str:
+        """Asks the guest to reboot, by its agent or else by Ctrl-Alt-Del.
+
+        Returns ``agent`` or ``keyboard`` once QEMU reports the reset. Raises
+        WaitTimeout when the guest does not.
+        """
+        await self._admitted(Action.REBOOT)
+        reset = eventlog.upcoming(self._vm.paths.events, Reset.NAME)
+        way = "agent"
+        if not await self._ask_agent("reboot"):
+            way = "keyboard"
+            keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+            await self._vm.command("send-key", {"keys": keys})
+        try:
+            await self._vm.unless_ended(reset, timeout)
+        except TimeoutError as error:
+            raise WaitTimeout(
+                "the guest to reboot", timeout, console_tail=self._vm.console_tail()
+            ) from error
+        return way
+
+    async def stop(self, *, timeout: float = STOP_TIMEOUT) -> StopReport | None:
+        """Ends the VM: agent, power button, then `quit`, TERM, KILL.
+
+        ``timeout`` is how many seconds the guest gets to shut down by itself;
+        0 skips it. Returns None when the VM was off. Always ends in having
+        seen the process go, or raises WaitTimeout.
+        """
+        started = time.monotonic()
+        state = await self._vm.state()
+        if require(Action.STOP, state, self._vm.name):
+            return None
+        async for step in self._ladder(state, timeout):
+            if await self._gone(step.patience):
+                ended = await self._vm.wait_exit()
+                return StopReport(step.name, time.monotonic() - started, ended)
+        raise WaitTimeout("the process to end after SIGKILL", _KILL_PATIENCE)
+
+    async def kill(self) -> StopReport | None:
+        """Ends the process at once with SIGKILL; None when the VM was off."""
+        if not await self._admitted(Action.KILL):
+            return None
+        started = time.monotonic()
+        self._vm.record.qemu.signal(signal.SIGKILL)
+        if not await self._gone(_KILL_PATIENCE):
+            raise WaitTimeout("the process to end after SIGKILL", _KILL_PATIENCE)
+        ended = await self._vm.wait_exit()
+        return StopReport("kill", time.monotonic() - started, ended)
+
+    async def _ladder(self, state: State, timeout: float) -> AsyncIterator[_Step]:
+        """Each step, taken when the one before did not help."""
+        if timeout > 0 and await self._awake(state):
+            deadline = time.monotonic() + timeout
+            if await self._ask_agent("powerdown"):
+                yield _Step("agent", timeout / 2)
+            while (left := deadline - time.monotonic()) > 0:
+                await self._press()
+                yield _Step("acpi", min(_PRESS_EVERY, left))
+        if state is not State.UNRESPONSIVE:
+            with contextlib.suppress(QmpError, StateError, WaitTimeout):
+                await self._vm.execute(Quit(), timeout=_QUIT_PATIENCE)
+            yield _Step("quit", _QUIT_PATIENCE)
+        self._vm.record.qemu.signal(signal.SIGTERM)
+        # A stopped process hears of TERM only when it goes on.
+        yield _Step("term", _TERM_PATIENCE if state is not State.UNRESPONSIVE else 1.0)
+        self._vm.record.qemu.signal(signal.SIGKILL)
+        yield _Step("kill", _KILL_PATIENCE)
+
+    async def _awake(self, state: State) -> bool:
+        """Whether the guest can act on a request; a paused one is let run."""
+        if state is State.PAUSED:
+            with contextlib.suppress(QmpError, StateError, WaitTimeout):
+                info = await self._vm.execute(QueryStatus())
+                if info.status == "prelaunch":  # it has nothing to lose yet
+                    return False
+                await self._vm.execute(Cont())
+                return True
+        return state is State.RUNNING
+
+    async def _ask_agent(self, mode: str) -> bool:
+        """Asks the agent to shut down, if it answers a short ping."""
+        agent = self._vm.agent
+        try:
+            await agent.ping(timeout=_AGENT_PATIENCE)
+        except (AgentError, WaitTimeout):
+            return False
+        # No reply means that it works (guest-shutdown's own documentation);
+        # the channel may close before, when the guest is quick.
+        with contextlib.suppress(WaitTimeout):
+            try:
+                await agent.request("guest-shutdown", {"mode": mode}, timeout=0.5)
+            except AgentRefused:
+                return False
+            except AgentError:
+                pass
+        return True
+
+    async def _press(self) -> None:
+        with contextlib.suppress(QmpError, StateError, WaitTimeout):
+            await self._vm.execute(SystemPowerdown(), timeout=_AGENT_PATIENCE)
+
+    async def _gone(self, patience: float) -> bool:
+        try:
+            async with asyncio.timeout(patience):
+                await wait_gone(self._vm.record.qemu)
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    patience: float

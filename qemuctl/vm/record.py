@@ -1,0 +1,59 @@
+"""Who the process of a VM is, kept beside its spec.
+
+Written once a start has succeeded, and true only while the VM's lock is
+held. It repeats nothing that QEMU can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qemuctl.process import Identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run of one VM.
+
+    ``argv`` is the line that can be pasted; ``run`` the folder of sockets at
+    the time of the start (another login may have another); ``attached`` tells
+    that it dies with ``owner``; ``forwards`` are port forwards as
+    ``ADDRESS:PORT->GUEST_PORT``, free ports read back.
+    """
+
+    qemu: Identity
+    shepherd: Identity
+    owner: Identity | None
+    attached: bool
+    run: str
+    started_at: float
+    argv: list[str]
+    accel: str
+    accel_reason: str
+    version: str
+    machine: str
+    cpus: int
+    memory: int
+    image: str | None = None
+    forwards: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Replaces the file as a whole."""
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        fresh.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Record | None:
+        """The record; None when there is none or it makes no sense."""
+        try:
+            values: dict[str, Any] = json.loads(path.read_text())
+            for name in ("qemu", "shepherd", "owner"):
+                if values[name] is not None or name != "owner":
+                    values[name] = Identity(**values[name])
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None

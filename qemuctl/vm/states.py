@@ -1,0 +1,181 @@
+"""What state a VM is in, and which request is admitted in it.
+
+QEMU's run state is the truth; `State` only sums it up for people, and adds
+what QEMU cannot say of itself: that it is not there, not yet, or not
+answering. Which request is possible when is data::
+
+                 start                  pause
+        off ───────────────► running ◄────────► paused
+         ▲                      │ │    resume
+         └────── stop, kill ────┘ └─► panicked, io-error, crashed …
+
+`admit` looks a request up and answers accepted, nothing to do, or denied
+with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qemuctl.errors import StateError
+
+
+class State(StrEnum):
+    """The states that `ls` shows."""
+
+    OFF = "off"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    PANICKED = "panicked"
+    IO_ERROR = "io-error"
+    CRASHED = "crashed"
+    STOPPING = "stopping"
+    UNRESPONSIVE = "unresponsive"
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a process."""
+        return self is not State.OFF
+
+
+# RunState of QEMU's schema (run-state.json).
+_RUN_STATES = {
+    "prelaunch": State.PAUSED,
+    "paused": State.PAUSED,
+    "debug": State.PAUSED,
+    "watchdog": State.PAUSED,
+    "finish-migrate": State.PAUSED,
+    "postmigrate": State.PAUSED,
+    "save-vm": State.PAUSED,
+    "restore-vm": State.PAUSED,
+    "colo": State.PAUSED,
+    "running": State.RUNNING,
+    "inmigrate": State.STARTING,
+    "suspended": State.SUSPENDED,
+    "guest-panicked": State.PANICKED,
+    "io-error": State.IO_ERROR,
+    "internal-error": State.CRASHED,
+    "shutdown": State.STOPPING,
+}
+
+
+def from_run_state(status: str) -> State:
+    """The state that a `query-status` reply means."""
+    return _RUN_STATES.get(status, State.RUNNING)
+
+
+class Action(StrEnum):
+    """Requests whose answer depends on the state."""
+
+    START = "start"
+    STOP = "stop"
+    KILL = "kill"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RESET = "reset"
+    REBOOT = "reboot"
+    EXEC = "exec"
+    CONSOLE = "console"
+    QMP = "qmp"
+    EDIT = "edit"
+    REMOVE = "rm"
+    RENAME = "rename"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Go on."""
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """It is so already."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Denied:
+    """Not in this state, and what would help."""
+
+    reason: str
+    hint: str | None = None
+
+
+Verdict = Accepted | NothingToDo | Denied
+
+_STUCK = Denied("QEMU does not answer", "end it with: qemuctl kill NAME")
+_IS_OFF = Denied("the VM is off", "start it with: qemuctl start NAME")
+_IS_ON = Denied("the VM is on", "stop it first with: qemuctl stop NAME")
+_HALTED = Denied("the guest has stopped for good", "qemuctl reset NAME, or stop it")
+_GUEST_PAUSED = Denied("the VM is paused", "qemuctl resume NAME")
+_GOING = Denied("the VM is stopping")
+_COMING = Denied("the VM is starting")
+
+_TALK = frozenset({Action.PAUSE, Action.RESUME, Action.RESET, Action.QMP})
+_GUEST = frozenset({Action.EXEC, Action.REBOOT})
+_OFFLINE = frozenset({Action.REMOVE, Action.RENAME})
+
+_SPECIAL: dict[tuple[Action, State], Verdict] = {
+    (Action.START, State.OFF): Accepted(),
+    (Action.START, State.PAUSED): NothingToDo("it is on already, and paused"),
+    (Action.STOP, State.OFF): NothingToDo("it is off already"),
+    (Action.KILL, State.OFF): NothingToDo("it is off already"),
+    (Action.PAUSE, State.PAUSED): NothingToDo("it is paused already"),
+    (Action.PAUSE, State.IO_ERROR): NothingToDo("a disk error has paused it"),
+    (Action.PAUSE, State.PANICKED): _HALTED,
+    (Action.PAUSE, State.CRASHED): _HALTED,
+    (Action.RESUME, State.RUNNING): NothingToDo("it is running already"),
+    (Action.RESUME, State.PANICKED): _HALTED,
+    (Action.RESUME, State.CRASHED): _HALTED,
+    (Action.QMP, State.STOPPING): Accepted(),
+    (Action.QMP, State.STARTING): Accepted(),
+}
+
+
+def admit(action: Action, state: State) -> Verdict:
+    """Whether ``action`` makes sense in ``state``; a pure look-up."""
+    special = _SPECIAL.get((action, state))
+    if special is not None:
+        return special
+    if action is Action.START:
+        return NothingToDo(f"it is on already ({state})")
+    if action in _OFFLINE:
+        return Accepted() if state is State.OFF else _IS_ON
+    if action in (Action.STOP, Action.KILL, Action.EDIT):
+        return Accepted()
+    if state is State.OFF:
+        return _IS_OFF
+    if action is Action.CONSOLE:
+        return Accepted()
+    return _admit_talk(action, state)
+
+
+def _admit_talk(action: Action, state: State) -> Verdict:
+    """Requests that QEMU, and perhaps the guest, must answer."""
+    if state is State.UNRESPONSIVE:
+        return _STUCK
+    if state is State.STOPPING:
+        return _GOING
+    if action in _TALK:
+        return _COMING if state is State.STARTING else Accepted()
+    if state in (State.PANICKED, State.CRASHED):
+        return _HALTED
+    if state in (State.PAUSED, State.IO_ERROR, State.SUSPENDED):
+        return _GUEST_PAUSED
+    return Accepted()
+
+
+def require(action: Action, state: State, name: str) -> NothingToDo | None:
+    """None when accepted, the verdict when there is nothing to do.
+
+    Raises StateError with the reason, and what would help, when denied.
+    """
+    verdict = admit(action, state)
+    if isinstance(verdict, Denied):
+        hint = verdict.hint.replace("NAME", name) if verdict.hint else None
+        raise StateError(f"{action} {name}", state, verdict.reason, hint=hint)
+    return verdict if isinstance(verdict, NothingToDo) else None

@@ -1,0 +1,282 @@
+"""`Vm`: one virtual machine with a process, and what can be done with it.
+
+It joins the rooms to the left of it and stays small: each thing that a VM
+can do is a facet with a file of its own (`power`, later `memory`, `disks`,
+…), reached as an attribute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any, Self, TypeVar
+
+from qemuctl.errors import (
+    AgentError,
+    QmpError,
+    StateError,
+    UnexpectedExit,
+    WaitTimeout,
+)
+from qemuctl.follow import first, follow, plain, tail
+from qemuctl.guest.agent import Agent
+from qemuctl.paths import VmPaths
+from qemuctl.process import held, wait_gone
+from qemuctl.qmp import Event, Recorder, Session, eventlog
+from qemuctl.qmp.commands import Command, QueryStatus, R
+from qemuctl.qmp.events import VserportChange
+from qemuctl.vm.outcome import Outcome, outcome
+from qemuctl.vm.power import Power
+from qemuctl.vm.record import Record
+from qemuctl.vm.states import State, from_run_state
+
+T = TypeVar("T")
+
+READY_TIMEOUT = 120.0
+# A QEMU that has not greeted after this many seconds counts as stuck.
+STUCK_AFTER = 1.0
+AGENT_PORT = "agent"
+_TAIL_LINES = 20
+
+
+class Vm:
+    """One VM that has a process.
+
+    ``paths`` are its files, ``record`` tells who its process is. The monitor
+    is connected when first needed.
+    """
+
+    def __init__(
+        self, paths: VmPaths, record: Record, session: Session | None = None
+    ) -> None:
+        self.paths = paths
+        self.record = record
+        self.agent = Agent(paths.agent_socket)
+        self.power = Power(self)
+        self._session = session
+
+    @property
+    def name(self) -> str:
+        return self.paths.name
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self.record.qemu.pid
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Lets go of the monitor and the agent; the VM goes on."""
+        self.agent.release()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # -- QMP ---------------------------------------------------------------
+
+    async def monitor(self) -> Session:
+        """The QMP session, connected when there is none.
+
+        Raises WaitTimeout when QEMU does not greet, StateError when it ended.
+        """
+        if self._session is None or self._session.lost:
+            try:
+                self._session = await Session.connect(
+                    self.paths.tools_socket, recorder=Recorder(self.paths.qmp_log)
+                )
+            except QmpError as error:
+                if held(self.paths.lock):
+                    raise
+                raise StateError("use QMP", State.OFF, "the VM has ended") from error
+        return self._session
+
+    async def execute(self, command: Command[R], **options: Any) -> R:
+        """Sends a typed QMP command; raises as `Session.command` does."""
+        return await (await self.monitor()).execute(command, **options)
+
+    async def command(
+        self, name: str, arguments: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Sends any QMP command; raises as `Session.command` does."""
+        return await (await self.monitor()).command(name, arguments, **options)
+
+    async def state(self) -> State:
+        """The state now, asked of QEMU, within about a second."""
+        return await state_of(self.paths, self._session)
+
+    # -- waiting -----------------------------------------------------------
+
+    async def wait_exit(self) -> Outcome:
+        """Waits for the end of the process and tells how it ended."""
+        await wait_gone(self.record.qemu)
+        # The shepherd writes the exit status before it ends.
+        await wait_gone(self.record.shepherd)
+        return self.ended()
+
+    def ended(self) -> Outcome:
+        """How the process ended; call it when it has."""
+        found = outcome(self.paths)
+        return found or Outcome(None, None, False, None, "ended, nobody saw how")
+
+    async def wait_ready(self, *, timeout: float = READY_TIMEOUT) -> None:
+        """Waits until the guest's agent answers.
+
+        Raises WaitTimeout with the stage and the console's tail, and
+        UnexpectedExit when QEMU ends first.
+        """
+        with self._deadline("the guest agent to start", timeout) as left:
+            await self.unless_ended(self._port_opened(), left)
+        with self._deadline("the guest agent to answer", timeout) as left:
+            await self.unless_ended(self._answering(), left)
+
+    async def _port_opened(self) -> None:
+        """Waits until the guest has the agent's port open, as the last event
+        about it says."""
+        is_open = _port_is_open(eventlog.past(self.paths.events))
+        if not is_open:
+            await first(
+                eventlog.stream(self.paths.events), lambda e: _port_is_open([e])
+            )
+
+    async def _answering(self) -> None:
+        while True:
+            try:
+                return await self.agent.ping(timeout=None)
+            except AgentError:
+                # The channel broke while QEMU lives: a reboot, or the other
+                # side of a queue. The port tells when it is there again.
+                await self._port_opened()
+                await asyncio.sleep(0.1)
+
+    async def wait_event(self, name: str, *, timeout: float) -> Event:
+        """Waits for the next event of a name, counted from now.
+
+        Raises WaitTimeout, and UnexpectedExit when QEMU ends without it.
+        """
+        with self._deadline(f"the event {name}", timeout) as left:
+            return await self.unless_ended(
+                eventlog.upcoming(self.paths.events, name), left
+            )
+
+    async def wait_state(self, wanted: State, *, timeout: float) -> None:
+        """Waits until the VM is in a state; every change of it is an event."""
+        with self._deadline(f"the VM to be {wanted}", timeout) as left:
+            await self.unless_ended(self._reach(wanted), left)
+
+    async def _reach(self, wanted: State) -> None:
+        if await self.state() is wanted:
+            return
+        async with aclosing(eventlog.stream(self.paths.events)) as events:
+            async for _ in events:
+                if await self.state() is wanted:
+                    return
+
+    async def wait_console(self, pattern: str, *, timeout: float) -> str:
+        """Waits for a regular expression on the serial console, what it said
+        before included; gives the text that matched."""
+        with self._deadline(f"/{pattern}/ on the console", timeout) as left:
+            return await self.unless_ended(self._search(re.compile(pattern)), left)
+
+    async def _search(self, pattern: re.Pattern[str]) -> str:
+        text = b""
+        async with aclosing(follow(self.paths.serial_log)) as chunks:
+            async for chunk in chunks:
+                text += chunk
+                match = pattern.search(plain(text.decode(errors="replace")))
+                if match:
+                    return match.group()
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _deadline(self, stage: str, timeout: float) -> Iterator[float]:
+        try:
+            yield timeout
+        except TimeoutError as error:
+            raise WaitTimeout(
+                stage, timeout, console_tail=self.console_tail()
+            ) from error
+
+    def console_tail(self, lines: int = _TAIL_LINES) -> str:
+        """The last lines that the guest wrote to its serial console."""
+        return tail(self.paths.serial_log, lines)
+
+    async def unless_ended(
+        self, work: Coroutine[Any, Any, T], timeout: float | None = None
+    ) -> T:
+        """The result of ``work``, unless the process ends or time runs out first.
+
+        Raises UnexpectedExit and TimeoutError.
+        """
+        async with asyncio.timeout(timeout):
+            task, end = asyncio.create_task(work), asyncio.create_task(self.wait_exit())
+            try:
+                await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+                if not task.done():
+                    raise self.unexpected_exit(end.result())
+                return task.result()
+            finally:
+                await _cancelled(task, end)
+
+    def unexpected_exit(self, ended: Outcome) -> UnexpectedExit:
+        """The error for an end that came while the VM was needed."""
+        log = tail(self.paths.qemu_log) if not ended.clean else ""
+        return UnexpectedExit(
+            f"{self.name} ended: {ended.text}",
+            status=ended.status,
+            log_tail=log or self.console_tail(),
+        )
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _port_is_open(events: Iterable[Event]) -> bool:
+    """What the last of these events about the agent's port says."""
+    changes = [VserportChange.of(e) for e in events if e.name == VserportChange.NAME]
+    return any(c.open for c in [c for c in changes if c.id == AGENT_PORT][-1:])
+
+
+async def state_of(
+    paths: VmPaths, session: Session | None = None, *, patience: float = STUCK_AFTER
+) -> State:
+    """The state of a VM, whatever it is in; never takes much longer than
+    ``patience`` seconds."""
+    if not held(paths.lock):
+        return State.OFF
+    record = Record.read(paths.record)
+    if record is None:
+        return State.STARTING
+    if not record.qemu.alive():
+        return State.STOPPING if held(paths.lock) else State.OFF
+    with contextlib.suppress(WaitTimeout, QmpError):
+        async with _borrowed(paths, session, patience) as monitor:
+            info = await monitor.execute(QueryStatus(), timeout=patience)
+            return from_run_state(info.status)
+    if not held(paths.lock):
+        return State.OFF
+    return State.UNRESPONSIVE if record.qemu.alive() else State.STOPPING
+
+
+@contextlib.asynccontextmanager
+async def _borrowed(
+    paths: VmPaths, session: Session | None, patience: float
+) -> AsyncIterator[Session]:
+    if session is not None and not session.lost:
+        yield session
+        return
+    fresh = await Session.connect(paths.tools_socket, timeout=patience)
+    try:
+        yield fresh
+    finally:
+        await fresh.close()
