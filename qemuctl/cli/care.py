@@ -1,0 +1,50 @@
+"""`doctor` and `gc`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from qemuctl.cli.app import Json, app, example
+from qemuctl.cli.output import note, print_json
+
+
+@app.command(epilog=example("qemuctl doctor"))
+def doctor(json: Json = False) -> None:
+    """Check what this host can do, and say what to do about the rest."""
+    from qemuctl.host.doctor import checks
+
+    found = list(checks())
+    if json:
+        print_json([asdict(check) for check in found])
+    else:
+        for check in found:
+            print(f"{check.status:<4}  {check.name}: {check.detail}")
+            if check.advice:
+                print(f"      → {check.advice}")
+    if any(check.status == "fail" for check in found):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=example("qemuctl gc --dry-run"))
+def gc(
+    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    json: Json = False,
+) -> None:
+    """Remove what crashes left behind; VMs that were created are never touched."""
+    from qemuctl.vm.definitions import leftovers
+
+    found = leftovers()
+    if not dry_run:
+        for path in found:
+            shutil.rmtree(path, ignore_errors=True)
+    if json:
+        print_json([str(path) for path in found])
+        return
+    for path in found:
+        print(path)
+    if not found:
+        note("nothing to remove")

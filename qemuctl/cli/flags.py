@@ -1,0 +1,132 @@
+"""Flags that describe a VM, and the spec that they and a file make together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from qemuctl.spec import Spec
+
+File = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="a YAML spec")
+]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="512M, or 512M,max=2G,slots=4")
+]
+Cpus = Annotated[str | None, typer.Option(metavar="N", help="2, or 2,max=4")]
+Disks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--disk", metavar="DISK", help="size=1G,format=qcow2 or path=a.raw (repeatable)"
+    ),
+]
+Nics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--nic", metavar="NIC", help="user,forward=8080:80 | none | tap,ifname=tap0"
+    ),
+]
+Forwards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--forward", "-p", metavar="PORTS", help="8080:80, or :80 for a free host port"
+    ),
+]
+Cdrom = Annotated[str | None, typer.Option(metavar="ISO", help="a CD image")]
+Kernel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="boot this kernel (with tiny: its modules come along)"
+    ),
+]
+Initrd = Annotated[str | None, typer.Option(metavar="PATH", help="its initrd")]
+Append = Annotated[str | None, typer.Option(metavar="TEXT", help="kernel command line")]
+MachineType = Annotated[
+    str | None, typer.Option("--machine", help="q35, pc, microvm, or a versioned one")
+]
+Accel = Annotated[str | None, typer.Option(help="auto, kvm or tcg")]
+Display = Annotated[str | None, typer.Option(help="none, vnc, or vnc,vga=virtio")]
+QemuArgs = Annotated[
+    list[str] | None,
+    typer.Option("--qemu-arg", metavar="ARG", help="one more argument for QEMU"),
+]
+
+
+def spec_from(
+    *, name: str | None, image: str | None, file: Path | None, flags: dict[str, Any]
+) -> tuple[Spec, str | None]:
+    """The spec of a file with flags over it, and the file's own text if the
+    spec is just what it says.
+
+    Raises SpecError, UsageError.
+    """
+    from qemuctl.errors import UsageError
+    from qemuctl.spec import load_spec, resolve_paths, validate
+
+    given = _given(flags, image)
+    if file is None:
+        if name is None:
+            raise UsageError("a name is missing", hint="give NAME, or -f FILE")
+        return resolve_paths(validate({"name": name, **given}), Path.cwd()), None
+    spec = load_spec(file, name=name)
+    if not given:
+        return spec, _text_if_same(file, spec)
+    merged = {**spec.model_dump(exclude_defaults=True), **given, "name": spec.name}
+    for key in ("boot", "nics"):
+        if key in given and key in spec.model_fields_set:
+            merged[key] = _over(spec.model_dump(exclude_defaults=True)[key], given[key])
+    return resolve_paths(validate(merged), Path.cwd()), None
+
+
+def _over(written: Any, given: Any) -> Any:
+    return {**written, **given} if isinstance(given, dict) else given
+
+
+def _text_if_same(file: Path, spec: Spec) -> str | None:
+    """The user's text with its comments, unless a path in it counts from
+    where the file was."""
+    from qemuctl.spec import parse_spec
+
+    text = file.read_text()
+    return text if parse_spec(text) == spec else None
+
+
+def _given(flags: dict[str, Any], image: str | None) -> dict[str, Any]:
+    """The fields that the flags set, as a spec would have them."""
+    from qemuctl.spec import (
+        parse_cpus,
+        parse_disk,
+        parse_display,
+        parse_memory,
+        parse_nic,
+    )
+
+    def each(key: str, parse: Any) -> list[Any] | None:
+        return [parse(text) for text in flags[key]] if flags[key] else None
+
+    nics = each("nic", parse_nic)
+    if flags["forward"]:
+        nics = [{"forward": flags["forward"]}, *(nics or [])]
+    boot = {
+        "kernel": flags["kernel"],
+        "initrd": flags["initrd"],
+        "cmdline": flags["append"],
+    }
+    boot = {key: value for key, value in boot.items() if value is not None}
+    fields = {
+        "image": image,
+        "cpu": parse_cpus(flags["cpus"]) if flags["cpus"] else None,
+        "memory": parse_memory(flags["memory"]) if flags["memory"] else None,
+        "disks": each("disk", parse_disk),
+        "nics": nics,
+        "cdrom": flags["cdrom"],
+        "boot": boot or None,
+        "machine": flags["machine"],
+        "accel": flags["accel"],
+        "display": parse_display(flags["display"]) if flags["display"] else None,
+        "extra_args": flags["qemu_arg"] or None,
+    }
+    return {key: value for key, value in fields.items() if value is not None}

@@ -1,0 +1,160 @@
+"""`ls`, `info`, `argv`: looking, without touching."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qemuctl.cli import flags
+from qemuctl.cli.app import Json, Name, app, complete_names, example
+from qemuctl.cli.output import note, print_fields, print_json, print_table
+from qemuctl.cli.running import run_async
+from qemuctl.units import format_age, format_size
+
+if TYPE_CHECKING:
+    from qemuctl.spec import Spec
+    from qemuctl.vm.listing import Entry
+
+
+@app.command("ls", epilog=example("qemuctl ls -a"))
+def list_vms(
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="also those that are off")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    json: Json = False,
+) -> None:
+    """List VMs that are on, or with -a all of them."""
+    from qemuctl.vm.listing import listing
+
+    entries = listing(include_off=all_)
+    if quiet:
+        for entry in entries:
+            print(entry.name)
+    elif json:
+        print_json([asdict(entry) for entry in entries])
+    else:
+        head = ("NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "PID", "UP", "PORTS")
+        last = ("ENDED",) if all_ else ()
+        print_table((*head, *last), (_row(e, ended=all_) for e in entries))
+
+
+def _row(entry: Entry, *, ended: bool) -> list[object]:
+    row: list[object] = [
+        entry.name,
+        entry.state,
+        entry.cpus,
+        format_size(entry.memory) if entry.memory else None,
+        entry.image,
+        entry.pid,
+        format_age(entry.uptime) if entry.uptime is not None else None,
+        " ".join(entry.forwards),
+    ]
+    return [*row, entry.ended] if ended else row
+
+
+@app.command(epilog=example("qemuctl info web --json"))
+def info(name: Name, json: Json = False) -> None:
+    """Show one VM: state, process, accelerator, ports, files, how it ended."""
+    facts = run_async(_facts(name))
+    if json:
+        print_json(facts)
+        return
+    shown = {
+        **facts,
+        "memory": format_size(facts["memory"]),
+        "up": format_age(facts["uptime"]) if facts.get("uptime") is not None else None,
+        "forwards": "\n".join(facts.get("forwards") or ()),
+        "disks": "\n".join(facts["disks"]),
+    }
+    shown.pop("uptime", None)
+    print_fields(shown)
+
+
+async def _facts(name: str) -> dict[str, Any]:
+    import time
+
+    from qemuctl.process import held
+    from qemuctl.vm.definitions import find, load
+    from qemuctl.vm.outcome import outcome
+    from qemuctl.vm.record import Record
+    from qemuctl.vm.vm import state_of
+
+    paths = find(name)
+    spec = load(name)
+    state = await state_of(paths)
+    record = Record.read(paths.record) if held(paths.lock) else None
+    facts: dict[str, Any] = {"name": name, "state": state, **_written(spec)}
+    if record is not None:
+        facts |= {
+            "machine": record.machine,
+            "accel": f"{record.accel}: {record.accel_reason}",
+            "qemu": record.version,
+            "pid": record.qemu.pid,
+            "uptime": round(time.time() - record.started_at, 1),
+            "forwards": record.forwards,
+            "owner": f"process {record.owner.pid}" if record.owner else None,
+            "sockets": str(paths.run),
+        }
+    else:
+        ended = outcome(paths)
+        facts |= {"ended": ended.text if ended else None,
+                  "status": ended.status if ended else None}  # fmt: skip
+    facts |= {
+        "disks": [str(path) for path in sorted(paths.disks.glob("*"))],
+        "spec": str(paths.spec),
+    }
+    return facts
+
+
+def _written(spec: Spec) -> dict[str, Any]:
+    return {
+        "image": spec.image,
+        "machine": spec.machine,
+        "cpus": spec.cpu.count,
+        "memory": spec.memory.size,
+    }
+
+
+@app.command("argv", epilog=example("qemuctl argv web | bash"))
+def show_argv(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="the VM's name", autocompletion=complete_names
+        ),
+    ] = None,
+    file: flags.File = None,
+    json: Json = False,
+) -> None:
+    """Print QEMU's exact command line, to be pasted into a shell.
+
+    Changes nothing: no image is built and no disk made.
+    """
+    from qemuctl.cmdline import format_argv
+    from qemuctl.errors import UsageError
+    from qemuctl.paths import VmPaths
+    from qemuctl.spec import load_spec
+    from qemuctl.vm.definitions import find, load
+    from qemuctl.vm.plan import draft
+
+    if (name is None) == (file is None):
+        raise UsageError("give either NAME or -f FILE")
+    if file is not None:
+        spec = load_spec(file)
+        paths = VmPaths.of(spec.name)
+    else:
+        assert name is not None
+        spec, paths = load(name), find(name)
+    plan = draft(spec, paths)
+    argv = plan.argv()
+    if json:
+        print_json(argv)
+        return
+    print(format_argv(argv, folders=plan.machine.folders))
+    for path in (plan.spec.boot.kernel, *(disk.path for disk in plan.spec.disks)):
+        if path is not None and not Path(path).exists():
+            note(f"note: made at its start, not there yet: {path}")

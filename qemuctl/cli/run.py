@@ -1,0 +1,140 @@
+"""`run`: a throwaway VM for one command, or for one look at its console."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qemuctl.cli import flags
+from qemuctl.cli.app import Timeout, app, complete_images, example, seconds
+from qemuctl.cli.output import building, note, working
+from qemuctl.cli.running import run_async
+
+if TYPE_CHECKING:
+    from qemuctl.spec import Spec
+    from qemuctl.vm.vm import Vm
+
+
+@app.command(epilog=example("echo data | qemuctl run tiny -- wc -c"))
+def run(
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[IMAGE]",
+            help="tiny, or a disk image",
+            autocompletion=complete_images,
+        ),
+    ] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND…]", help="what to run in the guest"),
+    ] = None,
+    file: flags.File = None,
+    name: Annotated[str | None, typer.Option(help="the name's beginning")] = None,
+    memory: flags.Memory = None,
+    cpus: flags.Cpus = None,
+    disk: flags.Disks = None,
+    nic: flags.Nics = None,
+    forward: flags.Forwards = None,
+    cdrom: flags.Cdrom = None,
+    kernel: flags.Kernel = None,
+    initrd: flags.Initrd = None,
+    append: flags.Append = None,
+    machine: flags.MachineType = None,
+    accel: flags.Accel = None,
+    display: flags.Display = None,
+    qemu_arg: flags.QemuArgs = None,
+    timeout: Timeout = "120",
+    rm: Annotated[
+        bool, typer.Option("--rm", help="remove it at the end (it always is)")
+    ] = True,
+) -> None:
+    """Boot a throwaway VM and run a command in it.
+
+    Output is streamed, standard input passed on, and the guest's exit status
+    is the command's own. Without a command it is the console; Ctrl-] leaves.
+    Nothing is left afterwards, whatever happens. --timeout is for the boot.
+    """
+    given = dict(locals())
+    if file is not None and image is not None:
+        # With a file the first word after the options belongs to the command.
+        command, image = [image, *(command or [])], None
+    if file is None and image is None:
+        from qemuctl.errors import UsageError
+
+        raise UsageError("an image is missing", hint="qemuctl run tiny -- uname -a")
+    name = name or (None if file else f"run-{secrets.token_hex(2)}")
+    spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
+    del rm
+    raise SystemExit(run_async(_run(spec, command or [], seconds(timeout))))
+
+
+async def _run(spec: Spec, command: list[str], patience: float) -> int:
+    from qemuctl.cli.notices import say_accelerator
+    from qemuctl.errors import UsageError
+    from qemuctl.vm.launch import launch
+
+    if command and not spec.agent:
+        raise UsageError(
+            "a command needs the guest's agent: the spec says agent: false"
+        )
+    if not command and not spec.serial:
+        raise UsageError(
+            "the console needs the serial port: the spec says serial: false"
+        )
+    progress = building(f"building the image {spec.image}, once:")
+    async with launch(spec, paused=not command, progress=progress) as vm:
+        say_accelerator(vm.record, spec.accel)
+        if not command:
+            return await _console(vm)
+        with working(f"booting {spec.image or vm.name}"):
+            await vm.wait_ready(timeout=patience)
+        return await run_command(vm, command)
+
+
+async def run_command(vm: Vm, command: list[str]) -> int:
+    """Runs a command with this process's own streams; its status."""
+    from qemuctl.guest.console import read_fd
+    from qemuctl.guest.stream import run_streaming
+
+    # A terminal's keys are for whoever typed the command, not for the guest.
+    stdin: Any = None
+    if sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty():
+        stdin = read_fd(sys.stdin.fileno())
+    return await vm.unless_ended(
+        run_streaming(
+            vm.agent,
+            command,
+            stdin=stdin,
+            stdout=_writer(sys.stdout.buffer),
+            stderr=_writer(sys.stderr.buffer),
+        )
+    )
+
+
+def _writer(stream: Any) -> Any:
+    def write(data: bytes) -> None:
+        stream.write(data)
+        stream.flush()
+
+    return write
+
+
+async def _console(vm: Vm) -> int:
+    from qemuctl.guest import console
+
+    # Connected before the guest runs its first instruction: nothing is missed.
+    reader, writer = await console.connect(vm.paths.serial_socket)
+    if sys.stdin.isatty():
+        note("Ctrl-] leaves the console and removes the VM")
+    await vm.power.resume()
+    left = await console.interact(reader, writer)
+    if left:
+        return 0
+    ended = await vm.wait_exit()
+    if not ended.clean:
+        raise vm.unexpected_exit(ended)
+    return 0

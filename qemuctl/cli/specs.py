@@ -1,0 +1,42 @@
+"""`spec schema|example|check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qemuctl.cli.app import app, example
+from qemuctl.cli.output import note, print_json
+
+spec_app = typer.Typer(
+    help="About the YAML file of a VM.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(spec_app, name="spec")
+
+
+@spec_app.command(epilog=example("qemuctl spec schema > vm.schema.json"))
+def schema() -> None:
+    """Print the JSON schema, for editors and other programs."""
+    from qemuctl.spec import json_schema
+
+    print_json(json_schema())
+
+
+@spec_app.command("example", epilog=example("qemuctl spec example > web.yaml"))
+def show_example() -> None:
+    """Print a commented file with every field and its default."""
+    from qemuctl.spec import example as text
+
+    print(text(), end="")
+
+
+@spec_app.command(epilog=example("qemuctl spec check web.yaml"))
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a YAML spec")],
+) -> None:
+    """Say whether a file is a valid spec, and what is wrong with it."""
+    from qemuctl.spec import load_spec
+
+    note(f"{file}: fine, it describes {load_spec(file).name}")
