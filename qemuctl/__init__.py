@@ -16,46 +16,43 @@ command line is the same engine.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
 
 if TYPE_CHECKING:
     from qemuctl.errors import QemuctlError
     from qemuctl.guest.agent import Agent, Result
     from qemuctl.qmp import Event, Session
     from qemuctl.spec import Spec, load_spec, parse_spec
+    from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import create, remove
-    from qemuctl.vm.launch import attach, launch, start
+    from qemuctl.vm.launch import launch, start
     from qemuctl.vm.states import State
     from qemuctl.vm.vm import Vm
 
 __version__ = "0.1.0"
 
-# Loaded when first asked for: `qemuctl ls` must not wait for what it does not use.
-_HOMES = {
-    "Agent": "qemuctl.guest.agent",
-    "Event": "qemuctl.qmp",
-    "QemuctlError": "qemuctl.errors",
-    "Result": "qemuctl.guest.agent",
-    "Session": "qemuctl.qmp",
-    "Spec": "qemuctl.spec",
-    "State": "qemuctl.vm.states",
-    "Vm": "qemuctl.vm.vm",
-    "attach": "qemuctl.vm.launch",
-    "create": "qemuctl.vm.definitions",
-    "launch": "qemuctl.vm.launch",
-    "load_spec": "qemuctl.spec",
-    "parse_spec": "qemuctl.spec",
-    "remove": "qemuctl.vm.definitions",
-    "start": "qemuctl.vm.launch",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'qemuctl' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
+__getattr__ = exports(
+    __name__,
+    {
+        "Agent": "qemuctl.guest.agent",
+        "Event": "qemuctl.qmp",
+        "QemuctlError": "qemuctl.errors",
+        "Result": "qemuctl.guest.agent",
+        "Session": "qemuctl.qmp",
+        "Spec": "qemuctl.spec",
+        "State": "qemuctl.vm.states",
+        "Vm": "qemuctl.vm.vm",
+        "attach": "qemuctl.vm.attach",
+        "create": "qemuctl.vm.definitions",
+        "launch": "qemuctl.vm.launch",
+        "load_spec": "qemuctl.spec",
+        "parse_spec": "qemuctl.spec",
+        "remove": "qemuctl.vm.definitions",
+        "start": "qemuctl.vm.launch",
+    },
+)
 
 __all__ = [
     "Agent",

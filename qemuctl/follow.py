@@ -1,11 +1,10 @@
-"""Reading a file as it grows, woken by inotify(7)."""
+"""Waiting for descriptors and for files that grow, woken by the kernel."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -15,10 +14,6 @@ from asyncinotify import Inotify, Mask
 
 T = TypeVar("T")
 
-# ECMA-48: CSI sequences, OSC strings, and other escapes, such as `ESC ( B`.
-_ESCAPE = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
-)
 _CHUNK = 256 * 1024
 # inotify instances and watches are scarce (fs.inotify.max_user_*): without one
 # there is no event to wait for, and we look this often, in seconds.
@@ -82,6 +77,17 @@ async def lines(
                 yield line
 
 
+async def readable(fd: int) -> None:
+    """Waits until a descriptor can be read (a pidfd: until the process ended)."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
 async def first(items: AsyncGenerator[T, None], wanted: Callable[[T], bool]) -> T:
     """The first item that is wanted, of a stream without end, which it closes."""
     async with aclosing(items):
@@ -103,25 +109,3 @@ def _watch(path: Path) -> Iterator[Inotify | None]:
                 raise
             inotify = None
         yield inotify
-
-
-def tail(path: Path, lines: int = 20, *, longest: int = 64 * 1024) -> str:
-    """The last lines of a file as text; empty when there is none.
-
-    Escape sequences and other control characters are left out: a guest must
-    not be able to move the cursor of whoever reads an error message.
-    """
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - longest))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(plain(text).splitlines()[-lines:])
-
-
-def plain(text: str) -> str:
-    """Text without terminal escape sequences and control characters."""
-    text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in text if c in "\n\t" or c.isprintable())

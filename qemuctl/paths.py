@@ -8,7 +8,6 @@ so that two homes on a host know nothing of each other.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -57,6 +56,8 @@ def run_home() -> Path:
         base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
     home = os.environ.get("QEMUCTL_HOME")
     if home:
+        import hashlib  # a few milliseconds that the usual home does not need
+
         digest = hashlib.sha256(os.fsencode(Path(home).absolute())).hexdigest()
         base /= f"home-{digest[:8]}"
     return base

@@ -2,18 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(
-    name="qemuctl",
-    help="Virtual machines as ordinary processes: no libvirt, no root, no daemon.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Which module has which command, in the order of --help. A command is built
+# when it is asked for: building all of them would take longer than `ls` does.
+_HOMES = {
+    "run": "run",
+    "create": "lifecycle",
+    "edit": "lifecycle",
+    "rename": "lifecycle",
+    "rm": "lifecycle",
+    "start": "power",
+    "stop": "power",
+    "kill": "power",
+    "pause": "power",
+    "resume": "power",
+    "reset": "power",
+    "reboot": "power",
+    "ls": "look",
+    "info": "look",
+    "argv": "look",
+    "exec": "execute",
+    "console": "console",
+    "logs": "logs",
+    "wait": "wait",
+    "qmp": "qmp",
+    "spec": "specs",
+    "image": "images",
+    "doctor": "care",
+    "gc": "care",
+}
+_SETTINGS: Any = {"help_option_names": ["-h", "--help"]}
+_registered: dict[str, typer.Typer] = {}
+
+
+def typer_app(help: str | None = None, **options: Any) -> typer.Typer:
+    """A typer application in the one style of all of them."""
+    return typer.Typer(
+        help=help,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_SETTINGS,
+        **options,
+    )
+
+
+def command(name: str, *, example: str, **options: Any) -> Callable[[F], F]:
+    """Makes a function the command ``name``; ``example`` ends its help."""
+
+    def register(function: F) -> F:
+        single = typer_app(add_completion=False)
+        epilog = f"Example:  {example}"
+        single.command(name, epilog=epilog, **options)(function)
+        _registered[name] = single
+        return function
+
+    return register
+
+
+def group(name: str, help: str) -> typer.Typer:
+    """A command with commands of its own."""
+    _registered[name] = typer_app(help, no_args_is_help=True, add_completion=False)
+    _registered[name].callback()(lambda: None)
+    return _registered[name]
+
+
+class Commands(TyperGroup):
+    """The commands, each loaded when it is needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(_HOMES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in _HOMES:
+            return None
+        import_module(f"qemuctl.cli.{_HOMES[cmd_name]}")
+        return typer.main.get_command(_registered[cmd_name])
+
+
+app = typer_app(name="qemuctl", no_args_is_help=True, cls=Commands)
 
 
 def complete_names(incomplete: str) -> list[str]:
@@ -42,11 +116,6 @@ Timeout = Annotated[
 ]
 
 
-def example(text: str) -> str:
-    """The end of a command's help: what one would type."""
-    return f"Example:  {text}"
-
-
 def seconds(text: str) -> float:
     """A duration from the command line. Raises UsageError."""
     from qemuctl.errors import UsageError
@@ -56,3 +125,21 @@ def seconds(text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from qemuctl import __version__
+
+        print(f"qemuctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _qemuctl(
+    _show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="the version"),
+    ] = False,
+) -> None:
+    """Virtual machines as ordinary processes: no libvirt, no root, no daemon."""

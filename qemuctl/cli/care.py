@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from qemuctl.cli.app import Json, app, example
+from qemuctl.cli.app import Json, command
 from qemuctl.cli.output import note, print_json
 
 
-@app.command(epilog=example("qemuctl doctor"))
+@command("doctor", example="qemuctl doctor")
 def doctor(json: Json = False) -> None:
     """Check what this host can do, and say what to do about the rest."""
     from qemuctl.host.doctor import checks
@@ -29,7 +29,7 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog=example("qemuctl gc --dry-run"))
+@command("gc", example="qemuctl gc --dry-run")
 def gc(
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
     json: Json = False,

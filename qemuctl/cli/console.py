@@ -1,23 +1,15 @@
-"""`console` and `logs`: what the guest says, now and before."""
+"""`console`: the serial line on this terminal."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Name, app, example
+from qemuctl.cli.app import Name, command
 from qemuctl.cli.output import note
 from qemuctl.cli.running import run_async
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from qemuctl.paths import VmPaths
-
-
-@app.command(epilog=example("qemuctl console web"))
+@command("console", example="qemuctl console web")
 def console(name: Name) -> None:
     """Join the serial console; Ctrl-] leaves, and the VM goes on."""
     run_async(_console(name))
@@ -26,7 +18,7 @@ def console(name: Name) -> None:
 async def _console(name: str) -> None:
     from qemuctl.errors import StateError
     from qemuctl.guest import console as terminal
-    from qemuctl.vm.launch import attach
+    from qemuctl.vm.attach import attach
     from qemuctl.vm.states import Action, require
 
     async with await attach(name) as vm:
@@ -41,95 +33,3 @@ async def _console(name: str) -> None:
             note(f"connected to {name}; Ctrl-] leaves, Enter wakes a quiet shell")
         if not await terminal.interact(reader, writer):
             note(f"{name} ended: {(await vm.wait_exit()).text}")
-
-
-@app.command(epilog=example("qemuctl logs web -f"))
-def logs(
-    name: Name,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="go on until the VM ends")
-    ] = False,
-    serial: Annotated[bool, typer.Option(help="the serial console (default)")] = False,
-    qemu: Annotated[bool, typer.Option(help="QEMU's own messages")] = False,
-    qmp: Annotated[
-        bool, typer.Option(help="commands, replies and events, as JSON lines")
-    ] = False,
-    raw: Annotated[
-        bool, typer.Option(help="the guest's bytes as they are, escape codes too")
-    ] = False,
-) -> None:
-    """Print what a VM has logged, also after its end."""
-    from qemuctl.errors import UsageError
-    from qemuctl.vm.definitions import find
-
-    paths = find(name)
-    if serial + qemu + qmp > 1:
-        raise UsageError("one log at a time: --serial, --qemu or --qmp")
-    if qmp:
-        run_async(_qmp_log(paths, follow))
-    else:
-        run_async(
-            _text_log(paths, paths.qemu_log if qemu else paths.serial_log, follow, raw)
-        )
-
-
-async def _text_log(paths: VmPaths, path: Path, following: bool, raw: bool) -> None:
-    from qemuctl.follow import follow, plain
-
-    if not path.exists():
-        return
-    async for chunk in follow(path, until=_end(paths, following)):
-        text = chunk if raw else plain(chunk.decode(errors="replace")).encode()
-        sys.stdout.buffer.write(text)
-        sys.stdout.buffer.flush()
-
-
-async def _end(paths: VmPaths, following: bool) -> None:
-    """Returns when there is nothing more to follow."""
-    from qemuctl.process import held, wait_gone
-    from qemuctl.vm.record import Record
-
-    record = Record.read(paths.record) if following and held(paths.lock) else None
-    if record is not None:
-        await wait_gone(record.shepherd)
-
-
-async def _qmp_log(paths: VmPaths, following: bool) -> None:
-    """Two files, one story: commands and replies are ours, events QEMU's own."""
-    import asyncio
-    import json
-
-    from qemuctl.follow import lines
-    from qemuctl.qmp import Event
-
-    def entry(line: bytes) -> dict[str, Any] | None:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            return None
-        event = Event.parse(value)
-        if event is not None:
-            return {"at": event.at, "event": event.name, "data": event.data}
-        return value if isinstance(value, dict) and "at" in value else None
-
-    if not following:
-        files = (
-            paths.qmp_log.with_name(paths.qmp_log.name + ".1"),
-            paths.qmp_log,
-            paths.events,
-        )
-        every = [
-            entry(x) for f in files if f.exists() for x in f.read_bytes().splitlines()
-        ]
-        for value in sorted((e for e in every if e), key=lambda e: float(e["at"])):
-            print(json.dumps(value))
-        return
-
-    async def show(path: Path) -> None:
-        async for line in lines(path, until=_end(paths, following)):
-            if (value := entry(line)) is not None:
-                print(json.dumps(value), flush=True)
-
-    await asyncio.gather(
-        *(show(f) for f in (paths.qmp_log, paths.events) if f.exists())
-    )

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from qemuctl.cli.app import Name, Timeout, app, example, seconds
+from qemuctl.cli.app import Name, Timeout, command, seconds
 from qemuctl.cli.output import working
 from qemuctl.cli.running import run_async
 
 
-@app.command("exec", epilog=example("qemuctl exec web -- sh -c 'free -m; df -h'"))
+@command("exec", example="qemuctl exec web -- sh -c 'free -m; df -h'")
 def execute(
     name: Name,
     command: Annotated[
@@ -29,7 +29,7 @@ def execute(
 
 async def _execute(name: str, command: list[str], patience: float) -> int:
     from qemuctl.cli.run import run_command
-    from qemuctl.vm.launch import attach
+    from qemuctl.vm.attach import attach
     from qemuctl.vm.states import Action, require
 
     async with await attach(name) as vm:

@@ -7,23 +7,15 @@ from typing import Annotated
 
 import typer
 
-from qemuctl.cli.app import app, complete_images, example
+from qemuctl.cli.app import complete_images, group
 from qemuctl.cli.output import building
 from qemuctl.cli.running import run_async
 from qemuctl.errors import ImageError
 
-image_app = typer.Typer(
-    help="Images to boot from.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(image_app, name="image")
+image = group("image", "Images to boot from.")
 
 
-@image_app.callback()
-def _image() -> None:
-    """Images to boot from."""
-
-
-@image_app.command(epilog=example("qemuctl image build tiny"))
+@image.command(epilog="Example:  qemuctl image build tiny")
 def build(
     name: Annotated[
         str,

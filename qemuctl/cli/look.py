@@ -1,62 +1,37 @@
-"""`ls`, `info`, `argv`: looking, without touching."""
+"""`ls`, `info` and `argv`: looking, without touching."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qemuctl.cli import flags
-from qemuctl.cli.app import Json, Name, app, complete_names, example
-from qemuctl.cli.output import note, print_fields, print_json, print_table
+from qemuctl.cli.app import Json, Name, command, complete_names
+from qemuctl.cli.output import note, print_fields, print_json
 from qemuctl.cli.running import run_async
 from qemuctl.units import format_age, format_size
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
-    from qemuctl.vm.listing import Entry
 
 
-@app.command("ls", epilog=example("qemuctl ls -a"))
+@command("ls", example="qemuctl ls -a")
 def list_vms(
-    all_: Annotated[
+    include_off: Annotated[
         bool, typer.Option("--all", "-a", help="also those that are off")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
     json: Json = False,
 ) -> None:
     """List VMs that are on, or with -a all of them."""
-    from qemuctl.vm.listing import listing
+    from qemuctl.cli.listing import print_listing
 
-    entries = listing(include_off=all_)
-    if quiet:
-        for entry in entries:
-            print(entry.name)
-    elif json:
-        print_json([asdict(entry) for entry in entries])
-    else:
-        head = ("NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "PID", "UP", "PORTS")
-        last = ("ENDED",) if all_ else ()
-        print_table((*head, *last), (_row(e, ended=all_) for e in entries))
+    print_listing(include_off=include_off, names_only=quiet, as_json=json)
 
 
-def _row(entry: Entry, *, ended: bool) -> list[object]:
-    row: list[object] = [
-        entry.name,
-        entry.state,
-        entry.cpus,
-        format_size(entry.memory) if entry.memory else None,
-        entry.image,
-        entry.pid,
-        format_age(entry.uptime) if entry.uptime is not None else None,
-        " ".join(entry.forwards),
-    ]
-    return [*row, entry.ended] if ended else row
-
-
-@app.command(epilog=example("qemuctl info web --json"))
+@command("info", example="qemuctl info web --json")
 def info(name: Name, json: Json = False) -> None:
     """Show one VM: state, process, accelerator, ports, files, how it ended."""
     facts = run_async(_facts(name))
@@ -119,7 +94,7 @@ def _written(spec: Spec) -> dict[str, Any]:
     }
 
 
-@app.command("argv", epilog=example("qemuctl argv web | bash"))
+@command("argv", example="qemuctl argv web | bash")
 def show_argv(
     name: Annotated[
         str | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 
 def print_json(value: Any) -> None:
     """One JSON document, for programs."""
+    import json
+
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qemuctl.cli import flags
-from qemuctl.cli.app import Timeout, app, complete_images, example, seconds
+from qemuctl.cli.app import Timeout, command, complete_images, seconds
 from qemuctl.cli.output import building, note, working
 from qemuctl.cli.running import run_async
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
 
-@app.command(epilog=example("echo data | qemuctl run tiny -- wc -c"))
+@command("run", example="echo data | qemuctl run tiny -- wc -c")
 def run(
     image: Annotated[
         str | None,

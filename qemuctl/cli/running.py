@@ -40,14 +40,23 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         if not received:
             raise
         raise SystemExit(128 + received[0]) from None
+    except BrokenPipeError:
+        raise SystemExit(_output_closed()) from None
+
+
+def _output_closed() -> int:
+    """Whoever read our output has gone: says no more, not at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def explain(error: QemuctlError) -> None:
     """Prints an error, with QEMU's command line where that helps."""
-    hint = error.hint
+    report(error.message, error.hint)
     if isinstance(error, ToolError) and error.argv:
-        hint = "\n".join(filter(None, [hint, f"the command was: {error.command}"]))
-    report(error.message, hint)
+        from qemuctl.cmdline import format_argv
+
+        note(f"\nthe command was:\n{format_argv(error.argv)}")
 
 
 def guarded(work: Any) -> NoReturn:
@@ -65,9 +74,7 @@ def guarded(work: Any) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
-        # Whoever read our output has gone; say no more, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        status = _output_closed()
     except OSError as error:
         if debug:
             raise

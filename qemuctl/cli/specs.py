@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
-from qemuctl.cli.app import app, example
+from qemuctl.cli.app import group
 from qemuctl.cli.output import note, print_json
 
-spec_app = typer.Typer(
-    help="About the YAML file of a VM.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(spec_app, name="spec")
+spec = group("spec", "About the YAML file of a VM.")
 
 
-@spec_app.command(epilog=example("qemuctl spec schema > vm.schema.json"))
+@spec.command(epilog="Example:  qemuctl spec schema > vm.schema.json")
 def schema() -> None:
     """Print the JSON schema, for editors and other programs."""
     from qemuctl.spec import json_schema
@@ -24,7 +21,7 @@ def schema() -> None:
     print_json(json_schema())
 
 
-@spec_app.command("example", epilog=example("qemuctl spec example > web.yaml"))
+@spec.command("example", epilog="Example:  qemuctl spec example > web.yaml")
 def show_example() -> None:
     """Print a commented file with every field and its default."""
     from qemuctl.spec import example as text
@@ -32,7 +29,7 @@ def show_example() -> None:
     print(text(), end="")
 
 
-@spec_app.command(epilog=example("qemuctl spec check web.yaml"))
+@spec.command(epilog="Example:  qemuctl spec check web.yaml")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a YAML spec")],
 ) -> None:

@@ -75,9 +75,7 @@ def makes_sense(name: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError) as error:
-        raise AgentError(
-            f"the guest agent's reply to {name} makes no sense"
-        ) from error
+        raise AgentError(f"the guest agent's reply to {name} makes no sense") from error
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

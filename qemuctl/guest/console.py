@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 from qemuctl.errors import HostError, StateError
+from qemuctl.follow import readable
 from qemuctl.process.lock import take
 
 ESCAPE = b"\x1d"  # Ctrl-]
@@ -106,27 +107,15 @@ async def read_fd(fd: int) -> AsyncGenerator[bytes, None]:
     A regular file is always ready and epoll(7) refuses it; everything else is
     read when the loop says so, which no thread could be interrupted in.
     """
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(fd, ready.set)
-        watched = True
-    except PermissionError:
-        watched = False
-    try:
-        while True:
-            if watched:
-                await ready.wait()
-                ready.clear()
-            try:
-                chunk = os.read(fd, _CHUNK)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return
-            if not chunk:
-                return
-            yield chunk
-    finally:
-        if watched:
-            loop.remove_reader(fd)
+    while True:
+        with contextlib.suppress(PermissionError):
+            await readable(fd)
+        try:
+            chunk = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            continue
+        except OSError:  # a terminal that has gone
+            return
+        if not chunk:
+            return
+        yield chunk

@@ -75,7 +75,8 @@ class _Output:
             with makes_sense("guest-file-read"):
                 count = int(reply["count"])
                 data = base64.b64decode(reply["buf-b64"]) if count else b""
-            self.sink(data)
+            if data:
+                self.sink(data)
             if count < _READ_SIZE:
                 return
 
@@ -189,7 +190,10 @@ async def _write(agent: Agent, handle: int, data: bytes) -> None:
             "guest-file-write", {"handle": handle, "buf-b64": text}
         )
         with makes_sense("guest-file-write"):
-            data = data[int(reply["count"]) :]
+            taken = int(reply["count"])
+            if taken < 1:
+                raise AgentError("the guest took none of the input: is it full?")
+            data = data[taken:]
 
 
 async def _interrupt(agent: Agent, pid: int) -> None:

@@ -104,18 +104,23 @@ def _ask(path: Path, timeout: float) -> dict[str, Any]:
         for id_, (command, arguments) in QUESTIONS.items()
     )
     try:
-        done = subprocess.run(
-            argv,
-            input=questions.encode(),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
+        # A file takes all at once. A pipe would be full for a while, and at `quit`
+        # QEMU drops what it could not write yet.
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(
+                argv,
+                input=questions.encode(),
+                stdout=output,
+                stderr=subprocess.PIPE,
+                timeout=timeout,
+                check=False,
+            )
+            output.seek(0)
+            answers = _answers(output.read())
     except subprocess.TimeoutExpired as error:
         raise _useless(argv, f"no answer within {timeout:g} s", error.stderr) from error
     except OSError as error:
         raise _useless(argv, error.strerror or str(error), None) from error
-    answers = _answers(done.stdout)
     if "version" not in answers:
         raise _useless(argv, f"exit status {done.returncode}", done.stderr)
     return answers

@@ -48,7 +48,7 @@ def recipes() -> Path:
     return installed if installed.is_dir() else package.parent / "images"
 
 
-def tiny(kernel: Path | None = None) -> Image:
+def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
     """The tiny image, built or not; with a kernel of the user's, a variant of it.
 
     Its folder is named by a hash of all that goes into it, so that a changed
@@ -63,6 +63,10 @@ def tiny(kernel: Path | None = None) -> Image:
     if kernel is not None:
         check_readable(kernel, "the kernel")
         digest.update(kernel.read_bytes())
+    if modules is not None:
+        if not modules.is_dir():
+            raise ImageError(f"no such folder of modules: {modules}")
+        digest.update(f"{modules.absolute()} {modules.stat().st_mtime_ns}".encode())
     cmdline = (recipe / "cmdline").read_text().strip()
     folder = cache_home() / "images" / f"tiny-{digest.hexdigest()[:12]}"
     return Image("tiny", folder, cmdline)
@@ -79,7 +83,7 @@ async def build_tiny(
     Several processes that want it at once build it once. It appears whole or
     not at all. Raises ImageError with the recipe's own words.
     """
-    image = tiny(kernel)
+    image = tiny(kernel, modules)
     if image.built:
         return image
     images = private_dir(image.folder.parent)

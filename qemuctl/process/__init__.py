@@ -11,16 +11,32 @@ files of a throwaway VM once everybody else is gone. Both are a few lines of
 shell, so that they cost a megabyte and outlive every Python process.
 """
 
-from qemuctl.process.identity import Identity
-from qemuctl.process.lock import held, take
-from qemuctl.process.spawn import (
-    Child,
-    Exited,
-    Undertaker,
-    bury,
-    read_exit,
-    spawn,
-    wait_gone,
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
+
+if TYPE_CHECKING:
+    from qemuctl.process.child import Child, Undertaker, bury, spawn, wait_gone
+    from qemuctl.process.exited import Exited, read_exit
+    from qemuctl.process.identity import Identity
+    from qemuctl.process.lock import held, take
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Child": "qemuctl.process.child",
+        "Exited": "qemuctl.process.exited",
+        "Identity": "qemuctl.process.identity",
+        "Undertaker": "qemuctl.process.child",
+        "bury": "qemuctl.process.child",
+        "held": "qemuctl.process.lock",
+        "read_exit": "qemuctl.process.exited",
+        "spawn": "qemuctl.process.child",
+        "take": "qemuctl.process.lock",
+        "wait_gone": "qemuctl.process.child",
+    },
 )
 
 __all__ = [

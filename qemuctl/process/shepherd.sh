@@ -10,13 +10,13 @@
 state=$1
 run=$2
 exec 3<&0 4>&1 </dev/null >&2
+# A bare PATH of the user's must not leave us without mv and rm.
+PATH=${PATH:+$PATH:}/usr/bin:/bin
 
 . "$run/launch.sh"
 
 "$@" 3<&- 4>&- &
 qemu=$!
-echo "$qemu" >&4
-exec 4>&-
 
 # Closing a terminal, or a TERM meant for all of us, is QEMU's to answer.
 trap '' HUP INT
@@ -28,9 +28,11 @@ trap 'kill -TERM "$qemu"' TERM
 {
   read -r word <&3
   [ "$word" = detach ] || kill -KILL "$qemu"
-} 2>/dev/null &
+} 2>/dev/null 4>&- &
 watch=$!
-exec 3<&-
+# Only now: whoever knows of QEMU may rely on its being watched.
+echo "$qemu" >&4
+exec 3<&- 4>&-
 
 # A trapped signal interrupts `wait`, which then says more than 128 though
 # QEMU is still there.

@@ -1,9 +1,27 @@
 """Session, typed commands and events, flight recorder: the only room that
 imports qemu.qmp."""
 
-from qemuctl.qmp.commands import Command
-from qemuctl.qmp.events import Event
-from qemuctl.qmp.recorder import Recorder
-from qemuctl.qmp.session import Session, Subscription
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
+
+if TYPE_CHECKING:
+    from qemuctl.qmp.commands import Command
+    from qemuctl.qmp.events import Event
+    from qemuctl.qmp.recorder import Recorder
+    from qemuctl.qmp.session import Session, Subscription
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Command": "qemuctl.qmp.commands",
+        "Event": "qemuctl.qmp.events",
+        "Recorder": "qemuctl.qmp.recorder",
+        "Session": "qemuctl.qmp.session",
+        "Subscription": "qemuctl.qmp.session",
+    },
+)
 
 __all__ = ["Command", "Event", "Recorder", "Session", "Subscription"]

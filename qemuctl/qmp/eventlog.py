@@ -8,14 +8,10 @@ Python runs, and waiting for an event occupies no monitor.
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import AsyncGenerator, Coroutine, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from qemuctl.follow import first, lines
 from qemuctl.qmp.events import Event
 
 NEGOTIATION = '{"execute": "qmp_capabilities"}\n'
@@ -27,7 +23,8 @@ def prepare(reads: Path, writes: Path) -> None:
     writes.write_bytes(b"")
 
 
-def _parse(line: bytes) -> Event | None:
+def parse(line: bytes) -> Event | None:
+    """The event in one line of the file; None when it holds none."""
     try:
         return Event.parse(json.loads(line))
     except ValueError:
@@ -40,23 +37,4 @@ def past(path: Path) -> Iterator[Event]:
         content = path.read_bytes()
     except OSError:
         return
-    yield from filter(None, map(_parse, content.splitlines()))
-
-
-async def stream(path: Path) -> AsyncGenerator[Event, None]:
-    """The events so far and all that come, oldest first, without end."""
-    async with aclosing(lines(path)) as every:
-        async for line in every:
-            event = _parse(line)
-            if event is not None:
-                yield event
-
-
-def upcoming(path: Path, name: str) -> Coroutine[Any, Any, Event]:
-    """Waits for the next event of a name. What counts as next is settled by
-    this call, not by the first await: call, then cause the event."""
-    seen = sum(1 for _ in past(path))
-    number = itertools.count()
-    return first(
-        stream(path), lambda event: next(number) >= seen and event.name == name
-    )
+    yield from filter(None, map(parse, content.splitlines()))

@@ -57,7 +57,8 @@ def load(name: str) -> Spec:
     """The spec of a VM. Raises NotFound, or SpecError for a damaged file."""
     from qemuctl.spec import load_spec
 
-    return load_spec(find(name).spec)
+    # The folder is the name: a rename may have been cut short before the text.
+    return load_spec(find(name).spec, name=name)
 
 
 def create(spec: Spec, text: str | None = None) -> VmPaths:

@@ -30,7 +30,6 @@ from qemuctl.errors import (
     StateError,
     WaitTimeout,
 )
-from qemuctl.follow import tail
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.process import (
     Child,
@@ -45,6 +44,7 @@ from qemuctl.process import (
 from qemuctl.qmp import Recorder, Session, eventlog
 from qemuctl.qmp.commands import Cont, HumanMonitorCommand, Quit
 from qemuctl.spec import Spec, dump
+from qemuctl.tail import tail
 from qemuctl.vm.definitions import THROWAWAY, find, load
 from qemuctl.vm.plan import Plan, Progress, prepare
 from qemuctl.vm.record import Record
@@ -123,19 +123,6 @@ async def start(
     return vm
 
 
-async def attach(name: str) -> Vm:
-    """The VM of this name, which must have a process.
-
-    Raises NotFound, and StateError when it is off or still starting.
-    """
-    paths = find(name)
-    record = Record.read(paths.record) if held(paths.lock) else None
-    if record is None:
-        require(Action.QMP, await state_of(paths), name)
-        raise StateError(f"reach {name}", "starting", "it is still starting")
-    return Vm(paths, record)
-
-
 async def _bring_up(
     spec: Spec,
     paths: VmPaths,
@@ -184,6 +171,7 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
     try:
         await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done() and connecting.exception() is None:
+            child.greeted()
             return connecting.result()
         # Without a greeting QEMU is ending, or it hangs and must be ended.
         if not ending.done() and isinstance(connecting.exception(), WaitTimeout):
@@ -196,12 +184,25 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
         await asyncio.gather(connecting, ending, return_exceptions=True)
 
 
+# What QEMU's words mean to somebody who did not write its code.
+_MEANINGS = (
+    (
+        "Could not set up host forwarding rule",
+        "a host port is taken: choose another one, or :PORT for a free one",
+    ),
+    ('Failed to get "write" lock', "another VM is using this disk image"),
+    ("Could not access KVM", "KVM cannot be used here: accel: tcg works everywhere"),
+    ("Cannot allocate memory", "the host has not this much memory: memory: less"),
+)
+
+
 def _launch_error(paths: VmPaths, plan: Plan) -> LaunchError:
     words = tail(paths.qemu_log, 40).strip()
     status = read_exit(paths.exit).status
     how = f"status {status}" if status is None or status >= 0 else f"signal {-status}"
     return LaunchError(
         f"QEMU did not start ({how}): {words or 'it gave no reason'}",
+        hint=next((hint for text, hint in _MEANINGS if text in words), None),
         argv=plan.argv(),
         returncode=status,
         stderr=words,

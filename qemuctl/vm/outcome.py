@@ -9,11 +9,11 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from qemuctl.follow import tail
 from qemuctl.paths import VmPaths
 from qemuctl.process import read_exit
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.events import Event, GuestPanicked, Shutdown
+from qemuctl.tail import tail
 
 # ShutdownCause of QEMU's schema (run-state.json).
 _CAUSES = {
@@ -24,6 +24,7 @@ _CAUSES = {
     "guest-shutdown": "stopped by the guest",
     "guest-reset": "ended by a reboot of the guest",
     "guest-panic": "guest panicked",
+    "host-qmp-system-reset": "ended by a reset",
     "subsystem-reset": "ended by a reset",
     "snapshot-load": "ended by a snapshot",
 }

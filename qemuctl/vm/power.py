@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitTimeout
 from qemuctl.process import wait_gone
-from qemuctl.qmp import eventlog
+from qemuctl.qmp import eventstream
 from qemuctl.qmp.commands import (
     Cont,
     QueryStatus,
@@ -80,6 +80,10 @@ class Power:
         if not await self._admitted(Action.RESUME):
             return False
         session = await self._vm.monitor()
+        if (await session.execute(QueryStatus())).status == "suspended":
+            # The guest sleeps (ACPI S3); `cont` would leave it asleep.
+            await session.command("system_wakeup")
+            return True
         with session.listen(Resumed.NAME) as events:
             await session.execute(Cont())
             with contextlib.suppress(TimeoutError):
@@ -106,7 +110,7 @@ class Power:
         WaitTimeout when the guest does not.
         """
         await self._admitted(Action.REBOOT)
-        reset = eventlog.upcoming(self._vm.paths.events, Reset.NAME)
+        reset = eventstream.upcoming(self._vm.paths.events, Reset.NAME)
         way = "agent"
         if not await self._ask_agent("reboot"):
             way = "keyboard"

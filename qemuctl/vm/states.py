@@ -121,6 +121,7 @@ _OFFLINE = frozenset({Action.REMOVE, Action.RENAME})
 
 _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.START, State.OFF): Accepted(),
+    (Action.START, State.STARTING): Denied("another command is starting it"),
     (Action.START, State.PAUSED): NothingToDo("it is on already, and paused"),
     (Action.STOP, State.OFF): NothingToDo("it is off already"),
     (Action.KILL, State.OFF): NothingToDo("it is off already"),

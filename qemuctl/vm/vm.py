@@ -21,13 +21,14 @@ from qemuctl.errors import (
     UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.follow import first, follow, plain, tail
+from qemuctl.follow import first, follow
 from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
-from qemuctl.qmp import Event, Recorder, Session, eventlog
+from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
 from qemuctl.qmp.commands import Command, QueryStatus, R
 from qemuctl.qmp.events import VserportChange
+from qemuctl.tail import plain, tail
 from qemuctl.vm.outcome import Outcome, outcome
 from qemuctl.vm.power import Power
 from qemuctl.vm.record import Record
@@ -39,6 +40,8 @@ READY_TIMEOUT = 120.0
 # A QEMU that has not greeted after this many seconds counts as stuck.
 STUCK_AFTER = 1.0
 AGENT_PORT = "agent"
+# QEMU closes its sockets before it ends; this many seconds before, at most.
+_END_AFTER_CHANNEL = 1.0
 _TAIL_LINES = 20
 
 
@@ -87,7 +90,10 @@ class Vm:
 
         Raises WaitTimeout when QEMU does not greet, StateError when it ended.
         """
-        if self._session is None or self._session.lost:
+        if self._session is not None and self._session.lost:
+            await self._session.close()
+            self._session = None
+        if self._session is None:
             try:
                 self._session = await Session.connect(
                     self.paths.tools_socket, recorder=Recorder(self.paths.qmp_log)
@@ -143,7 +149,7 @@ class Vm:
         is_open = _port_is_open(eventlog.past(self.paths.events))
         if not is_open:
             await first(
-                eventlog.stream(self.paths.events), lambda e: _port_is_open([e])
+                eventstream.stream(self.paths.events), lambda e: _port_is_open([e])
             )
 
     async def _answering(self) -> None:
@@ -163,7 +169,7 @@ class Vm:
         """
         with self._deadline(f"the event {name}", timeout) as left:
             return await self.unless_ended(
-                eventlog.upcoming(self.paths.events, name), left
+                eventstream.upcoming(self.paths.events, name), left
             )
 
     async def wait_state(self, wanted: State, *, timeout: float) -> None:
@@ -174,7 +180,7 @@ class Vm:
     async def _reach(self, wanted: State) -> None:
         if await self.state() is wanted:
             return
-        async with aclosing(eventlog.stream(self.paths.events)) as events:
+        async with aclosing(eventstream.stream(self.paths.events)) as events:
             async for _ in events:
                 if await self.state() is wanted:
                     return
@@ -219,7 +225,10 @@ class Vm:
             task, end = asyncio.create_task(work), asyncio.create_task(self.wait_exit())
             try:
                 await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
-                if not task.done():
+                if task.done() and isinstance(task.exception(), (AgentError, QmpError)):
+                    # A channel that breaks is often the first sign of the end.
+                    await asyncio.wait({end}, timeout=_END_AFTER_CHANNEL)
+                if end.done() and (not task.done() or task.exception()):
                     raise self.unexpected_exit(end.result())
                 return task.result()
             finally:
@@ -231,7 +240,8 @@ class Vm:
         return UnexpectedExit(
             f"{self.name} ended: {ended.text}",
             status=ended.status,
-            log_tail=log or self.console_tail(),
+            # An oops takes some 50 lines, and its cause is in the first ones.
+            log_tail=log or self.console_tail(60),
         )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import fcntl
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import threading
@@ -15,23 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import HostError, LaunchError
+from qemuctl.follow import readable
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.process.identity import Identity
 
 _HERE = Path(__file__).parent
 # A listening socket queues this many clients that wait for their turn.
 _BACKLOG = 64
-
-
-@dataclass(frozen=True)
-class Exited:
-    """How QEMU ended: its status, negative for a signal; None if nobody saw.
-
-    ``at`` is the time of it, in seconds since the epoch.
-    """
-
-    status: int | None
-    at: float | None
+# The shepherd needs descriptors of one digit for itself.
+_LOWEST_FD = 10
 
 
 @dataclass
@@ -42,6 +32,24 @@ class Child:
     shepherd: Identity
     _popen: subprocess.Popen[bytes]
     _pipe: int
+    _listeners: list[socket.socket]
+
+    def greeted(self) -> None:
+        """To be called once QEMU has greeted: makes the sockets' queues long.
+
+        QEMU calls listen(2) on what it inherits, for one waiting client; the
+        queue belongs to the socket, so we can make it long again. (A unix
+        socket whose queue is full refuses, and asyncio takes that for a
+        connection in progress.)
+        """
+        for listener in self._listeners:
+            listener.listen(_BACKLOG)
+        self._close_listeners()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def detach(self) -> None:
         """Lets go: from now on QEMU outlives this process."""
@@ -53,6 +61,7 @@ class Child:
 
     def disown(self) -> None:
         """Closes the pipe: if QEMU still runs, its shepherd kills it now."""
+        self._close_listeners()
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
@@ -104,9 +113,12 @@ async def spawn(
     """
     private_dir(paths.run)
     sockets = listen(listening)
-    ours, theirs = -1, -1
+    ours, theirs, kept = -1, -1, []
     try:
-        line = argv({path: sock.fileno() for path, sock in sockets.items()})
+        for fd in [*(sock.fileno() for sock in sockets.values()), *keep_open]:
+            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
+            kept.append(high)  # one by one: each is closed whatever comes next
+        line = argv(dict(zip(sockets, kept, strict=False)))
         launch = paths.run / "launch.sh"
         launch.write_bytes(os.fsencode(f"set -- {shlex.join(line)}\n"))
         theirs, ours = os.pipe()
@@ -117,32 +129,39 @@ async def spawn(
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=[*(s.fileno() for s in sockets.values()), *keep_open],
+                pass_fds=kept,
             )
     except OSError as error:
         if ours >= 0:
             os.close(ours)
+        for sock in sockets.values():
+            sock.close()
         raise LaunchError(f"cannot start QEMU: {error}") from error
     finally:
         if theirs >= 0:
             os.close(theirs)
-        for sock in sockets.values():
-            sock.close()
-    return await _hatch(popen, ours)
+        for fd in kept:
+            os.close(fd)
+    return await _hatch(popen, ours, list(sockets.values()))
 
 
-async def _hatch(popen: subprocess.Popen[bytes], pipe: int) -> Child:
+async def _hatch(
+    popen: subprocess.Popen[bytes], pipe: int, listeners: list[socket.socket]
+) -> Child:
     """The child, once its shepherd has told QEMU's pid."""
     assert popen.stdout is not None
     try:
         with popen.stdout as stdout:
-            await _readable(stdout.fileno())
+            await readable(stdout.fileno())
             pid = int(stdout.readline() or 0)
         shepherd = Identity.of(popen.pid)
         # A QEMU that ended already is known by its pid alone, and never alive.
         qemu = Identity.of(pid) or Identity(pid, -1, "")
-        return Child(qemu, shepherd or Identity(popen.pid, -1, ""), popen, pipe)
+        shepherd = shepherd or Identity(popen.pid, -1, "")
+        return Child(qemu, shepherd, popen, pipe, listeners)
     except BaseException:
+        for listener in listeners:
+            listener.close()
         os.close(pipe)
         popen.wait()
         raise
@@ -186,37 +205,12 @@ def bury(*folders: Path) -> Undertaker:
     return Undertaker(ours, popen)
 
 
-async def _readable(fd: int) -> None:
-    """Waits until a descriptor can be read (a pidfd: until the process ended)."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
-
-
 async def wait_gone(process: Identity) -> None:
     """Waits for the end of a process, a child or not (pidfd_open(2))."""
     fd = process.open()
     if fd is None:
         return
     try:
-        await _readable(fd)
+        await readable(fd)
     finally:
         os.close(fd)
-
-
-def read_exit(path: Path) -> Exited:
-    """What the shepherd wrote about QEMU's end.
-
-    A shell adds 128 to the number of a signal; QEMU's own status stays below,
-    except with the isa-debug-exit device, which is a test's own doing.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        status = int(path.read_text())
-        if 128 < status <= 128 + signal.SIGRTMAX:
-            status = 128 - status
-        return Exited(status, path.stat().st_mtime)
-    return Exited(None, None)

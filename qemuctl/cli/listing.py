@@ -1,0 +1,64 @@
+"""What `ls` prints, and the shortest way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from qemuctl.cli.output import print_json, print_table
+from qemuctl.units import format_age, format_size
+
+if TYPE_CHECKING:
+    from qemuctl.vm.listing import Entry
+
+_SWITCHES = {
+    "-a": "include_off",
+    "--all": "include_off",
+    "-q": "names_only",
+    "--quiet": "names_only",
+    "--json": "as_json",
+}
+
+
+def quick_ls(words: Sequence[str]) -> dict[str, bool] | None:
+    """What to pass to `print_listing` for a plain ``ls``; None for the rest.
+
+    Prompts and scripts call it all the time, and typer's parameters alone
+    take longer to load than all else that it does.
+    """
+    if words[:1] != ["ls"] or not all(word in _SWITCHES for word in words[1:]):
+        return None
+    return {_SWITCHES[word]: True for word in words[1:]}
+
+
+def print_listing(
+    *, include_off: bool = False, names_only: bool = False, as_json: bool = False
+) -> None:
+    """Prints every VM that is on, or with ``include_off`` every one."""
+    from qemuctl.vm.listing import listing
+
+    entries = listing(include_off=include_off)
+    if names_only:
+        for entry in entries:
+            print(entry.name)
+    elif as_json:
+        print_json([asdict(entry) for entry in entries])
+    else:
+        head = ("NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "PID", "UP", "PORTS")
+        last = ("ENDED",) if include_off else ()
+        print_table((*head, *last), (_row(e, ended=include_off) for e in entries))
+
+
+def _row(entry: Entry, *, ended: bool) -> list[object]:
+    row: list[object] = [
+        entry.name,
+        entry.state,
+        entry.cpus,
+        format_size(entry.memory) if entry.memory else None,
+        entry.image,
+        entry.pid,
+        format_age(entry.uptime) if entry.uptime is not None else None,
+        " ".join(entry.forwards),
+    ]
+    return [*row, entry.ended] if ended else row

@@ -1,0 +1,22 @@
+"""Names of a package that are loaded when first asked for (PEP 562).
+
+A package gathers what its users need, but `qemuctl ls` must not wait for
+what it does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__``: ``homes`` tells which module has a name."""
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return __getattr__

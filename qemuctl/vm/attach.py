@@ -1,0 +1,23 @@
+"""Finding a VM that runs already; nothing here loads what starts one."""
+
+from __future__ import annotations
+
+from qemuctl.errors import StateError
+from qemuctl.process import held
+from qemuctl.vm.definitions import find
+from qemuctl.vm.record import Record
+from qemuctl.vm.states import Action, require
+from qemuctl.vm.vm import Vm, state_of
+
+
+async def attach(name: str) -> Vm:
+    """The VM of this name, which must have a process.
+
+    Raises NotFound, and StateError when it is off or still starting.
+    """
+    paths = find(name)
+    record = Record.read(paths.record) if held(paths.lock) else None
+    if record is None:
+        require(Action.QMP, await state_of(paths), name)
+        raise StateError(f"reach {name}", "starting", "it is still starting")
+    return Vm(paths, record)

@@ -1,0 +1,124 @@
+"""What tests with a real QEMU share. A missing QEMU fails them all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CACHE, survivors
+
+# A guest for any accelerator, there within a fraction of a second: writes "ok"
+# lines to the first serial port and halts. More than one, because the firmware
+# may still be writing there too: `mov dx, 0x3f8; mov cx, 9`, then for each
+# character `mov al, c; out dx, al`, then `loop -11; hlt; jmp -3`.
+_LINE = b"".join(b"\xb0" + bytes([c]) + b"\xee" for c in b"ok\n")
+BOOT_SECTOR = (b"\xba\xf8\x03\xb9\x09\x00" + _LINE + b"\xe2\xf5\xf4\xeb\xfd").ljust(
+    510, b"\0"
+) + b"\x55\xaa"
+
+
+@pytest.fixture(scope="session")
+def qemu() -> Path:
+    """The installed QEMU."""
+    found = shutil.which("qemu-system-x86_64")
+    assert found is not None, "these tests need qemu-system-x86_64 on PATH"
+    return Path(found)
+
+
+@pytest.fixture
+def boot_sector(tmp_path: Path) -> Path:
+    """A raw disk whose guest says "ok" on the serial port."""
+    path = tmp_path / "sector, with 'odd' näme.raw"
+    path.write_bytes(BOOT_SECTOR.ljust(1024 * 1024, b"\0"))
+    return path
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home of one's own and the command line in it."""
+
+    path: Path
+
+    def command(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "qemuctl", *map(str, arguments)]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return os.environ | {"QEMUCTL_HOME": str(self.path)}
+
+    def run(
+        self, *arguments: object, check: int | None = 0, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Runs a command; fails unless it ends with status ``check``."""
+        options.setdefault("timeout", 90)
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.env,
+            capture_output=True,
+            check=False,
+            **options,
+        )
+        words = done.stderr.decode(errors="replace")
+        assert "Traceback" not in words, words
+        if check is not None:
+            assert done.returncode == check, f"{arguments}: {words}"
+        return done
+
+    def text(self, *arguments: object, **options: Any) -> str:
+        return self.run(*arguments, **options).stdout.decode()
+
+    def words(self, *arguments: object, **options: Any) -> str:
+        """What a command says on standard error."""
+        return self.run(*arguments, **options).stderr.decode()
+
+    def popen(self, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen(
+            self.command(*arguments), env=self.env, start_new_session=True, **options
+        )
+
+
+def make_home(path: Path) -> Home:
+    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700)
+    (path / "cache").symlink_to(CACHE)
+    return Home(path)
+
+
+@pytest.fixture
+def here(home: Path, qemu: Path) -> Home:
+    """The home of one test, which must leave no process behind."""
+    return Home(home)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Home]:
+    """The home of a whole module; its VMs are killed at the end."""
+    home = make_home(tmp_path_factory.mktemp("shared") / "home")
+    yield home
+    for name in home.text("ls", "-q").split():
+        home.run("kill", name)
+    assert not survivors(home.path)
+    run = home.run("info", "nobody", check=1)
+    assert b"no such VM" in run.stderr
+
+
+@pytest.fixture(scope="module")
+def web(shared: Home) -> str:
+    """A Linux guest that stays, its agent answering: `shared` has it as web."""
+    shared.run(
+        "create", "web", "--image", "tiny", "--memory", "384M", "--cpus", "1,max=2",
+        "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
+    )  # fmt: skip
+    shared.run("start", "web", "--wait", timeout=150)
+    return "web"

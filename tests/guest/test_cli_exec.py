@@ -1,0 +1,160 @@
+"""`exec` on a running guest: streams, statuses, and what interrupts it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Home
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_the_command_runs_in_the_guest_and_not_here(shared: Home, web: str) -> None:
+    assert shared.text("exec", web, "--", "uname", "-n") == "tiny\n"
+
+
+def test_ten_megabytes_of_bytes_arrive_unchanged(shared: Home, web: str) -> None:
+    script = "head -c 10485760 /dev/urandom | tee /tmp/b; sha256sum </tmp/b >&2"
+    done = shared.run("exec", web, "--", "sh", "-c", script)
+    assert len(done.stdout) == 10 * 1024 * 1024
+    assert hashlib.sha256(done.stdout).hexdigest() == done.stderr.split()[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137),
+     ("kill -TERM $$", 143)],
+)  # fmt: skip
+def test_the_status_is_the_commands_own(
+    shared: Home, web: str, script: str, status: int
+) -> None:
+    done = shared.run("exec", web, "--", "sh", "-c", script, check=status)
+    assert done.stdout == b""
+    assert done.stderr == b""
+
+
+def test_output_and_errors_stay_apart(shared: Home, web: str) -> None:
+    done = shared.run("exec", web, "--", "sh", "-c", "echo out; echo err >&2")
+    assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
+
+
+def test_a_command_that_is_not_there_says_so(shared: Home, web: str) -> None:
+    assert (
+        b"no-such-command"
+        in shared.run("exec", web, "--", "no-such-command", check=127).stderr
+    )
+
+
+def test_arguments_arrive_as_they_were_given(shared: Home, web: str) -> None:
+    words = ["a b", "", "'", '"', "$HOME", "*", "ü\n", "-x", "--"]
+    out = shared.text("exec", web, "--", "printf", "[%s]", *words)
+    assert out == "".join(f"[{word}]" for word in words)
+
+
+def test_input_of_any_bytes_is_passed_on(shared: Home, web: str) -> None:
+    data = os.urandom(700_000)
+    done = shared.run("exec", web, "--", "cat", input=data)
+    assert done.stdout == data
+
+
+def test_a_file_as_input_works_too(shared: Home, web: str, tmp_path: Path) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(b"one\ntwo\n")
+    with path.open("rb") as file:
+        assert shared.run("exec", web, "--", "wc", "-l", stdin=file).stdout == b"2\n"
+
+
+def test_input_that_never_ends_does_not_hold_the_command_up(
+    shared: Home, web: str
+) -> None:
+    reading, writing = os.pipe()
+    try:
+        done = shared.run("exec", web, "--", "echo", "done", stdin=reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert done.stdout == b"done\n"
+
+
+def test_a_command_that_does_not_read_its_input_ends_as_it_likes(
+    shared: Home, web: str
+) -> None:
+    done = shared.run("exec", web, "--", "true", input=b"x" * 2_000_000)
+    assert done.stdout == b""
+
+
+def test_output_comes_while_the_command_runs(shared: Home, web: str) -> None:
+    # The command ends only once its input does, which we end after its output.
+    process = shared.popen(
+        "exec", web, "--", "sh", "-c", "echo first; cat",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"first\n"
+    out, _ = process.communicate(b"second\n", timeout=60)
+    assert out == b"second\n"
+    assert process.returncode == 0
+
+
+def test_two_at_once_do_not_wait_for_each_other(shared: Home, web: str) -> None:
+    slow = shared.popen("exec", web, "--", "sh", "-c", "echo on; sleep 60",
+                        stdout=subprocess.PIPE)  # fmt: skip
+    assert slow.stdout is not None
+    assert slow.stdout.readline() == b"on\n"
+    started = time.monotonic()
+    assert shared.text("exec", web, "--", "echo", "quick") == "quick\n"
+    assert time.monotonic() - started < 30
+    slow.send_signal(signal.SIGINT)
+    assert slow.wait(30) == 130
+    slow.stdout.close()
+
+
+def test_an_interrupted_command_ends_in_the_guest(shared: Home, web: str) -> None:
+    process = shared.popen("exec", web, "--", "sh", "-c", "echo on; exec sleep 4242",
+                           stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"on\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    process.stdout.close()
+    deadline = time.monotonic() + 20
+    while "sleep 4242" in shared.text("exec", web, "--", "ps"):
+        assert time.monotonic() < deadline
+
+
+def test_whoever_closes_our_output_ends_us_quietly(shared: Home, web: str) -> None:
+    process = shared.popen(
+        "exec", web, "--", "sh", "-c", "yes | head -c 3000000",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"y\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 141
+
+
+def test_nothing_of_it_stays_in_the_guest(shared: Home, web: str) -> None:
+    assert (
+        shared.text(
+            "exec", web, "--", "sh", "-c", "ls -d /tmp/qemuctl.* | wc -l"
+        ).strip()
+        == "1"
+    )  # fmt: skip  (its own)
+
+
+def test_a_paused_guest_is_named_as_the_reason(shared: Home, web: str) -> None:
+    shared.run("pause", web)
+    words = shared.words("exec", web, "--", "true", check=1)
+    assert "the VM is paused" in words
+    assert f"qemuctl resume {web}" in words
+    shared.run("resume", web)

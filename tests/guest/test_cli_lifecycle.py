@@ -1,0 +1,228 @@
+"""Named VMs from create to rm, with guests that take no time to boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qemuctl import paths
+from tests.guest.conftest import Home
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def vm(here: Home, boot_sector: Path) -> Iterator[str]:
+    """A VM that is off, in a home of its own; killed at the end."""
+    spec = here.path / "a.yaml"
+    spec.write_text(
+        "# mine\nname: a\nmemory: 32M\nnics: [none]\n"
+        f"disks:\n  - path: {json.dumps(str(boot_sector))}\n"
+    )
+    here.run("create", "-f", spec)
+    yield "a"
+    for name in here.text("ls", "-q").split():
+        here.run("kill", name)
+
+
+def facts(here: Home, name: str) -> dict[str, object]:
+    return dict(json.loads(here.text("info", name, "--json")))
+
+
+def test_a_vm_lives_through_all_its_commands(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    here.run("wait", vm, "--for", "serial:ok", "--timeout", "20")
+    assert facts(here, vm)["state"] == "running"
+    here.run("pause", vm)
+    here.run("resume", vm)
+    here.run("reset", vm)
+    assert "SIGKILL" in here.words("kill", vm)
+    assert facts(here, vm)["ended"] == "killed by signal 9 (SIGKILL)"
+    here.run("rename", vm, "b")
+    assert here.text("ls", "-aq") == "b\n"
+    spec = Path(str(facts(here, "b")["spec"]))
+    assert spec.read_text().startswith("# mine\nname: b\n")
+    here.run("start", "b")
+    here.run("kill", "b")
+    here.run("rm", "b")
+    assert here.text("ls", "-aq") == ""
+    assert list((here.path / "state" / "vms").iterdir()) == []
+
+
+def test_it_survives_the_command_and_its_terminal(here: Home, vm: str) -> None:
+    import pexpect
+
+    argv = here.command("start", vm)
+    child = pexpect.spawn(argv[0], argv[1:], env=here.env, timeout=30)
+    child.expect(pexpect.EOF)
+    child.close(force=True)
+    assert child.exitstatus == 0
+    assert facts(here, vm)["state"] == "running"
+
+
+def test_two_starts_at_once_start_it_once(here: Home, vm: str) -> None:
+    both = [here.popen("start", vm, stderr=subprocess.PIPE) for _ in range(2)]
+    words = [process.communicate(timeout=60)[1].decode() for process in both]
+    statuses = sorted(process.returncode for process in both)
+    assert sum(f"{vm} is running\n" == text for text in words) == 1, words
+    assert statuses[0] == 0
+    if statuses[1] != 0:
+        assert any("another command is starting it" in text for text in words), words
+    else:
+        assert any("on already" in text for text in words), words
+
+
+def test_eight_at_once_start_side_by_side(here: Home, vm: str) -> None:
+    names = [f"v{i}" for i in range(8)]
+    for name in names:
+        here.run("create", name, "--memory", "32M", "-p", ":80")
+    all_ = [here.popen("start", name, stderr=subprocess.PIPE) for name in names]
+    for process in all_:
+        words = process.communicate(timeout=90)[1]
+        assert process.returncode == 0, words
+    rows = json.loads(here.text("ls", "--json"))
+    assert [row["name"] for row in rows] == names
+    assert {row["state"] for row in rows} == {"running"}
+    assert len({row["forwards"][0] for row in rows}) == 8
+
+
+def test_a_killed_qemu_is_told_and_can_be_started_again(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    os.kill(int(str(facts(here, vm)["pid"])), signal.SIGKILL)
+    here.run("wait", vm, "--for", "stopped", "--timeout", "10")
+    row = json.loads(here.text("ls", "-a", "--json"))[0]
+    assert (row["state"], row["ended"]) == ("off", "killed by signal 9 (SIGKILL)")
+    here.run("start", vm)
+    assert facts(here, vm)["state"] == "running"
+
+
+def test_a_stopped_qemu_is_unresponsive_within_two_seconds(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    pid = int(str(facts(here, vm)["pid"]))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        rows = json.loads(here.text("ls", "--json"))
+        assert time.monotonic() - started < 2
+        assert rows[0]["state"] == "unresponsive"
+        assert "QEMU does not answer" in here.words("pause", vm, check=1)
+        report = json.loads(here.text("stop", vm, "--json"))
+        assert (report["step"], report["status"]) == ("kill", -9)
+    finally:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_guest_that_ignores_the_power_button_is_ended_by_quit(
+    here: Home, vm: str
+) -> None:
+    here.run("start", vm)
+    report = json.loads(here.text("stop", vm, "--timeout", "1", "--json"))
+    assert (report["step"], report["ended"]) == ("quit", "stopped")
+
+
+def test_the_printed_line_works_when_it_is_pasted(here: Home, vm: str) -> None:
+    before = sorted(here.path.rglob("*"))
+    text = here.text("argv", vm)
+    assert sorted(here.path.rglob("*")) == before
+    assert len(text.splitlines()) > 20
+    assert json.loads(here.text("argv", vm, "--json"))[0].endswith("x86_64")
+    shell = subprocess.Popen(["bash", "-c", f"exec {_after_mkdir(text)}"])
+    try:
+        log = here.path / "state" / "vms" / vm / "serial.log"
+        deadline = time.monotonic() + 20
+        while not log.exists() or b"ok" not in log.read_bytes():
+            assert time.monotonic() < deadline
+            assert shell.poll() is None
+            time.sleep(0.02)
+    finally:
+        shell.kill()
+        shell.wait()
+        shutil.rmtree(paths.run_home(), ignore_errors=True)
+
+
+def _after_mkdir(text: str) -> str:
+    made, _, line = text.partition("&&\n")
+    subprocess.run(["bash", "-c", made], check=True)
+    return line
+
+
+def test_an_edit_is_taken_only_when_it_is_right(
+    here: Home, vm: str, tmp_path: Path
+) -> None:
+    def edit(script: str, check: int) -> str:
+        editor = tmp_path / "editor.sh"
+        editor.write_text(f"#!/bin/sh\n{script}\n")
+        editor.chmod(0o755)
+        env = here.env | {"EDITOR": str(editor)}
+        env.pop("VISUAL", None)
+        done = subprocess.run(here.command("edit", vm), env=env, capture_output=True,
+                              check=False, stdin=subprocess.DEVNULL)  # fmt: skip
+        assert done.returncode == check, done.stderr
+        return done.stderr.decode()
+
+    assert edit("true", 0) == "nothing changed\n"
+    assert edit('sed -i "s/32M/64M/" "$1"', 0) == "changed a\n"
+    assert facts(here, vm)["memory"] == 64 * 1024 * 1024
+    words = edit('echo "memroy: 1" >>"$1"', 1)
+    assert "a.yaml:" in words
+    assert "did you mean memory?" in words
+    kept = Path(words.rsplit("your text is kept: ", 1)[1].strip())
+    assert "memroy" in kept.read_text()
+    shutil.rmtree(kept.parent)
+    assert facts(here, vm)["memory"] == 64 * 1024 * 1024
+    assert "qemuctl rename" in edit('sed -i "s/^name: a/name: c/" "$1"', 1)
+
+
+def test_gc_takes_what_crashed_and_nothing_else(here: Home, vm: str) -> None:
+    dead = here.path / "state" / "vms" / "run-dead"
+    dead.mkdir()
+    (dead / "throwaway").write_text("999999999")
+    assert here.text("gc", "--dry-run") == f"{dead}\n"
+    assert dead.exists()
+    here.run("gc")
+    assert not dead.exists()
+    assert here.text("ls", "-aq") == f"{vm}\n"
+    assert "nothing to remove" in here.words("gc")
+
+
+def test_rm_takes_the_disks_that_were_made_and_no_others(
+    here: Home, vm: str, boot_sector: Path
+) -> None:
+    here.run("create", "d", "--disk", "size=1G", "--disk", "size=8M,format=raw")
+    disks = [
+        Path(path) for path in json.loads(here.text("info", "d", "--json"))["disks"]
+    ]
+    assert [disk.name for disk in disks] == ["disk0.qcow2", "disk1.raw"]
+    here.run("rm", "d", vm)
+    assert not any(disk.exists() for disk in disks)
+    assert boot_sector.exists()
+
+
+def test_a_taken_name_changes_nothing(here: Home, vm: str) -> None:
+    before = facts(here, vm)
+    words = here.words("create", vm, "--image", "tiny", check=1)
+    assert "exists already" in words
+    assert facts(here, vm) == before
+
+
+def test_the_run_folder_is_private_and_its_sockets_too(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    run = Path(str(facts(here, vm)["sockets"]))
+    assert run.stat().st_mode & 0o777 == 0o700
+    modes = {path.stat().st_mode & 0o777 for path in run.iterdir() if path.is_socket()}
+    assert modes == {0o600}
+    pid = int(str(facts(here, vm)["pid"]))
+    listening = [
+        c for c in psutil.Process(pid).net_connections("inet") if c.status == "LISTEN"
+    ]
+    assert listening == []

@@ -1,0 +1,46 @@
+"""KVM for real, wherever /dev/kvm opens: a boot sector runs under it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from qemuctl.host import gather_kvm_facts
+from tests.guest.conftest import Home
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def opens() -> bool:
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def test_an_explicit_kvm_is_obeyed_or_refused_with_the_reason(
+    here: Home, boot_sector: Path
+) -> None:
+    here.run(
+        "create", "k", "--accel", "kvm", "--nic", "none", "--disk",
+        f"path={str(boot_sector).replace(',', ',,')},format=raw",
+        check=0 if opens() else 1,
+    )  # fmt: skip
+    if not opens():
+        assert "KVM cannot be used" in here.words("start", "k", check=1)
+        return
+    assert "-accel kvm" in here.text("argv", "k")
+    here.run("start", "k")
+    here.run("wait", "k", "--for", "serial:ok", "--timeout", "20")
+    assert json.loads(here.text("info", "k", "--json"))["accel"].startswith("kvm: ")
+    assert json.loads(here.text("qmp", "k", "query-kvm"))["enabled"] is True
+    here.run("kill", "k")
+
+
+def test_auto_and_tcg_give_what_they_say(here: Home) -> None:
+    spec = here.path / "a.yaml"
+    spec.write_text("name: a\naccel: tcg\n")
+    assert "-accel tcg" in here.text("argv", "-f", spec)
+    spec.write_text("name: a\naccel: auto\n")
+    chosen = "kvm" if gather_kvm_facts().hardware and opens() else "tcg"
+    assert f"-accel {chosen}" in here.text("argv", "-f", spec)

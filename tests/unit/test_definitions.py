@@ -1,0 +1,313 @@
+"""The VMs that exist, as folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qemuctl import paths as every_path
+from qemuctl.errors import NameInUse, NotFound, SpecError, StateError
+from qemuctl.paths import VmPaths, private_dir, run_home, vms_dir
+from qemuctl.process import Identity, take
+from qemuctl.spec import Spec
+from qemuctl.vm import definitions
+from qemuctl.vm.definitions import THROWAWAY
+from qemuctl.vm.record import Record
+
+pytestmark = pytest.mark.usefixtures("bare_home")
+
+HOSTILE = ["../x", "x/../../y", "/etc", ".", "..", "", ".new-web-1", "a/b", "x" * 300]
+TEXT = "# mine\nname: web   # the one\nmemory: 64M\n"
+
+
+@pytest.fixture
+def web() -> VmPaths:
+    return definitions.create(Spec(name="web"), TEXT)
+
+
+@pytest.fixture
+def locked(web: VmPaths) -> Iterator[VmPaths]:
+    """A VM whose lock somebody holds: it is on."""
+    fd = take(web.lock)
+    assert fd is not None
+    yield web
+    os.close(fd)
+
+
+@pytest.fixture
+def gone_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def folders() -> list[str]:
+    return sorted(path.name for path in vms_dir().iterdir())
+
+
+def record(run: Path) -> Record:
+    me = Identity.of(os.getpid())
+    assert me is not None
+    return Record(
+        qemu=me,
+        shepherd=me,
+        owner=None,
+        attached=False,
+        run=str(run),
+        started_at=0.0,
+        argv=[],
+        accel="tcg",
+        accel_reason="",
+        version="7.2.0",
+        machine="q35",
+        cpus=1,
+        memory=1,
+    )
+
+
+def test_there_are_none_at_first() -> None:
+    assert definitions.names() == []
+    assert definitions.leftovers() == []
+
+
+def test_a_created_vm_is_found_and_keeps_its_text(web: VmPaths) -> None:
+    assert definitions.names() == ["web"]
+    assert definitions.find("web") == web
+    assert web.spec.read_text() == TEXT
+    assert definitions.load("web").memory.size == 64 << 20
+
+
+def test_its_folder_is_private(web: VmPaths) -> None:
+    assert web.state.stat().st_mode & 0o777 == 0o700
+    assert web.lock.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_vm_without_a_text_is_written_out() -> None:
+    definitions.create(Spec(name="db"))
+    assert definitions.load("db") == Spec(name="db")
+
+
+def test_names_are_sorted_and_hide_what_is_not_whole(web: VmPaths) -> None:
+    definitions.create(Spec(name="db"))
+    (vms_dir() / ".new-half-1").mkdir()
+    (vms_dir() / "stray file").touch()
+    assert definitions.names() == ["db", "web"]
+
+
+def test_a_name_in_use_changes_nothing(web: VmPaths) -> None:
+    with pytest.raises(NameInUse) as caught:
+        definitions.create(Spec(name="web"), "name: web\n")
+    assert caught.value.name == "web"
+    assert "qemuctl rm web" in (caught.value.hint or "")
+    assert web.spec.read_text() == TEXT
+    assert folders() == ["web"]
+
+
+def test_what_a_crash_left_does_not_bar_a_name() -> None:
+    private_dir(vms_dir())
+    half = vms_dir() / f".new-web-{os.getpid()}"
+    half.mkdir()
+    (half / "vm.yaml").write_text("half")
+    definitions.create(Spec(name="web"), TEXT)
+    assert definitions.find("web").spec.read_text() == TEXT
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_finds_nothing(web: VmPaths, name: str) -> None:
+    # Were the name joined to a path, these would be there to be found.
+    for folder in (vms_dir(), vms_dir().parent, vms_dir().parent / "x"):
+        folder.mkdir(exist_ok=True)
+        (folder / "vm.yaml").write_text(TEXT)
+    for call in (definitions.find, definitions.load, definitions.remove):
+        with pytest.raises(NotFound):
+            call(name)
+    with pytest.raises(NotFound):
+        definitions.replace(name, "name: x\n")
+    with pytest.raises(NotFound):
+        definitions.rename(name, "new")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_can_be_renamed_to_a_hostile_name(web: VmPaths, name: str) -> None:
+    with pytest.raises(SpecError):
+        definitions.rename("web", name)
+    assert folders() == ["web"]
+
+
+def test_a_near_name_is_suggested(web: VmPaths) -> None:
+    with pytest.raises(NotFound) as caught:
+        definitions.find("wed")
+    assert caught.value.hint == "did you mean web?"
+    assert str(caught.value) == "no such VM: wed"
+
+
+def test_a_folder_without_a_spec_is_no_vm() -> None:
+    private_dir(vms_dir() / "web")
+    with pytest.raises(NotFound):
+        definitions.find("web")
+
+
+def test_replace_puts_a_whole_new_text(web: VmPaths) -> None:
+    definitions.replace("web", "name: web\n")
+    assert web.spec.read_text() == "name: web\n"
+    assert sorted(p.name for p in web.state.iterdir()) == ["lock", "vm.yaml"]
+
+
+def test_rename_keeps_comments_and_files(web: VmPaths) -> None:
+    private_dir(web.disks)
+    web.disk(0, "qcow2").write_bytes(b"disk")
+    definitions.rename("web", "site")
+    new = definitions.find("site")
+    assert new.spec.read_text() == TEXT.replace("name: web", "name: site")
+    assert new.disk(0, "qcow2").read_bytes() == b"disk"
+    assert folders() == ["site"]
+
+
+def test_rename_to_a_name_in_use_changes_nothing(web: VmPaths) -> None:
+    definitions.create(Spec(name="db"))
+    for new in ("db", "web"):
+        with pytest.raises(NameInUse):
+            definitions.rename("web", new)
+    assert folders() == ["db", "web"]
+    assert web.spec.read_text() == TEXT
+
+
+def test_rename_lets_go_of_the_lock(web: VmPaths) -> None:
+    definitions.rename("web", "site")
+    definitions.rename("site", "web")
+    assert definitions.find("web").spec.read_text() == TEXT
+
+
+def test_rename_of_a_vm_that_ran_before_works(web: VmPaths, tmp_path: Path) -> None:
+    record(tmp_path / "elsewhere").write(web.record)
+    definitions.rename("web", "site")
+    assert definitions.load("site").name == "site"
+
+
+@pytest.mark.parametrize("action", ["remove", "rename"])
+def test_a_vm_that_is_on_is_neither_removed_nor_renamed(
+    locked: VmPaths, action: str
+) -> None:
+    arguments = ("web", "new") if action == "rename" else ("web",)
+    with pytest.raises(StateError, match="the VM is on") as caught:
+        getattr(definitions, action)(*arguments)
+    assert caught.value.hint == "stop it first with: qemuctl stop web"
+    assert folders() == ["web"]
+
+
+def test_remove_takes_everything(web: VmPaths) -> None:
+    private_dir(web.disks)
+    web.disk(0, "raw").touch()
+    private_dir(web.run)
+    definitions.remove("web")
+    assert folders() == []
+    assert not web.run.exists()
+    with pytest.raises(NotFound):
+        definitions.remove("web")
+
+
+def test_a_vm_that_somebody_removes_at_the_same_time_is_not_found(
+    web: VmPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = take
+
+    def late(path: Path) -> int | None:
+        monkeypatch.setattr(definitions, "take", real)
+        definitions.remove("web")
+        return real(path)
+
+    monkeypatch.setattr(definitions, "take", late)
+    with pytest.raises(NotFound):
+        definitions.remove("web")
+
+
+def test_a_vm_that_is_on_is_found_where_it_was_started(
+    locked: VmPaths, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "another login"
+    record(elsewhere).write(locked.record)
+    assert definitions.find("web") == replace(locked, run=elsewhere)
+
+
+def test_a_vm_that_is_off_is_found_where_it_would_start(
+    web: VmPaths, tmp_path: Path
+) -> None:
+    record(tmp_path / "another login").write(web.record)
+    assert definitions.find("web") == web
+
+
+def test_a_whole_vm_is_no_leftover(locked: VmPaths) -> None:
+    definitions.create(Spec(name="off"))
+    private_dir(locked.run)
+    assert definitions.leftovers() == []
+
+
+def test_halves_are_leftovers_once_their_process_is_gone(gone_pid: int) -> None:
+    private_dir(vms_dir())
+    for kind in ("new", "removed"):
+        (vms_dir() / f".{kind}-a-b-{gone_pid}").mkdir()
+        (vms_dir() / f".{kind}-a-b-{os.getpid()}").mkdir()
+    assert sorted(path.name for path in definitions.leftovers()) == [
+        f".new-a-b-{gone_pid}",
+        f".removed-a-b-{gone_pid}",
+    ]
+
+
+def test_a_throwaway_vm_without_process_and_owner_is_a_leftover(
+    web: VmPaths, gone_pid: int
+) -> None:
+    marker = web.state / THROWAWAY
+    marker.write_text(str(os.getpid()))
+    assert definitions.leftovers() == []
+    for content in (str(gone_pid), "", "rubbish"):
+        marker.write_text(content)
+        assert definitions.leftovers() == [web.state]
+
+
+def test_a_throwaway_vm_that_is_on_is_no_leftover(
+    locked: VmPaths, gone_pid: int
+) -> None:
+    (locked.state / THROWAWAY).write_text(str(gone_pid))
+    assert definitions.leftovers() == []
+
+
+def test_a_run_folder_that_nobody_uses_is_a_leftover(web: VmPaths) -> None:
+    private_dir(web.run)
+    private_dir(run_home() / "unknown")
+    private_dir(run_home() / "home-12345678")
+    assert sorted(definitions.leftovers()) == [run_home() / "unknown", web.run]
+
+
+def test_stray_files_are_nobodys_leftovers(web: VmPaths) -> None:
+    (vms_dir() / "stray").touch()
+    private_dir(run_home())
+    (run_home() / "stray").touch()
+    assert definitions.leftovers() == []
+
+
+def test_two_homes_know_nothing_of_each_other(
+    web: VmPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private_dir(web.run)
+    monkeypatch.setenv("QEMUCTL_HOME", str(tmp_path / "other"))
+    assert definitions.names() == []
+    assert definitions.leftovers() == []
+    with pytest.raises(NotFound):
+        definitions.find("web")
+    assert every_path.run_home() != web.run.parent
+
+
+def test_a_full_disk_leaves_no_half_vm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: Any, **_options: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        definitions.create(Spec(name="web"), TEXT)
+    assert folders() == []

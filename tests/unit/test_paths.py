@@ -1,0 +1,262 @@
+"""Where everything is, and whose folders it may be in."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from qemuctl import paths
+from qemuctl.errors import HostError
+from qemuctl.paths import SOCKET_PATH_MAX, VmPaths, blocking_folder, private_dir
+
+
+@pytest.fixture
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No variable set, and a home folder of the test's own."""
+    for name in ("QEMUCTL_HOME", *(f"XDG_{x}_HOME" for x in ("STATE", "CACHE"))):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_defaults_are_those_of_xdg(no_home: Path) -> None:
+    assert paths.state_home() == no_home / ".local/state/qemuctl"
+    assert paths.cache_home() == no_home / ".cache/qemuctl"
+
+
+def test_xdg_variables_are_obeyed(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/s")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(no_home))
+    assert paths.state_home() == Path("/s/qemuctl")
+    assert paths.cache_home() == Path("/c/qemuctl")
+    assert paths.run_home() == no_home / "qemuctl"
+
+
+@pytest.mark.parametrize("value", ["", "relative/path"])
+def test_relative_xdg_paths_are_ignored(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", value)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", value)
+    assert paths.state_home() == no_home / ".local/state/qemuctl"
+    assert paths.run_home().is_absolute()
+
+
+def test_a_runtime_folder_that_is_gone_is_not_used(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(no_home / "gone"))
+    assert not paths.run_home().is_relative_to(no_home)
+
+
+def test_qemuctl_home_moves_everything(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {paths.run_home()}
+    for name in ("one", "two"):
+        home = no_home / name
+        monkeypatch.setenv("QEMUCTL_HOME", str(home))
+        assert paths.state_home() == home / "state"
+        assert paths.cache_home() == home / "cache"
+        runs.add(paths.run_home())
+    assert len(runs) == 3
+
+
+def test_a_relative_home_is_the_same_as_its_absolute_path(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(no_home)
+    monkeypatch.setenv("QEMUCTL_HOME", "h")
+    relative = paths.state_home(), paths.run_home()
+    monkeypatch.setenv("QEMUCTL_HOME", str(no_home / "h"))
+    assert relative == (paths.state_home(), paths.run_home())
+
+
+def test_a_very_long_home_leaves_room_for_sockets(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEMUCTL_HOME", str(no_home / ("x" * 200)))
+    VmPaths.of("web").check_sockets()
+
+
+def vm_with_longest_socket(size: int) -> VmPaths:
+    """A VM whose longest socket path has exactly ``size`` bytes."""
+    room = size - len("/r/" + "/serial.sock")
+    return VmPaths(state=Path("/s"), run=Path("/r") / ("x" * room))
+
+
+def test_a_socket_path_may_have_107_bytes_and_no_more(tmp_path: Path) -> None:
+    vm_with_longest_socket(SOCKET_PATH_MAX).check_sockets()
+    with pytest.raises(HostError, match=r"\(108 bytes, 107 at most\)") as caught:
+        vm_with_longest_socket(SOCKET_PATH_MAX + 1).check_sockets()
+    assert caught.value.hint
+
+
+def test_107_bytes_is_what_the_kernel_takes(tmp_path: Path) -> None:
+    for size in (SOCKET_PATH_MAX, SOCKET_PATH_MAX + 1):
+        with socket.socket(socket.AF_UNIX) as tried:
+            path = "/nowhere/" + "x" * (size - len("/nowhere/"))
+            # Too long is refused as such, before the kernel looks for the folder.
+            with pytest.raises(OSError) as caught:
+                tried.bind(path)
+        assert isinstance(caught.value, FileNotFoundError) == (size <= SOCKET_PATH_MAX)
+
+
+def test_bytes_count_and_not_characters() -> None:
+    vm = VmPaths(state=Path("/s"), run=Path("/r") / ("ü" * 60))
+    with pytest.raises(HostError):
+        vm.check_sockets()
+
+
+def test_no_socket_is_longer_than_the_ones_that_are_checked() -> None:
+    vm = VmPaths(state=Path("/s"), run=Path("/r"))
+    assert {field.name for field in fields(vm)} == {"state", "run"}
+    sockets = [
+        getattr(vm, name)
+        for name in dir(vm)
+        if name.endswith("_socket") and isinstance(getattr(vm, name), Path)
+    ]
+    assert len(sockets) >= 5
+    assert max(len(str(path)) for path in sockets) == len("/r/serial.sock")
+
+
+def test_a_private_folder_is_only_for_its_owner(tmp_path: Path) -> None:
+    path = private_dir(tmp_path / "a")
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_every_folder_made_on_the_way_is_private_too(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        private_dir(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(before)
+    for path in ("a", "a/b", "a/b/c"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_was_open_becomes_private(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    path.chmod(0o755)
+    private_dir(path)
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(HostError, match="cannot make the folder"):
+        private_dir(tmp_path / "a")
+    with pytest.raises(HostError) as caught:
+        private_dir(tmp_path / "a" / "b")
+    assert str(tmp_path / "a") in (caught.value.hint or str(caught.value))
+
+
+def test_a_symbolic_link_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "target")
+    with pytest.raises(HostError, match="not a folder of yours"):
+        private_dir(tmp_path / "a")
+
+
+def as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, what exists belongs to another user."""
+    real = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: real + 1)
+
+
+def test_a_folder_of_somebody_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    as_somebody_else(monkeypatch)
+    with pytest.raises(HostError, match="not a folder of yours") as caught:
+        private_dir(tmp_path / "a")
+    assert "XDG_RUNTIME_DIR" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A path in a shared folder which, once made, belongs to a stranger."""
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    path = shared / "qemuctl"
+    real = Path.lstat
+
+    def lstat(asked: Path) -> os.stat_result:
+        result = real(asked)
+        stranger = os.getuid() + 4321
+        same = asked == path
+        return os.stat_result((*result[:4], stranger, *result[5:])) if same else result
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    return path
+
+
+def test_a_folder_below_one_that_somebody_else_made_in_tmp_is_refused(
+    planted: Path,
+) -> None:
+    # Whoever owns the folder above could put another in our folder's place.
+    planted.mkdir()
+    planted.chmod(0o777)
+    for below in ("web", "home/web"):
+        with pytest.raises(HostError, match=f"not a folder of yours: {planted}$"):
+            private_dir(planted / below)
+    assert list(planted.iterdir()) == []
+
+
+def test_a_link_that_somebody_else_made_in_tmp_is_refused(
+    tmp_path: Path, planted: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    planted.symlink_to(tmp_path / "mine")
+    with pytest.raises(HostError, match=f"not a folder of yours: {planted}$"):
+        private_dir(planted / "web")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_folder_of_ones_own_in_tmp_is_taken(tmp_path: Path) -> None:
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    for _ in range(2):
+        assert private_dir(shared / "qemuctl" / "web").is_dir()
+
+
+def test_nothing_blocks_a_path_whose_folders_let_one_in(tmp_path: Path) -> None:
+    assert blocking_folder(tmp_path / "file") is None
+
+
+def test_the_first_missing_folder_is_named(tmp_path: Path) -> None:
+    found = blocking_folder(tmp_path / "a" / "b" / "file")
+    assert found == f"the folder does not exist: {tmp_path / 'a'}"
+
+
+def test_a_file_on_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    found = blocking_folder(tmp_path / "a" / "file")
+    assert found == f"not a folder: {tmp_path / 'a'}"
+
+
+def test_the_folder_that_bars_the_way_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = tmp_path / "a"
+    (barred / "b").mkdir(parents=True)
+    barred.chmod(0o600)
+    try:
+        if os.geteuid() == 0:  # root may enter everywhere
+            monkeypatch.setattr(os, "access", lambda path, _mode: path != barred)
+        found = blocking_folder(barred / "b" / "file")
+    finally:
+        barred.chmod(0o700)
+    assert found == f"the folder does not let you in: {barred}"

@@ -1,0 +1,131 @@
+"""Which request is admitted in which state: the whole table, as data."""
+
+from __future__ import annotations
+
+import pytest
+
+from qemuctl.errors import StateError
+from qemuctl.vm.states import (
+    Accepted,
+    Action,
+    Denied,
+    NothingToDo,
+    State,
+    admit,
+    from_run_state,
+    require,
+)
+
+# y: accepted; =: nothing to do; else denied, because
+REASONS = {
+    "o": "the VM is off",
+    "l": "the VM is on",
+    "s": "the VM is starting",
+    "g": "the VM is stopping",
+    "p": "the VM is paused",
+    "h": "the guest has stopped for good",
+    "u": "QEMU does not answer",
+    "n": "another command is starting it",
+}
+COLUMNS = (
+    State.OFF,
+    State.STARTING,
+    State.RUNNING,
+    State.PAUSED,
+    State.SUSPENDED,
+    State.PANICKED,
+    State.IO_ERROR,
+    State.CRASHED,
+    State.STOPPING,
+    State.UNRESPONSIVE,
+)
+TABLE = {
+    Action.START: "y n = = = = = = = =",
+    Action.STOP: "= y y y y y y y y y",
+    Action.KILL: "= y y y y y y y y y",
+    Action.PAUSE: "o s y = y h = h g u",
+    Action.RESUME: "o s = y y h y h g u",
+    Action.RESET: "o s y y y y y y g u",
+    Action.REBOOT: "o y y p p h p h g u",
+    Action.EXEC: "o y y p p h p h g u",
+    Action.CONSOLE: "o y y y y y y y y y",
+    Action.QMP: "o y y y y y y y y u",
+    Action.EDIT: "y y y y y y y y y y",
+    Action.REMOVE: "y l l l l l l l l l",
+    Action.RENAME: "y l l l l l l l l l",
+}
+CELLS = [
+    (action, state, sign)
+    for action, row in TABLE.items()
+    for state, sign in zip(COLUMNS, row.split(), strict=True)
+]
+
+# RunState of run-state.json, QEMU 7.2 to 10.
+RUN_STATES = {
+    "debug": State.PAUSED,
+    "inmigrate": State.STARTING,
+    "internal-error": State.CRASHED,
+    "io-error": State.IO_ERROR,
+    "paused": State.PAUSED,
+    "postmigrate": State.PAUSED,
+    "prelaunch": State.PAUSED,
+    "finish-migrate": State.PAUSED,
+    "restore-vm": State.PAUSED,
+    "running": State.RUNNING,
+    "save-vm": State.PAUSED,
+    "shutdown": State.STOPPING,
+    "suspended": State.SUSPENDED,
+    "watchdog": State.PAUSED,
+    "guest-panicked": State.PANICKED,
+    "colo": State.PAUSED,
+}
+
+
+def test_the_table_has_every_action_and_every_state() -> None:
+    assert set(TABLE) == set(Action)
+    assert set(COLUMNS) == set(State)
+
+
+@pytest.mark.parametrize(("action", "state", "sign"), CELLS)
+def test_each_request_has_its_verdict_in_each_state(
+    action: Action, state: State, sign: str
+) -> None:
+    verdict = admit(action, state)
+    if sign == "y":
+        assert verdict == Accepted()
+    elif sign == "=":
+        assert isinstance(verdict, NothingToDo)
+        assert verdict.reason.startswith(("it is ", "a disk error"))
+    else:
+        assert isinstance(verdict, Denied)
+        assert verdict.reason == REASONS[sign]
+
+
+@pytest.mark.parametrize(("action", "state", "sign"), CELLS)
+def test_require_raises_for_what_is_denied_and_names_the_vm(
+    action: Action, state: State, sign: str
+) -> None:
+    if sign in REASONS:
+        with pytest.raises(StateError) as caught:
+            require(action, state, "web")
+        assert caught.value.state == state
+        assert caught.value.reason == REASONS[sign]
+        assert str(caught.value) == f"cannot {action} web: {REASONS[sign]}"
+        hint = caught.value.hint or ""
+        assert "NAME" not in hint
+        assert "web" in hint or sign in "sgn"
+    else:
+        assert (require(action, state, "web") is None) == (sign == "y")
+
+
+@pytest.mark.parametrize(("status", "state"), RUN_STATES.items())
+def test_every_run_state_of_qemu_has_its_meaning(status: str, state: State) -> None:
+    assert from_run_state(status) is state
+
+
+def test_a_run_state_of_a_later_qemu_counts_as_running() -> None:
+    assert from_run_state("dreaming") is State.RUNNING
+
+
+def test_only_off_has_no_process() -> None:
+    assert [state for state in State if not state.live] == [State.OFF]
