@@ -12,6 +12,7 @@ from qemuctl import cmdline
 from qemuctl.cmdline import Machine
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.host import Host, inspect_host
+from qemuctl.host.resources import tsc_khz
 from qemuctl.image import Image, build_tiny, tiny
 from qemuctl.image.overlay import Format, check_format, create_disk, create_overlay
 from qemuctl.image.qemu_img import check_readable
@@ -100,7 +101,7 @@ def _with_image(spec: Spec, paths: VmPaths, image: Image | None) -> Spec:
         boot = Boot(
             kernel=str(image.kernel),
             initrd=str(image.initrd),
-            cmdline=spec.boot.cmdline or image.cmdline,
+            cmdline=spec.boot.cmdline or _cmdline(spec, image),
             order=spec.boot.order,
         )
         return spec.model_copy(update={"boot": boot})
@@ -108,6 +109,13 @@ def _with_image(spec: Spec, paths: VmPaths, image: Image | None) -> Spec:
         root = Disk(path=str(_root_disk(paths)), format="qcow2")
         return spec.model_copy(update={"disks": (root, *_placed(spec, paths))})
     return spec
+
+
+def _cmdline(spec: Spec, image: Image) -> str:
+    """The image's own kernel command line for the spec's machine."""
+    if spec.chipset != "microvm":
+        return image.cmdline
+    return image.cmdline_microvm.format(tsc_khz=tsc_khz())
 
 
 def _placed(spec: Spec, paths: VmPaths) -> tuple[Disk, ...]:

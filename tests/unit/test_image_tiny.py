@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image import build_tiny, qemu_img, tiny
+from qemuctl.image import recipe as image_recipe
 from qemuctl.image.overlay import check_format, create_disk, create_overlay
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
@@ -38,6 +38,7 @@ def recipe(tmp_path: Path, bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder = tmp_path / "recipes" / "tiny"
     folder.mkdir(parents=True)
     (folder / "cmdline").write_text("console=ttyS0 quiet\n")
+    (folder / "cmdline.microvm").write_text("console=ttyS0\n")
 
     def write(script: str) -> Path:
         (folder / "build").write_text(script)
@@ -45,9 +46,7 @@ def recipe(tmp_path: Path, bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return folder
 
     write(BUILD)
-    # `qemuctl.image.tiny` is the function, the module has the same name.
-    module = importlib.import_module("qemuctl.image.tiny")
-    monkeypatch.setattr(module, "recipes", lambda: folder.parent)
+    monkeypatch.setattr(image_recipe, "recipes", lambda: folder.parent)
     return write
 
 

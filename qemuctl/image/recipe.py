@@ -27,6 +27,7 @@ class Image:
     name: str
     folder: Path
     cmdline: str
+    cmdline_microvm: str
 
     @property
     def kernel(self) -> Path:
@@ -67,9 +68,13 @@ def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
         if not modules.is_dir():
             raise ImageError(f"no such folder of modules: {modules}")
         digest.update(f"{modules.absolute()} {modules.stat().st_mtime_ns}".encode())
-    cmdline = (recipe / "cmdline").read_text().strip()
     folder = cache_home() / "images" / f"tiny-{digest.hexdigest()[:12]}"
-    return Image("tiny", folder, cmdline)
+    return Image(
+        "tiny",
+        folder,
+        (recipe / "cmdline").read_text().strip(),
+        (recipe / "cmdline.microvm").read_text().strip(),
+    )
 
 
 async def build_tiny(
