@@ -1,0 +1,75 @@
+"""`console` and `logs` on a guest that stays."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pexpect
+import pytest
+
+from tests.guest.conftest import Home
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def spawn(home: Home, *arguments: str) -> pexpect.spawn[str]:
+    argv = home.command(*arguments)
+    return pexpect.spawn(argv[0], argv[1:], env=home.env, timeout=60, encoding="utf-8")
+
+
+def test_the_console_is_one_terminals_at_a_time_and_the_vm_goes_on(
+    shared: Home, web: str
+) -> None:
+    first = spawn(shared, "console", web)
+    try:
+        first.expect("Ctrl-] leaves")
+        first.send("\r")
+        first.expect("# ")
+        first.send("echo $((40 + 2))\r")
+        first.expect("\r\n42\r\n")
+        assert "another terminal" in shared.words("console", web, check=1)
+        # Everybody else goes on meanwhile.
+        assert shared.text("exec", web, "--", "echo", "hello") == "hello\n"
+        first.send("\x1d")
+        first.expect(pexpect.EOF)
+    finally:
+        first.close()
+    assert first.exitstatus == 0
+    assert json.loads(shared.text("info", web, "--json"))["state"] == "running"
+    assert "42" in shared.text("logs", web)
+    again = spawn(shared, "console", web)
+    again.expect("Ctrl-] leaves")
+    again.send("\x1d")
+    again.expect(pexpect.EOF)
+    again.close()
+    assert again.exitstatus == 0
+
+
+def test_a_followed_log_ends_with_the_vm(shared: Home, web: str) -> None:
+    following = shared.popen("logs", web, "-f", stdout=subprocess.PIPE)
+    events = shared.popen("logs", web, "--qmp", "-f", stdout=subprocess.PIPE)
+    console = spawn(shared, "console", web)
+    console.expect("Ctrl-] leaves")
+    shared.run("stop", web)
+    console.expect(f"{web} ended: stopped by the guest")
+    console.expect(pexpect.EOF)
+    console.close()
+    assert console.exitstatus == 0
+    text, _ = following.communicate(timeout=30)
+    assert following.returncode == 0
+    assert b"Power down" in text or b"going down" in text
+    lines = [
+        json.loads(line) for line in events.communicate(timeout=30)[0].splitlines()
+    ]
+    assert events.returncode == 0
+    assert "SHUTDOWN" in {line.get("event") for line in lines}
+    assert shared.run("logs", web, "--qemu").stdout == b""
+
+
+def test_doctor_names_what_it_checked(shared: Home) -> None:
+    checks = json.loads(shared.text("doctor", "--json"))
+    assert all(check["status"] in ("ok", "warn", "fail") for check in checks)
+    assert all(check["advice"] for check in checks if check["status"] != "ok")
+    plain = shared.text("doctor")
+    assert all(check["name"] in plain for check in checks)
