@@ -64,6 +64,10 @@ def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
     if kernel is not None:
         check_readable(kernel, "the kernel")
         digest.update(kernel.read_bytes())
+        # Which modules come along is found by the kernel's version in these.
+        for folder in (Path("/lib/modules"), kernel.parent.parent / "lib/modules"):
+            known = sorted(folder.glob("*")) if folder.is_dir() else []
+            digest.update(f"{folder}: {known}".encode())
     if modules is not None:
         if not modules.is_dir():
             raise ImageError(f"no such folder of modules: {modules}")

@@ -22,6 +22,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from qemuctl.errors import (
     HostError,
@@ -55,6 +56,8 @@ from qemuctl.vm.vm import Vm, state_of
 # machine may take long, and a stuck one must not take for ever.
 GREETING_TIMEOUT = 60.0
 _QUIT_PATIENCE = 5.0
+# A console log goes on from one start to the next, up to about this size.
+_LONG_LOG = 4 * 1024 * 1024
 # `info usernet`: protocol, descriptor, source address and port, destination.
 _FORWARD = re.compile(r"(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)")
 
@@ -141,7 +144,7 @@ async def _bring_up(
         plan = await prepare(spec, paths, progress=progress)
         for stale in (paths.record, paths.exit):
             stale.unlink(missing_ok=True)
-        paths.serial_log.touch(0o600)
+        _turn(paths.serial_log)
         eventlog.prepare(paths.events_in, paths.events)
         child = await spawn(
             paths, plan.machine.listening, plan.argv, keep_open=[lock, *keep_open]
@@ -156,6 +159,14 @@ async def _bring_up(
         await asyncio.shield(child.reaped())
         raise
     return vm, child
+
+
+def _turn(log: Path) -> None:
+    """Makes sure that a log is there, and starts a new one when it is long."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > _LONG_LOG:
+            log.replace(log.with_name(f"{log.name}.1"))
+    log.touch(0o600)
 
 
 async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:

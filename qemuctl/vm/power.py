@@ -111,11 +111,11 @@ class Power:
         """
         await self._admitted(Action.REBOOT)
         reset = eventstream.upcoming(self._vm.paths.events, Reset.NAME)
-        way = "agent"
-        if not await self._ask_agent("reboot"):
-            way = "keyboard"
-            keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
-            await self._vm.command("send-key", {"keys": keys})
+        try:
+            way = await self._ask_to_reboot()
+        except BaseException:
+            reset.close()
+            raise
         try:
             await self._vm.unless_ended(reset, timeout)
         except TimeoutError as error:
@@ -123,6 +123,13 @@ class Power:
                 "the guest to reboot", timeout, console_tail=self._vm.console_tail()
             ) from error
         return way
+
+    async def _ask_to_reboot(self) -> str:
+        if await self._ask_agent("reboot"):
+            return "agent"
+        keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+        await self._vm.command("send-key", {"keys": keys})
+        return "keyboard"
 
     async def stop(self, *, timeout: float = STOP_TIMEOUT) -> StopReport | None:
         """Ends the VM: agent, power button, then `quit`, TERM, KILL.

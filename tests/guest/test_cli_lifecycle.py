@@ -226,3 +226,12 @@ def test_the_run_folder_is_private_and_its_sockets_too(here: Home, vm: str) -> N
         c for c in psutil.Process(pid).net_connections("inet") if c.status == "LISTEN"
     ]
     assert listening == []
+
+
+def test_a_long_console_log_is_turned_at_the_next_start(here: Home, vm: str) -> None:
+    log = here.path / "state" / "vms" / vm / "serial.log"
+    log.write_bytes(b"old\n" * 2_000_000)
+    here.run("start", vm)
+    here.run("wait", vm, "--for", "serial:ok")
+    assert b"old" not in log.read_bytes()
+    assert log.with_name("serial.log.1").read_bytes().startswith(b"old\n")
