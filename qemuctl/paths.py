@@ -41,26 +41,24 @@ def cache_home() -> Path:
 
 
 def run_home() -> Path:
-    """Where sockets are: ``$XDG_RUNTIME_DIR/qemuctl``, else below ``/tmp``.
+    """Where sockets are: below ``$XDG_RUNTIME_DIR/qemuctl``, else ``/tmp``.
 
-    A home of its own gets a run folder of its own, named by a hash: the path
-    of a socket must stay short however long the home's is.
+    Not in ``/run/user``, though that is where the variable usually points:
+    logind removes it when its user logs out, and a VM that goes on would lose
+    its sockets. Each state folder has a run folder of its own; that of another
+    than the usual is named by a hash, for the path of a socket must stay short.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = Path(runtime) if runtime.startswith("/") else None
-    if base is None or not os.access(base, os.W_OK | os.X_OK):
-        base = Path(f"/run/user/{os.getuid()}")
-    if base.is_dir() and os.access(base, os.W_OK | os.X_OK):
-        base /= "qemuctl"
-    else:
-        base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
-    home = os.environ.get("QEMUCTL_HOME")
-    if home:
-        import hashlib  # a few milliseconds that the usual home does not need
+    base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
+    if runtime.startswith("/") and not runtime.startswith("/run/user/"):
+        given = Path(runtime)
+        base = given / "qemuctl" if os.access(given, os.W_OK | os.X_OK) else base
+    state = state_home()
+    if state == Path.home() / ".local/state/qemuctl":
+        return base / "home"
+    import hashlib  # a few milliseconds that the usual home does not need
 
-        digest = hashlib.sha256(os.fsencode(Path(home).absolute())).hexdigest()
-        base /= f"home-{digest[:8]}"
-    return base
+    return base / hashlib.sha256(os.fsencode(state)).hexdigest()[:8]
 
 
 def private_dir(path: Path) -> Path:

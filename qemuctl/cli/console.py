@@ -29,7 +29,7 @@ async def _console(name: str) -> None:
                 f"open the console of {name}", "on", "it has no serial port"
             )
         reader, writer = await terminal.connect(vm.paths.serial_socket)
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             note(f"connected to {name}; Ctrl-] leaves, Enter wakes a quiet shell")
         if not await terminal.interact(reader, writer):
             note(f"{name} ended: {(await vm.wait_exit()).text}")

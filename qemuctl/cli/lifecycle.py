@@ -72,9 +72,9 @@ def _create(spec: Spec, text: str | None) -> None:
 def edit(name: Name) -> None:
     """Edit a VM's spec in $VISUAL or $EDITOR; a wrong one is not taken."""
     from qemuctl.process import held
-    from qemuctl.spec import parse_spec
+    from qemuctl.spec import load_spec, parse_spec
     from qemuctl.vm import definitions
-    from qemuctl.vm.plan import draft
+    from qemuctl.vm.plan import check_disks_kept, draft
 
     paths = definitions.find(name)
     before = paths.spec.read_text()
@@ -83,12 +83,13 @@ def edit(name: Name) -> None:
         note("nothing changed")
         return
     try:
-        spec = parse_spec(after, source=f"{name}.yaml", base=Path.cwd())
+        spec = parse_spec(after, source=f"{name}.yaml", base=paths.state)
         if spec.name != name:
             raise StateError(
                 f"edit {name}", "present", "the name cannot change here",
                 hint=f"qemuctl rename {name} {spec.name}",
             )  # fmt: skip
+        check_disks_kept(load_spec(paths.spec), spec, paths)
         draft(spec, paths)
     except QemuctlError as error:
         kept = Path(tempfile.mkdtemp(prefix="qemuctl-")) / f"{name}.yaml"

@@ -128,7 +128,7 @@ async def _console(vm: Vm) -> int:
 
     # Connected before the guest runs its first instruction: nothing is missed.
     reader, writer = await console.connect(vm.paths.serial_socket)
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():
         note("Ctrl-] leaves the console and removes the VM")
     await vm.power.resume()
     left = await console.interact(reader, writer)

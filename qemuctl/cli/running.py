@@ -31,7 +31,9 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, cancel, number)
+            # nohup ignores a signal on our behalf; so be it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, cancel, number)
         return await work
 
     try:
@@ -78,7 +80,7 @@ def guarded(work: Any) -> NoReturn:
     except OSError as error:
         if debug:
             raise
-        report(str(error))
+        report(str(error) or type(error).__name__)
         status = 1
     except Exception as error:
         if debug:

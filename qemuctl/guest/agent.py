@@ -271,7 +271,8 @@ class Agent:
         """guest-exec-status's replies at sensible intervals, the last one too."""
         started, pause = time.monotonic(), _POLL_FIRST
         while True:
-            status = await self.request("guest-exec-status", {"pid": pid})
+            # No limit of its own: a paused guest answers when it goes on.
+            status = await self.request("guest-exec-status", {"pid": pid}, timeout=None)
             with makes_sense("guest-exec-status"):
                 ended = dict(status)["exited"]
             yield status

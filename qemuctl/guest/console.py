@@ -68,7 +68,7 @@ async def interact(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     True when the user left by Ctrl-], False when the VM ended. Input that is
     no terminal may end before; the output then goes on.
     """
-    with raw_terminal(sys.stdin.fileno()):
+    with raw_terminal(_stdin()):
         output = asyncio.create_task(_show(reader))
         keys = asyncio.create_task(_type(writer))
         try:
@@ -93,12 +93,17 @@ async def _show(reader: asyncio.StreamReader) -> None:
 
 async def _type(writer: asyncio.StreamWriter) -> bool:
     """True when the user typed the escape, False at the end of the input."""
-    async for chunk in read_fd(sys.stdin.fileno()):
-        if os.isatty(sys.stdin.fileno()) and ESCAPE in chunk:
+    async for chunk in read_fd(_stdin()):
+        if os.isatty(_stdin()) and ESCAPE in chunk:
             return True
         writer.write(chunk)
         await writer.drain()
     return False
+
+
+def _stdin() -> int:
+    """Standard input; -1 when it was closed, which reads as its end."""
+    return sys.stdin.fileno() if sys.stdin is not None else -1
 
 
 async def read_fd(fd: int) -> AsyncGenerator[bytes, None]:
@@ -108,7 +113,7 @@ async def read_fd(fd: int) -> AsyncGenerator[bytes, None]:
     read when the loop says so, which no thread could be interrupted in.
     """
     while True:
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(PermissionError, ValueError):
             await readable(fd)
         try:
             chunk = os.read(fd, _CHUNK)

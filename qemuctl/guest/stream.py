@@ -113,7 +113,8 @@ async def run_streaming(
         feeding = asyncio.create_task(_feed(agent, folder, following, stdin))
     try:
         status = await _follow(agent, pid, outputs, feeding)
-    except asyncio.CancelledError:
+    except BaseException:
+        # We were cancelled, or whoever reads the output has gone.
         await _interrupt(agent, pid)
         raise
     finally:

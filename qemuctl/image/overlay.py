@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -37,21 +39,30 @@ def create_overlay(path: Path, backing: Path, format: Format) -> None:
     Raises ImageError, also when ``backing`` is not of that format.
     """
     check_format(backing, format)
-    qemu_img.run(
-        "create", "-q", "-f", "qcow2", "-b", f"file:{backing}", "-F", format,
-        f"file:{path}",
-    )  # fmt: skip
+    with _whole(path) as fresh:
+        qemu_img.run(
+            "create", "-q", "-f", "qcow2", "-b", f"file:{backing}", "-F", format,
+            f"file:{fresh}",
+        )  # fmt: skip
 
 
 def create_disk(path: Path, format: Format, size: int) -> None:
     """Makes an empty disk, whole or not at all. Raises ImageError."""
+    with _whole(path) as fresh:
+        try:
+            qemu_img.create(fresh, format, size)
+        except ImageError as error:
+            error.hint = error.hint or f"it was to hold {format_size(size)}: {path}"
+            raise
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to make a file under, which then takes its place as a whole."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     try:
-        qemu_img.create(fresh, format, size)
+        yield fresh
         fresh.rename(path)
-    except ImageError as error:
-        error.hint = error.hint or f"it was to hold {format_size(size)}: {path}"
-        raise
     finally:
         fresh.unlink(missing_ok=True)

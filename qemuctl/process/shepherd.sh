@@ -9,6 +9,7 @@
 # command line finds this shell.
 state=$1
 run=$2
+umask 077
 exec 3<&0 4>&1 </dev/null >&2
 # A bare PATH of the user's must not leave us without mv and rm.
 PATH=${PATH:+$PATH:}/usr/bin:/bin
@@ -21,13 +22,15 @@ qemu=$!
 # Closing a terminal, or a TERM meant for all of us, is QEMU's to answer.
 trap '' HUP INT
 trap 'kill -TERM "$qemu"' TERM
+# The watcher ends when it is told to detach; its pid may then be another's.
+trap 'watch=' USR1
 
 # A start is all or nothing: until the owner says `detach`, its end (however
 # it came) closes the pipe, and that is the end of QEMU. KILL, because a
 # stopped or stuck QEMU would not hear anything milder.
 {
   read -r word <&3
-  [ "$word" = detach ] || kill -KILL "$qemu"
+  if [ "$word" = detach ]; then kill -USR1 "$$"; else kill -KILL "$qemu"; fi
 } 2>/dev/null 4>&- &
 watch=$!
 # Only now: whoever knows of QEMU may rely on its being watched.
@@ -43,5 +46,5 @@ while :; do
 done
 
 echo "$status" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
-kill "$watch" 2>/dev/null
+[ -z "$watch" ] || kill "$watch" 2>/dev/null
 rm -rf -- "$run"

@@ -73,8 +73,9 @@ class Recorder:
         """Starts a new file, unless another process just did."""
         if os.fstat(self._fd).st_ino == self._path.stat().st_ino:
             self._path.replace(self._path.with_name(self._path.name + ".1"))
-        os.close(self._fd)
+        before = self._fd
         self._open()
+        os.close(before)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -84,8 +84,7 @@ def resolve_paths(spec: Spec, base: Path) -> Spec:
     """The same spec with absolute paths: ``~`` expanded, the rest below ``base``.
 
     A name without a slash stays for `qemu`, which is then looked up in PATH,
-    and for `image` anything that does not start with ``/``, ``./``, ``../``
-    or ``~``, for it names an image of the catalogue. Raises SpecError for the
+    and for `image` what is no file (`Spec.image_is_file`). Raises SpecError for the
     ``~`` of an unknown user.
     """
     root = base.absolute()
@@ -99,7 +98,7 @@ def resolve_paths(spec: Spec, base: Path) -> Spec:
             raise SpecError(f"no such home folder: {value}", key=key) from error
 
     image, qemu = spec.image, spec.qemu
-    if image is not None and image.startswith(("/", "./", "../", "~")):
+    if image is not None and spec.image_is_file:
         image = whole("image", image)
     if qemu is not None and "/" in qemu:
         qemu = whole("qemu", qemu)

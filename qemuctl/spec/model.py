@@ -324,6 +324,13 @@ class Spec(Model):
             )
         return value
 
+    @field_validator("extra_args")
+    @classmethod
+    def _extra_args(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(argument.lstrip("-") == "daemonize" for argument in value):
+            raise ValueError("-daemonize would take QEMU away from its keeper")
+        return value
+
     @field_validator("disks")
     @classmethod
     def _disks(cls, value: tuple[Disk, ...]) -> tuple[Disk, ...]:
@@ -351,6 +358,12 @@ class Spec(Model):
             ),
         )
         return value
+
+    @property
+    def image_is_file(self) -> bool:
+        """Whether `image` is a disk image's path, not the name of an image."""
+        image = self.image or ""
+        return "/" in image or image.endswith((".qcow2", ".raw"))
 
     @property
     def chipset(self) -> Literal["q35", "pc", "microvm"]:

@@ -166,7 +166,7 @@ def leftovers() -> list[Path]:
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(run_home()):
             paths = VmPaths.of(entry.name)
-            if entry.name.startswith("home-") or not entry.is_dir():
+            if not entry.is_dir():
                 continue
             if not held(paths.lock):
                 found.append(paths.run)

@@ -25,9 +25,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemuctl.errors import (
-    HostError,
     LaunchError,
-    QmpError,
+    NotFound,
+    QemuctlError,
     StateError,
     WaitTimeout,
 )
@@ -56,8 +56,6 @@ from qemuctl.vm.vm import Vm, state_of
 # machine may take long, and a stuck one must not take for ever.
 GREETING_TIMEOUT = 60.0
 _QUIT_PATIENCE = 5.0
-# A console log goes on from one start to the next, up to about this size.
-_LONG_LOG = 4 * 1024 * 1024
 # `info usernet`: protocol, descriptor, source address and port, destination.
 _FORWARD = re.compile(r"(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)")
 
@@ -135,15 +133,19 @@ async def _bring_up(
     attached: bool,
 ) -> tuple[Vm, Child]:
     """A QEMU that answers and is written down, its CPUs stopped."""
-    lock = take(paths.lock)
+    try:
+        lock = take(paths.lock)
+    except FileNotFoundError as error:
+        raise NotFound(paths.name) from error  # removed in this moment
     if lock is None:
         raise StateError(
             f"start {paths.name}", "starting", "another command is starting it"
         )
     try:
-        plan = await prepare(spec, paths, progress=progress)
+        # First of all: while the lock is held, an old record would be believed.
         for stale in (paths.record, paths.exit):
             stale.unlink(missing_ok=True)
+        plan = await prepare(spec, paths, progress=progress)
         _turn(paths.serial_log)
         eventlog.prepare(paths.events_in, paths.events)
         child = await spawn(
@@ -162,10 +164,10 @@ async def _bring_up(
 
 
 def _turn(log: Path) -> None:
-    """Makes sure that a log is there, and starts a new one when it is long."""
+    """Starts a new log and keeps the one before: who waits for a line on the
+    console must not find that of an earlier run."""
     with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > _LONG_LOG:
-            log.replace(log.with_name(f"{log.name}.1"))
+        log.replace(log.with_name(f"{log.name}.1"))
     log.touch(0o600)
 
 
@@ -187,6 +189,7 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
         # Without a greeting QEMU is ending, or it hangs and must be ended.
         if not ending.done() and isinstance(connecting.exception(), WaitTimeout):
             raise connecting.exception() or AssertionError
+        child.disown()
         await ending
         raise _launch_error(paths, plan)
     finally:
@@ -259,11 +262,13 @@ async def _forwards(spec: Spec, session: Session) -> list[str]:
 async def _put_down(vm: Vm, child: Child) -> None:
     """Ends an attached VM: `quit`, so that disks of the user's are flushed,
     and the pipe's end for a QEMU that does not hear it."""
-    with contextlib.suppress(QmpError, StateError, WaitTimeout, HostError):
-        if child.qemu.alive():
-            async with asyncio.timeout(_QUIT_PATIENCE):
-                await vm.execute(Quit(), timeout=1.0)
-                await wait_gone(child.qemu)
-    child.disown()
-    await child.reaped()
-    await vm.close()
+    try:
+        with contextlib.suppress(QemuctlError, TimeoutError):
+            if child.qemu.alive():
+                async with asyncio.timeout(_QUIT_PATIENCE):
+                    await vm.execute(Quit(), timeout=1.0)
+                    await wait_gone(child.qemu)
+    finally:
+        child.disown()  # whatever came in between: from here on it dies
+        await asyncio.shield(child.reaped())
+        await vm.close()

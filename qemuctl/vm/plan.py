@@ -150,6 +150,23 @@ def make_disks(spec: Spec, paths: VmPaths) -> None:
             create_disk(path, disk.driver, disk.size or 0)
 
 
+def check_disks_kept(before: Spec, after: Spec, paths: VmPaths) -> None:
+    """Raises SpecError when a change would give a disk's file to another disk.
+
+    The files of new disks are named by their place in the list.
+    """
+    for index, disk in enumerate(before.disks):
+        if disk.size is None or not paths.disk(index, disk.driver).exists():
+            continue
+        now = after.disks[index] if index < len(after.disks) else None
+        if now is None or (now.size, now.driver) != (disk.size, disk.driver):
+            raise SpecError(
+                "this disk exists; its place, size and format cannot change here",
+                key=f"disks[{index}]",
+                hint=f"its file: {paths.disk(index, disk.driver)}",
+            )
+
+
 def _format_of(image: str) -> Format:
     if image.endswith(".qcow2"):
         return "qcow2"

@@ -68,7 +68,8 @@ class Power:
         session = await self._vm.monitor()
         with session.listen(Stopped.NAME) as events:
             await session.execute(Stop())
-            await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
+            with self._vm.deadline("QEMU to stop the CPUs", _QUIT_PATIENCE):
+                await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
         return True
 
     async def resume(self) -> bool:
@@ -101,7 +102,8 @@ class Power:
         session = await self._vm.monitor()
         with session.listen(Reset.NAME) as events:
             await session.execute(SystemReset())
-            await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
+            with self._vm.deadline("QEMU to reset", _QUIT_PATIENCE):
+                await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
 
     async def reboot(self, *, timeout: float = REBOOT_TIMEOUT) -> str:
         """Asks the guest to reboot, by its agent or else by Ctrl-Alt-Del.

@@ -116,7 +116,6 @@ _GOING = Denied("the VM is stopping")
 _COMING = Denied("the VM is starting")
 
 _TALK = frozenset({Action.PAUSE, Action.RESUME, Action.RESET, Action.QMP})
-_GUEST = frozenset({Action.EXEC, Action.REBOOT})
 _OFFLINE = frozenset({Action.REMOVE, Action.RENAME})
 
 _SPECIAL: dict[tuple[Action, State], Verdict] = {
@@ -126,6 +125,7 @@ _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.STOP, State.OFF): NothingToDo("it is off already"),
     (Action.KILL, State.OFF): NothingToDo("it is off already"),
     (Action.PAUSE, State.PAUSED): NothingToDo("it is paused already"),
+    (Action.PAUSE, State.SUSPENDED): NothingToDo("its guest sleeps"),
     (Action.PAUSE, State.IO_ERROR): NothingToDo("a disk error has paused it"),
     (Action.PAUSE, State.PANICKED): _HALTED,
     (Action.PAUSE, State.CRASHED): _HALTED,

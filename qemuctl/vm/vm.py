@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from qemuctl.errors import (
@@ -21,7 +23,7 @@ from qemuctl.errors import (
     UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.follow import first, follow
+from qemuctl.follow import follow
 from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
@@ -37,6 +39,7 @@ from qemuctl.vm.states import State, from_run_state
 T = TypeVar("T")
 
 READY_TIMEOUT = 120.0
+CONNECT_TIMEOUT = 10.0
 # A QEMU that has not greeted after this many seconds counts as stuck.
 STUCK_AFTER = 1.0
 AGENT_PORT = "agent"
@@ -60,6 +63,7 @@ class Vm:
         self.agent = Agent(paths.agent_socket)
         self.power = Power(self)
         self._session = session
+        self._connecting = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -90,19 +94,23 @@ class Vm:
 
         Raises WaitTimeout when QEMU does not greet, StateError when it ended.
         """
-        if self._session is not None and self._session.lost:
-            await self._session.close()
-            self._session = None
-        if self._session is None:
-            try:
-                self._session = await Session.connect(
-                    self.paths.tools_socket, recorder=Recorder(self.paths.qmp_log)
-                )
-            except QmpError as error:
-                if held(self.paths.lock):
-                    raise
-                raise StateError("use QMP", State.OFF, "the VM has ended") from error
-        return self._session
+        async with self._connecting:
+            if self._session is not None and self._session.lost:
+                await self._session.close()
+                self._session = None
+            if self._session is None:
+                try:
+                    self._session = await _connect(
+                        _monitors(self.paths, self.record),
+                        CONNECT_TIMEOUT,
+                        Recorder(self.paths.qmp_log),
+                    )
+                except QmpError as error:
+                    if held(self.paths.lock):
+                        raise
+                    reason = "the VM has ended"
+                    raise StateError("use QMP", State.OFF, reason) from error
+            return self._session
 
     async def execute(self, command: Command[R], **options: Any) -> R:
         """Sends a typed QMP command; raises as `Session.command` does."""
@@ -138,18 +146,19 @@ class Vm:
         Raises WaitTimeout with the stage and the console's tail, and
         UnexpectedExit when QEMU ends first.
         """
-        with self._deadline("the guest agent to start", timeout) as left:
-            await self.unless_ended(self._port_opened(), left)
-        with self._deadline("the guest agent to answer", timeout) as left:
-            await self.unless_ended(self._answering(), left)
+        end = time.monotonic() + timeout
+        with self.deadline("the guest agent to start", timeout):
+            await self.unless_ended(self._port_opened(), timeout)
+        with self.deadline("the guest agent to answer", timeout):
+            await self.unless_ended(self._answering(), end - time.monotonic())
 
     async def _port_opened(self) -> None:
         """Waits until the guest has the agent's port open, as the last event
         about it says."""
-        is_open = _port_is_open(eventlog.past(self.paths.events))
-        if not is_open:
-            await first(
-                eventstream.stream(self.paths.events), lambda e: _port_is_open([e])
+        past = list(eventlog.past(self.paths.events))
+        if not _port_is_open(past):
+            await eventstream.after(
+                len(past), self.paths.events, lambda event: _port_is_open([event])
             )
 
     async def _answering(self) -> None:
@@ -167,14 +176,14 @@ class Vm:
 
         Raises WaitTimeout, and UnexpectedExit when QEMU ends without it.
         """
-        with self._deadline(f"the event {name}", timeout) as left:
+        with self.deadline(f"the event {name}", timeout) as left:
             return await self.unless_ended(
                 eventstream.upcoming(self.paths.events, name), left
             )
 
     async def wait_state(self, wanted: State, *, timeout: float) -> None:
         """Waits until the VM is in a state; every change of it is an event."""
-        with self._deadline(f"the VM to be {wanted}", timeout) as left:
+        with self.deadline(f"the VM to be {wanted}", timeout) as left:
             await self.unless_ended(self._reach(wanted), left)
 
     async def _reach(self, wanted: State) -> None:
@@ -188,7 +197,7 @@ class Vm:
     async def wait_console(self, pattern: str, *, timeout: float) -> str:
         """Waits for a regular expression on the serial console, what it said
         before included; gives the text that matched."""
-        with self._deadline(f"/{pattern}/ on the console", timeout) as left:
+        with self.deadline(f"/{pattern}/ on the console", timeout) as left:
             return await self.unless_ended(self._search(re.compile(pattern)), left)
 
     async def _search(self, pattern: re.Pattern[str]) -> str:
@@ -202,7 +211,8 @@ class Vm:
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def _deadline(self, stage: str, timeout: float) -> Iterator[float]:
+    def deadline(self, stage: str, timeout: float) -> Iterator[float]:
+        """Makes a TimeoutError of the block a WaitTimeout that names the stage."""
         try:
             yield timeout
         except TimeoutError as error:
@@ -270,7 +280,8 @@ async def state_of(
     if not record.qemu.alive():
         return State.STOPPING if held(paths.lock) else State.OFF
     with contextlib.suppress(WaitTimeout, QmpError):
-        async with _borrowed(paths, session, patience) as monitor:
+        monitors = _monitors(paths, record)[::-1]
+        async with _borrowed(monitors, session, patience) as monitor:
             info = await monitor.execute(QueryStatus(), timeout=patience)
             return from_run_state(info.status)
     if not held(paths.lock):
@@ -278,14 +289,38 @@ async def state_of(
     return State.UNRESPONSIVE if record.qemu.alive() else State.STOPPING
 
 
+def _monitors(paths: VmPaths, record: Record) -> list[Path]:
+    """The monitors that anybody may use, the usual one first.
+
+    The owner's own is free when there is no owner, so that one long command
+    does not make a VM look stuck.
+    """
+    return [paths.tools_socket] + ([] if record.attached else [paths.owner_socket])
+
+
+async def _connect(
+    monitors: Sequence[Path], timeout: float, recorder: Recorder | None = None
+) -> Session:
+    """A session on the first monitor whose turn comes, in ``timeout`` seconds."""
+    *others, last = monitors
+    for path in others:
+        with contextlib.suppress(WaitTimeout):
+            return await Session.connect(
+                path, recorder=recorder, timeout=timeout / len(monitors)
+            )
+    return await Session.connect(
+        last, recorder=recorder, timeout=timeout / len(monitors)
+    )
+
+
 @contextlib.asynccontextmanager
 async def _borrowed(
-    paths: VmPaths, session: Session | None, patience: float
+    monitors: Sequence[Path], session: Session | None, patience: float
 ) -> AsyncIterator[Session]:
     if session is not None and not session.lost:
         yield session
         return
-    fresh = await Session.connect(paths.tools_socket, timeout=patience)
+    fresh = await _connect(monitors, patience)
     try:
         yield fresh
     finally:

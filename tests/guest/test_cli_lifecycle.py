@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -228,10 +229,65 @@ def test_the_run_folder_is_private_and_its_sockets_too(here: Home, vm: str) -> N
     assert listening == []
 
 
-def test_a_long_console_log_is_turned_at_the_next_start(here: Home, vm: str) -> None:
+def test_each_start_has_a_console_log_of_its_own(here: Home, vm: str) -> None:
     log = here.path / "state" / "vms" / vm / "serial.log"
-    log.write_bytes(b"old\n" * 2_000_000)
     here.run("start", vm)
     here.run("wait", vm, "--for", "serial:ok")
-    assert b"old" not in log.read_bytes()
-    assert log.with_name("serial.log.1").read_bytes().startswith(b"old\n")
+    here.run("kill", vm)
+    here.run("start", vm, "--paused")
+    words = here.words("wait", vm, "--for", "serial:ok", "--timeout", "200ms", check=1)
+    assert "timed out" in words
+    assert b"ok" in log.with_name("serial.log.1").read_bytes()
+
+
+def test_a_busy_monitor_does_not_make_a_vm_look_stuck(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    path = Path(str(facts(here, vm)["sockets"])) / "tools.qmp"
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.connect(str(path))
+        assert b"QMP" in busy.recv(4096)
+        assert facts(here, vm)["state"] == "running"
+        report = json.loads(here.text("stop", vm, "--timeout", "1", "--json"))
+        assert (report["step"], report["status"]) == ("quit", 0)
+
+
+def test_an_edit_cannot_give_a_disks_file_to_another_disk(
+    here: Home, tmp_path: Path
+) -> None:
+    here.run("create", "d", "--disk", "size=1M,serial=one", "--disk", "size=2M")
+    editor = tmp_path / "editor.sh"
+    editor.write_text('#!/bin/sh\nsed -i "/size: 1M/d; /serial: one/d" "$1"\n')
+    editor.chmod(0o755)
+    spec = Path(str(facts(here, "d")["spec"]))
+    before = spec.read_text()
+    env = here.env | {"VISUAL": str(editor)}
+    done = subprocess.run(
+        here.command("edit", "d"), env=env, capture_output=True, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert spec.read_text() == before
+
+
+def test_a_start_is_starting_until_it_is_done(here: Home, vm: str) -> None:
+    # A QEMU that takes its time, and a record of an earlier run.
+    here.run("start", vm)
+    here.run("kill", vm)
+    slow = here.path / "slow-qemu"
+    slow.write_text(
+        '#!/bin/sh\ncase "$*" in *guest=*) '
+        f"echo >{here.path}/waiting; read _ <{here.path}/go ;; esac\n"
+        'exec qemu-system-x86_64 "$@"\n'
+    )
+    slow.chmod(0o755)
+    os.mkfifo(here.path / "go")
+    os.mkfifo(here.path / "waiting")
+    spec = Path(str(facts(here, vm)["spec"]))
+    spec.write_text(spec.read_text() + f"qemu: {slow}\n")
+    starting = here.popen("start", vm)
+    (here.path / "waiting").read_text()
+    assert facts(here, vm)["state"] == "starting"
+    assert "another command is starting it" in here.words("start", vm, check=1)
+    (here.path / "go").write_text("\n")
+    assert starting.wait(30) == 0
+    assert facts(here, vm)["state"] == "running"

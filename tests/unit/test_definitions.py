@@ -280,7 +280,6 @@ def test_a_throwaway_vm_that_is_on_is_no_leftover(
 def test_a_run_folder_that_nobody_uses_is_a_leftover(web: VmPaths) -> None:
     private_dir(web.run)
     private_dir(run_home() / "unknown")
-    private_dir(run_home() / "home-12345678")
     assert sorted(definitions.leftovers()) == [run_home() / "unknown", web.run]
 
 

@@ -37,7 +37,24 @@ def test_xdg_variables_are_obeyed(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(no_home))
     assert paths.state_home() == Path("/s/qemuctl")
     assert paths.cache_home() == Path("/c/qemuctl")
-    assert paths.run_home() == no_home / "qemuctl"
+    assert paths.run_home().parent == no_home / "qemuctl"
+
+
+def test_sockets_are_not_where_logind_removes_them_at_logout(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    assert paths.run_home() == Path(f"/tmp/qemuctl-{os.getuid()}/home")
+
+
+def test_each_state_folder_has_a_run_folder_of_its_own(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = {paths.run_home()}
+    for state in ("/s", "/t"):
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+        homes.add(paths.run_home())
+    assert len(homes) == 3
 
 
 @pytest.mark.parametrize("value", ["", "relative/path"])

@@ -43,7 +43,7 @@ TABLE = {
     Action.START: "y n = = = = = = = =",
     Action.STOP: "= y y y y y y y y y",
     Action.KILL: "= y y y y y y y y y",
-    Action.PAUSE: "o s y = y h = h g u",
+    Action.PAUSE: "o s y = = h = h g u",
     Action.RESUME: "o s = y y h y h g u",
     Action.RESET: "o s y y y y y y g u",
     Action.REBOOT: "o y y p p h p h g u",
