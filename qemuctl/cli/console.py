@@ -21,7 +21,7 @@ async def _console(name: str) -> None:
     from qemuctl.vm.attach import attach
     from qemuctl.vm.states import Action, require
 
-    async with await attach(name) as vm:
+    async with await attach(name, Action.CONSOLE) as vm:
         require(Action.CONSOLE, await vm.state(), name)
         await vm.close()
         if not vm.paths.serial_socket.exists():

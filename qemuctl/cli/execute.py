@@ -32,7 +32,7 @@ async def _execute(name: str, command: list[str], patience: float) -> int:
     from qemuctl.vm.attach import attach
     from qemuctl.vm.states import Action, require
 
-    async with await attach(name) as vm:
+    async with await attach(name, Action.EXEC) as vm:
         require(Action.EXEC, await vm.state(), name)
         await vm.close()  # the monitor is for others while the command runs
         with working("waiting for the guest's agent"):

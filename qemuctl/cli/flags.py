@@ -63,14 +63,23 @@ def spec_from(
 
     Raises SpecError, UsageError.
     """
-    from qemuctl.errors import UsageError
+    from qemuctl.errors import SpecError, UsageError
     from qemuctl.spec import load_spec, resolve_paths, validate
 
-    given = _given(flags, image)
+    try:
+        given = _given(flags, image)
+    except SpecError as error:
+        error.exit_status = UsageError.exit_status
+        raise
     if file is None:
         if name is None:
             raise UsageError("a name is missing", hint="give NAME, or -f FILE")
-        return resolve_paths(validate({"name": name, **given}), Path.cwd()), None
+        try:
+            spec = validate({"name": name, **given})
+        except SpecError as error:
+            error.exit_status = UsageError.exit_status  # there is no file to blame
+            raise
+        return resolve_paths(spec, Path.cwd()), None
     spec = load_spec(file, name=name)
     if not given:
         return spec, _text_if_same(file, spec)

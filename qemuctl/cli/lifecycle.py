@@ -14,7 +14,7 @@ import typer
 from qemuctl.cli import flags
 from qemuctl.cli.app import Name, Names, command
 from qemuctl.cli.output import note
-from qemuctl.cli.running import run_async
+from qemuctl.cli.running import for_each, run_async, undoing
 from qemuctl.errors import HostError, QemuctlError, StateError
 
 if TYPE_CHECKING:
@@ -60,12 +60,13 @@ def _create(spec: Spec, text: str | None) -> None:
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
     draft(spec, VmPaths.of(spec.name))
-    paths = definitions.create(spec, text)
-    try:
-        make_disks(spec, paths)
-    except BaseException:
-        definitions.remove(spec.name)
-        raise
+    with undoing():
+        paths = definitions.create(spec, text)
+        try:
+            make_disks(spec, paths)
+        except BaseException:
+            definitions.remove(spec.name)
+            raise
 
 
 @command("edit", example="EDITOR=nano qemuctl edit web")
@@ -137,13 +138,14 @@ def rm(
     ] = False,
 ) -> None:
     """Remove VMs that are off, with the disks that were made for them."""
+    from qemuctl.cli.power import power
     from qemuctl.vm import definitions
 
-    for name in names:
+    def remove(name: str) -> None:
         definitions.find(name)
         if force:
-            from qemuctl.cli.power import power
-
             run_async(power(name, "kill"))
         definitions.remove(name)
         note(f"removed {name}")
+
+    for_each(names, remove)

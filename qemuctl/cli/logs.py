@@ -22,13 +22,16 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="go on until the VM ends")
     ] = False,
-    serial: Annotated[bool, typer.Option(help="the serial console (default)")] = False,
-    qemu: Annotated[bool, typer.Option(help="QEMU's own messages")] = False,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="the serial console, as without a flag")
+    ] = False,
+    qemu: Annotated[bool, typer.Option("--qemu", help="QEMU's own messages")] = False,
     qmp: Annotated[
-        bool, typer.Option(help="commands, replies and events, as JSON lines")
+        bool, typer.Option("--qmp", help="commands, replies and events, as JSON lines")
     ] = False,
     raw: Annotated[
-        bool, typer.Option(help="the guest's bytes as they are, escape codes too")
+        bool,
+        typer.Option("--raw", help="the guest's bytes as they are, escape codes too"),
     ] = False,
 ) -> None:
     """Print what a VM has logged, also after its end."""

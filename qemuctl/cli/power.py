@@ -8,7 +8,7 @@ import typer
 
 from qemuctl.cli.app import Json, Names, Timeout, command, seconds
 from qemuctl.cli.output import building, note, print_json, working
-from qemuctl.cli.running import run_async
+from qemuctl.cli.running import for_each, run_async
 
 if TYPE_CHECKING:
     from qemuctl.vm.power import StopReport
@@ -34,8 +34,12 @@ def start(
     timeout: Timeout = "120",
 ) -> None:
     """Start VMs; they outlive this command and this terminal."""
-    for name in names:
-        run_async(_start(name, paused, wait and not paused, seconds(timeout)))
+    for_each(
+        names,
+        lambda name: run_async(
+            _start(name, paused, wait and not paused, seconds(timeout))
+        ),
+    )
 
 
 async def _start(name: str, paused: bool, wait: bool, patience: float) -> None:
@@ -66,28 +70,39 @@ def stop(names: Names, timeout: Timeout = "60", json: Json = False) -> None:
 
     --timeout is how long the guest gets to shut down by itself; 0 skips that.
     """
-    for name in names:
+    reports = []
+
+    def stop_one(name: str) -> None:
         report = run_async(power(name, "stop", timeout=seconds(timeout)))
-        _say_stopped(name, report, json)
+        reports.append(_facts(name, report))
+        if not json:
+            _say_stopped(name, report)
+
+    try:
+        for_each(names, stop_one)
+    finally:
+        if json:
+            print_json(reports[0] if len(names) == 1 and reports else reports)
 
 
 @command("kill", example="qemuctl kill web")
 def kill(names: Names) -> None:
     """End VMs at once with SIGKILL, as if their power had failed."""
-    for name in names:
-        _say_stopped(name, run_async(power(name, "kill")), False)
+    for_each(names, lambda name: _say_stopped(name, run_async(power(name, "kill"))))
 
 
-def _say_stopped(name: str, report: StopReport | None, json: bool) -> None:
-    if json:
-        print_json({
-            "name": name,
-            "step": report.step if report else None,
-            "seconds": round(report.seconds, 3) if report else 0,
-            "status": report.outcome.status if report else None,
-            "ended": report.outcome.text if report else None,
-        })  # fmt: skip
-    elif report is None:
+def _facts(name: str, report: StopReport | None) -> dict[str, object]:
+    return {
+        "name": name,
+        "step": report.step if report else None,
+        "seconds": round(report.seconds, 3) if report else 0,
+        "status": report.outcome.status if report else None,
+        "ended": report.outcome.text if report else None,
+    }
+
+
+def _say_stopped(name: str, report: StopReport | None) -> None:
+    if report is None:
         note(f"{name} is off already")
     else:
         note(f"stopped {name} in {report.seconds:.1f} s: {_HOW[report.step]}")
@@ -96,33 +111,45 @@ def _say_stopped(name: str, report: StopReport | None, json: bool) -> None:
 @command("pause", example="qemuctl pause web")
 def pause(names: Names) -> None:
     """Stop the virtual CPUs of VMs; their memory stays."""
-    for name in names:
+
+    def pause_one(name: str) -> None:
         done = run_async(power(name, "pause"))
         note(f"{name} is paused" + ("" if done else " already"))
+
+    for_each(names, pause_one)
 
 
 @command("resume", example="qemuctl resume web")
 def resume(names: Names) -> None:
     """Let paused VMs run again."""
-    for name in names:
+
+    def resume_one(name: str) -> None:
         done = run_async(power(name, "resume"))
         note(f"{name} is running" + ("" if done else " already"))
+
+    for_each(names, resume_one)
 
 
 @command("reset", example="qemuctl reset web")
 def reset(names: Names) -> None:
     """Press the reset button: the guest is not asked."""
-    for name in names:
+
+    def reset_one(name: str) -> None:
         run_async(power(name, "reset"))
         note(f"{name} was reset")
+
+    for_each(names, reset_one)
 
 
 @command("reboot", example="qemuctl reboot web")
 def reboot(names: Names, timeout: Timeout = "60") -> None:
     """Ask the guest to reboot, by its agent or else by Ctrl-Alt-Del."""
-    for name in names:
+
+    def reboot_one(name: str) -> None:
         way = run_async(power(name, "reboot", timeout=seconds(timeout)))
         note(f"{name} reboots (asked by its {way})")
+
+    for_each(names, reboot_one)
 
 
 async def power(name: str, verb: str, **options: Any) -> Any:
@@ -130,11 +157,17 @@ async def power(name: str, verb: str, **options: Any) -> Any:
     from qemuctl.process import held
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import find
+    from qemuctl.vm.power import kill_unknown
+    from qemuctl.vm.record import Record
     from qemuctl.vm.states import Action, State, require
 
     if not held(find(name).lock):
         require(Action(verb), State.OFF, name)
         return None
+    paths = find(name)
+    if verb == "kill" and Record.read(paths.record) is None:
+        await kill_unknown(paths)
+        return None
     with working(f"{verb} {name}"):
-        async with await attach(name) as vm:
+        async with await attach(name, Action(verb)) as vm:
             return await getattr(vm.power, verb)(**options)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from qemuctl.cli.output import note, report
@@ -52,6 +53,38 @@ def _output_closed() -> int:
     return 141
 
 
+@contextlib.contextmanager
+def undoing() -> Iterator[None]:
+    """For the block, Ctrl-C is an exception: there is something to undo."""
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def for_each(names: Sequence[str], work: Callable[[str], object]) -> None:
+    """Does ``work`` for every name, whatever happens to the others.
+
+    The errors are told as they come; the status is that of the last one.
+    """
+    status = 0
+    for name in names:
+        try:
+            work(name)
+        except QemuctlError as error:
+            if len(names) == 1:
+                raise
+            explain(error)
+            status = error.exit_status
+    if status:
+        raise SystemExit(status)
+
+
 def explain(error: QemuctlError) -> None:
     """Prints an error, with QEMU's command line where that helps."""
     report(error.message, error.hint)
@@ -80,7 +113,11 @@ def guarded(work: Any) -> NoReturn:
     except OSError as error:
         if debug:
             raise
-        report(str(error) or type(error).__name__)
+        what = error.strerror or str(error) or type(error).__name__
+        report(
+            f"{what[0].lower()}{what[1:]}"
+            + f": {error.filename}" * bool(error.filename)
+        )
         status = 1
     except Exception as error:
         if debug:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import sys
 import termios
@@ -17,6 +18,8 @@ from qemuctl.process.lock import take
 
 ESCAPE = b"\x1d"  # Ctrl-]
 _CHUNK = 64 * 1024
+# What goes through the agent costs by the part, so parts should be large.
+_PIPE_SIZE = 1024 * 1024
 
 
 @contextlib.contextmanager
@@ -92,13 +95,17 @@ async def _show(reader: asyncio.StreamReader) -> None:
 
 
 async def _type(writer: asyncio.StreamWriter) -> bool:
-    """True when the user typed the escape, False at the end of the input."""
+    """True when the user typed the escape or there was no input at all, False
+    at the end of the input."""
+    typed = False
     async for chunk in read_fd(_stdin()):
+        typed = True
         if os.isatty(_stdin()) and ESCAPE in chunk:
             return True
         writer.write(chunk)
         await writer.drain()
-    return False
+    # Nobody will ever type anything, so nobody is there to leave either.
+    return not typed
 
 
 def _stdin() -> int:
@@ -112,11 +119,13 @@ async def read_fd(fd: int) -> AsyncGenerator[bytes, None]:
     A regular file is always ready and epoll(7) refuses it; everything else is
     read when the loop says so, which no thread could be interrupted in.
     """
+    with contextlib.suppress(OSError):  # only a pipe has a size to set
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     while True:
         with contextlib.suppress(PermissionError, ValueError):
             await readable(fd)
         try:
-            chunk = os.read(fd, _CHUNK)
+            chunk = os.read(fd, _PIPE_SIZE)
         except BlockingIOError:
             continue
         except OSError:  # a terminal that has gone

@@ -21,8 +21,8 @@ from qemuctl.guest.agent import Agent, makes_sense
 Sink = Callable[[bytes], None]
 
 _READ_SIZE = 512 * 1024
-_INPUT_PART = 256 * 1024
-_LOOK_EVERY = 0.02
+_INPUT_PART = 1024 * 1024
+_LOOK_EVERY = 0.01
 
 _PREPARE = """
 umask 077
@@ -164,7 +164,10 @@ async def _feed(
             # Two parts at most wait in the guest, however slow its reader.
             await _until_taken(agent, f"{folder}/part{number - 2}")
             part = data[start : start + _INPUT_PART]
-            handle = await _open(agent, f"{folder}/{name}", "w")
+            try:
+                handle = await _open(agent, f"{folder}/{name}", "w")
+            except AgentRefused:
+                return  # the command has ended, and its folder is gone
             await _write(agent, handle, part)
             await agent.request("guest-file-close", {"handle": handle})
             await _write(agent, following, f"{name}\n".encode())

@@ -100,5 +100,7 @@ def _enum(schema: dict[str, Any], command: str, member: str) -> frozenset[str]:
     """The values that one member of a command's argument takes."""
     for entry in _argument(schema, command).get("members", ()):
         if entry["name"] == member:
-            return frozenset(schema.get(entry["type"], {}).get("values", ()))
+            enum = schema.get(entry["type"], {})
+            # `values` is deprecated, `members` came with QEMU 6.2.
+            return frozenset(member["name"] for member in enum.get("members", ()))
     return frozenset()

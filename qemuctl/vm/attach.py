@@ -10,7 +10,7 @@ from qemuctl.vm.states import Action, require
 from qemuctl.vm.vm import Vm, state_of
 
 
-async def attach(name: str) -> Vm:
+async def attach(name: str, action: Action = Action.QMP) -> Vm:
     """The VM of this name, which must have a process.
 
     Raises NotFound, and StateError when it is off or still starting.
@@ -18,6 +18,6 @@ async def attach(name: str) -> Vm:
     paths = find(name)
     record = Record.read(paths.record) if held(paths.lock) else None
     if record is None:
-        require(Action.QMP, await state_of(paths), name)
+        require(action, await state_of(paths), name)
         raise StateError(f"reach {name}", "starting", "it is still starting")
     return Vm(paths, record)

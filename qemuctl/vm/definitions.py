@@ -48,7 +48,8 @@ def _exists(paths: VmPaths, name: str) -> bool:
     if not name or "/" in name or name.startswith("."):
         return False
     try:
-        return paths.spec.is_file()
+        # The lock counts too: a VM whose spec is lost can still be ended and removed.
+        return paths.spec.is_file() or paths.lock.is_file()
     except OSError:  # a name too long for a folder
         return False
 

@@ -20,6 +20,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -147,6 +148,8 @@ async def _bring_up(
             stale.unlink(missing_ok=True)
         plan = await prepare(spec, paths, progress=progress)
         _turn(paths.serial_log)
+        # Ours, and whatever is in it is stale: we have the lock.
+        shutil.rmtree(paths.run, ignore_errors=True)
         eventlog.prepare(paths.events_in, paths.events)
         child = await spawn(
             paths, plan.machine.listening, plan.argv, keep_open=[lock, *keep_open]

@@ -46,7 +46,7 @@ def listing(*, include_off: bool) -> list[Entry]:
     rows = []
     for paths in every:
         entry = live.get(paths.name)
-        if entry is None and include_off and paths.spec.exists():
+        if entry is None and include_off:
             entry = _off(paths)
         if entry is not None:
             rows.append(entry)

@@ -11,7 +11,7 @@ from pathlib import Path
 from qemuctl import cmdline
 from qemuctl.cmdline import Machine
 from qemuctl.errors import ImageError, SpecError
-from qemuctl.host import Host, inspect_host
+from qemuctl.host import Host, find_qemu, inspect_host
 from qemuctl.host.resources import tsc_khz
 from qemuctl.image import Image, build_tiny, tiny
 from qemuctl.image.overlay import Format, check_format, create_disk, create_overlay
@@ -55,6 +55,7 @@ async def prepare(
     in its own folder.
     """
     image = tiny_of(spec)
+    find_qemu(spec)  # before anything slow
     if image is not None and not image.built:
         kernel = Path(spec.boot.kernel) if spec.boot.kernel else None
         image = await build_tiny(kernel, progress=progress)

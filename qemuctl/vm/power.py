@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitTimeout
-from qemuctl.process import wait_gone
+from qemuctl.paths import VmPaths
+from qemuctl.process import held, wait_gone
+from qemuctl.process.holders import holders
 from qemuctl.qmp import eventstream
 from qemuctl.qmp.commands import (
     Cont,
@@ -37,6 +39,7 @@ _PRESS_EVERY = 3.0
 _QUIT_PATIENCE = 5.0
 _TERM_PATIENCE = 5.0
 _KILL_PATIENCE = 10.0
+_LOOK_EVERY = 0.01
 
 
 @dataclass(frozen=True)
@@ -226,3 +229,21 @@ class Power:
 class _Step:
     name: str
     patience: float
+
+
+async def kill_unknown(paths: VmPaths) -> bool:
+    """Ends a VM whose process is not known, by who holds its lock.
+
+    False when nobody does. Raises WaitTimeout when that does not end them.
+    """
+    ended = False
+    deadline = time.monotonic() + _KILL_PATIENCE
+    while held(paths.lock):
+        # One after the other may start more: the shepherd cleans up.
+        for process in holders(paths.lock):
+            ended = process.signal(signal.SIGKILL) or ended
+            await wait_gone(process)
+        if time.monotonic() > deadline:
+            raise WaitTimeout("the processes to end after SIGKILL", _KILL_PATIENCE)
+        await asyncio.sleep(_LOOK_EVERY)  # a lock has no event
+    return ended

@@ -43,6 +43,8 @@ CONNECT_TIMEOUT = 10.0
 # A QEMU that has not greeted after this many seconds counts as stuck.
 STUCK_AFTER = 1.0
 AGENT_PORT = "agent"
+# The shepherd needs a few hundredths of a second, if nobody stops it.
+_SHEPHERD_PATIENCE = 5.0
 # QEMU closes its sockets before it ends; this many seconds before, at most.
 _END_AFTER_CHANNEL = 1.0
 _TAIL_LINES = 20
@@ -132,7 +134,9 @@ class Vm:
         """Waits for the end of the process and tells how it ended."""
         await wait_gone(self.record.qemu)
         # The shepherd writes the exit status before it ends.
-        await wait_gone(self.record.shepherd)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHEPHERD_PATIENCE):
+                await wait_gone(self.record.shepherd)
         return self.ended()
 
     def ended(self) -> Outcome:

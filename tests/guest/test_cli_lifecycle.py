@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from qemuctl import paths
+from qemuctl.process import Identity
 from tests.guest.conftest import Home
 
 pytestmark = pytest.mark.timeout(120)
@@ -291,3 +292,57 @@ def test_a_start_is_starting_until_it_is_done(here: Home, vm: str) -> None:
     (here.path / "go").write_text("\n")
     assert starting.wait(30) == 0
     assert facts(here, vm)["state"] == "running"
+
+
+@pytest.mark.parametrize("content", [None, "{", "null", '{"qemu": null}'])
+def test_a_vm_whose_record_is_lost_can_still_be_ended(
+    here: Home, vm: str, content: str | None
+) -> None:
+    here.run("start", vm)
+    pid = int(str(facts(here, vm)["pid"]))
+    record = here.path / "state" / "vms" / vm / "process.json"
+    record.unlink() if content is None else record.write_text(content)
+    here.run("rm", "-f", vm)
+    assert Identity.of(pid) is None  # a zombie is dead
+    assert here.text("ls", "-aq") == ""
+
+
+def test_a_vm_whose_spec_is_lost_can_still_be_removed(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    (here.path / "state" / "vms" / vm / "vm.yaml").unlink()
+    assert here.text("ls", "-q") == f"{vm}\n"
+    here.run("rm", "-f", vm)
+    assert here.text("ls", "-aq") == ""
+
+
+def test_a_start_clears_what_an_earlier_one_left(here: Home, vm: str) -> None:
+    here.run("start", vm)
+    run = Path(str(facts(here, vm)["sockets"]))
+    here.run("kill", vm)
+    run.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(run / "owner.qmp"))
+    here.run("start", vm)
+    assert facts(here, vm)["state"] == "running"
+
+
+def test_of_several_names_each_gets_its_turn(here: Home, vm: str) -> None:
+    here.run("create", "b", "--memory", "32M")
+    words = here.words("start", vm, "nobody", "b", check=1)
+    assert "no such VM: nobody" in words
+    assert here.text("ls", "-q") == f"{vm}\nb\n"
+    reports = json.loads(here.text("stop", vm, "b", "--timeout", "0", "--json"))
+    assert [report["step"] for report in reports] == ["quit", "quit"]
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-"])
+def test_closed_streams_are_no_reason_to_fail(
+    here: Home, vm: str, redirection: str
+) -> None:
+    line = " ".join(here.command("ls", "-a"))
+    done = subprocess.run(
+        ["bash", "-c", f"{line} {redirection}"], env=here.env, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""

@@ -156,3 +156,17 @@ asyncio.run(main())
 """
     subprocess.run([sys.executable, "-c", code], env=here.env, check=True, timeout=120)
     assert left_over(here) == []
+
+
+def test_a_console_without_any_input_is_left_at_once(here: Home) -> None:
+    here.run("run", "tiny", timeout=30)
+    assert left_over(here) == []
+
+
+@pytest.mark.parametrize(
+    "flags", [("--memory", "5X"), ("--cpus", "0"), ("-p", "abc"), ("--accel", "foo")]
+)
+def test_a_flag_that_makes_no_sense_is_wrong_usage(
+    here: Home, flags: tuple[str, str]
+) -> None:
+    here.run("run", "tiny", *flags, "--", "true", check=2)

@@ -149,8 +149,10 @@ def test_the_installed_qemu_accepts_the_line(name: str, folder: Path) -> None:
         _, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, stderr
     assert replies[2]["return"]["status"] == "prelaunch"
-    # A warning would be ours to mend, but for what this host's CPU cannot do.
-    warnings = [line for line in stderr.splitlines() if b"TCG doesn" not in line]
+    # A warning would be ours to mend, but for what this host's CPU cannot do
+    # and for the age of a machine type that the spec asks for.
+    known = (b"TCG doesn", b"is deprecated: machines more than")
+    warnings = [x for x in stderr.splitlines() if not any(k in x for k in known)]
     assert warnings == []
     events = [json.loads(line) for line in paths.events.read_text().splitlines()]
     assert "SHUTDOWN" in [entry.get("event") for entry in events]

@@ -40,7 +40,11 @@ ANSWERS: dict[str, Any] = {
             "meta-type": "object",
             "members": [{"name": "panic", "type": "3"}],
         },
-        {"name": "3", "meta-type": "enum", "values": ["pause", "none"]},
+        {
+            "name": "3",
+            "meta-type": "enum",
+            "members": [{"name": "pause"}, {"name": "none"}],
+        },
     ],
 }
 

@@ -40,7 +40,7 @@ COLUMNS = (
     State.UNRESPONSIVE,
 )
 TABLE = {
-    Action.START: "y n = = = = = = = =",
+    Action.START: "y n = = = = = = g u",
     Action.STOP: "= y y y y y y y y y",
     Action.KILL: "= y y y y y y y y y",
     Action.PAUSE: "o s y = = h = h g u",
