@@ -42,6 +42,7 @@ def info(name: Name, json: Json = False) -> None:
         **facts,
         "memory": format_size(facts["memory"]),
         "up": format_age(facts["uptime"]) if facts.get("uptime") is not None else None,
+        "resident": f"{facts['resident'] >> 20}M" if facts.get("resident") else None,
         "forwards": "\n".join(facts.get("forwards") or ()),
         "disks": "\n".join(facts["disks"]),
     }
@@ -69,6 +70,7 @@ async def _facts(name: str) -> dict[str, Any]:
             "accel": f"{record.accel}: {record.accel_reason}",
             "qemu": record.version,
             "pid": record.qemu.pid,
+            "resident": _resident(record.qemu.pid),
             "uptime": round(time.time() - record.started_at, 1),
             "forwards": record.forwards,
             "owner": f"process {record.owner.pid}" if record.owner else None,
@@ -83,6 +85,16 @@ async def _facts(name: str) -> dict[str, Any]:
         "spec": str(paths.spec),
     }
     return facts
+
+
+def _resident(pid: int) -> int | None:
+    """Bytes of the host's memory that QEMU has now."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
 
 
 def _written(spec: Spec) -> dict[str, Any]:

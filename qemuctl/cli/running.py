@@ -87,11 +87,12 @@ def for_each(names: Sequence[str], work: Callable[[str], object]) -> None:
 
 def explain(error: QemuctlError) -> None:
     """Prints an error, with QEMU's command line where that helps."""
-    report(error.message, error.hint)
     if isinstance(error, ToolError) and error.argv:
         from qemuctl.cmdline import format_argv
 
-        note(f"\nthe command was:\n{format_argv(error.argv)}")
+        # First, for it is long, and the reason should be what stays in sight.
+        note(f"the command was:\n{format_argv(error.argv)}\n")
+    report(error.message, error.hint)
 
 
 def guarded(work: Any) -> NoReturn:

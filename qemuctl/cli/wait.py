@@ -10,7 +10,8 @@ import typer
 from qemuctl.cli.app import Name, Timeout, command, seconds
 from qemuctl.cli.output import working
 from qemuctl.cli.running import run_async
-from qemuctl.errors import UsageError
+from qemuctl.errors import StateError, UsageError
+from qemuctl.vm.states import State
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -45,13 +46,13 @@ async def _wait(name: str, kind: str, rest: str, patience: float) -> None:
     from qemuctl.process import held
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import find
-    from qemuctl.vm.states import State
 
     if kind == "stopped" and not held(find(name).lock):
         return
     with working(f"waiting for {name}: {kind} {rest}"):
         async with await attach(name) as vm:
             if kind == "agent":
+                await _not_paused(vm)
                 await vm.wait_ready(timeout=patience)
             elif kind == "stopped":
                 await _stopped(vm, patience)
@@ -61,6 +62,16 @@ async def _wait(name: str, kind: str, rest: str, patience: float) -> None:
                 print(json.dumps((await vm.wait_event(rest, timeout=patience)).data))
             else:
                 await vm.wait_state(State(kind), timeout=patience)
+
+
+async def _not_paused(vm: Vm) -> None:
+    """Raises StateError where waiting would only end in a time-out."""
+    state = await vm.state()
+    if state is State.PAUSED:
+        raise StateError(
+            f"wait for the agent of {vm.name}", state, "the VM is paused",
+            hint=f"qemuctl resume {vm.name}",
+        )  # fmt: skip
 
 
 def _regex(pattern: str) -> str:

@@ -250,7 +250,7 @@ class Vm:
 
     def unexpected_exit(self, ended: Outcome) -> UnexpectedExit:
         """The error for an end that came while the VM was needed."""
-        log = tail(self.paths.qemu_log) if not ended.clean else ""
+        log = tail(self.paths.qemu_log) if (ended.status or 0) > 0 else ""
         return UnexpectedExit(
             f"{self.name} ended: {ended.text}",
             status=ended.status,
