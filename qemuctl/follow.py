@@ -66,11 +66,11 @@ async def _changed(inotify: Inotify | None, end: asyncio.Future[object] | None) 
 
 
 async def lines(
-    path: Path, *, until: Awaitable[object] | None = None
+    path: Path, *, offset: int = 0, until: Awaitable[object] | None = None
 ) -> AsyncGenerator[bytes, None]:
-    """Whole lines of a growing file, without their ends."""
+    """Whole lines of a growing file from ``offset`` on, without their ends."""
     rest = b""
-    async with aclosing(follow(path, until=until)) as chunks:
+    async with aclosing(follow(path, offset=offset, until=until)) as chunks:
         async for chunk in chunks:
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:

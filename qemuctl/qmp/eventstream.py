@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.follow import first, lines
-from qemuctl.qmp.eventlog import parse, past
+from qemuctl.qmp.eventlog import parse, past, start
 from qemuctl.qmp.events import Event
 
 
 async def stream(path: Path) -> AsyncGenerator[Event, None]:
     """The events so far and all that come, oldest first, without end."""
-    async with aclosing(lines(path)) as every:
+    async with aclosing(lines(path, offset=start(path))) as every:
         async for line in every:
             event = parse(line)
             if event is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qemuctl.errors import StateError
 from qemuctl.process import held
+from qemuctl.qmp import eventlog
 from qemuctl.vm.definitions import find
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, require
@@ -20,4 +21,5 @@ async def attach(name: str, action: Action = Action.QMP) -> Vm:
     if record is None:
         require(action, await state_of(paths), name)
         raise StateError(f"reach {name}", "starting", "it is still starting")
+    eventlog.trim(paths.events)
     return Vm(paths, record)

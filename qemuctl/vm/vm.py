@@ -160,6 +160,8 @@ class Vm:
         """Waits until the guest has the agent's port open, as the last event
         about it says."""
         past = list(eventlog.past(self.paths.events))
+        if eventlog.start(self.paths.events) and not any(map(_about_port, past)):
+            return  # what was said about it has been trimmed; asking will tell
         if not _port_is_open(past):
             await eventstream.after(
                 len(past), self.paths.events, lambda event: _port_is_open([event])
@@ -267,8 +269,12 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
 
 def _port_is_open(events: Iterable[Event]) -> bool:
     """What the last of these events about the agent's port says."""
-    changes = [VserportChange.of(e) for e in events if e.name == VserportChange.NAME]
-    return any(c.open for c in [c for c in changes if c.id == AGENT_PORT][-1:])
+    about = [VserportChange.of(event) for event in events if _about_port(event)]
+    return bool(about) and about[-1].open
+
+
+def _about_port(event: Event) -> bool:
+    return event.name == VserportChange.NAME and event.data.get("id") == AGENT_PORT
 
 
 async def state_of(
