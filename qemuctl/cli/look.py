@@ -46,6 +46,8 @@ def info(name: Name, json: Json = False) -> None:
         "forwards": "\n".join(facts.get("forwards") or ()),
         "disks": "\n".join(facts["disks"]),
     }
+    # The reason begins with the accelerator's name.
+    shown["accel"] = shown.pop("accel_reason", None)
     shown.pop("uptime", None)
     print_fields(shown)
 
@@ -67,7 +69,8 @@ async def _facts(name: str) -> dict[str, Any]:
     if record is not None:
         facts |= {
             "machine": record.machine,
-            "accel": f"{record.accel}: {record.accel_reason}",
+            "accel": record.accel,
+            "accel_reason": record.accel_reason,
             "qemu": record.version,
             "pid": record.qemu.pid,
             "resident": _resident(record.qemu.pid),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from typing import Any
 
@@ -71,3 +72,11 @@ class FakeGuest:
                 await peer.raw(json.dumps({"error": error}).encode() + b"\n")
             else:
                 await peer.raw(json.dumps({"return": value}).encode() + b"\n")
+
+
+# guest-exec-status of a command that has ended well.
+EXITED = {"exited": True, "exitcode": 0}
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
