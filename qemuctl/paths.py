@@ -35,6 +35,16 @@ def state_home() -> Path:
     return _under_home("state") or _xdg("XDG_STATE_HOME", ".local/state") / "qemuctl"
 
 
+def data_home() -> Path:
+    """What cannot be made again, images and keys: ``$XDG_DATA_HOME/qemuctl``."""
+    return _under_home("data") or _xdg("XDG_DATA_HOME", ".local/share") / "qemuctl"
+
+
+def images_dir() -> Path:
+    """The image store: a folder for each image."""
+    return data_home() / "images"
+
+
 def cache_home() -> Path:
     """What can be made again: ``$XDG_CACHE_HOME/qemuctl``."""
     return _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"
