@@ -9,6 +9,8 @@
 YAML of a `Spec`.
 """
 
+from qemuctl.spec.base import Model
+from qemuctl.spec.cloud import CloudInit
 from qemuctl.spec.load import load_spec, parse_spec, resolve_paths, validate
 from qemuctl.spec.model import (
     Boot,
@@ -17,8 +19,8 @@ from qemuctl.spec.model import (
     Display,
     Forward,
     Memory,
-    Model,
     Nic,
+    Root,
     Spec,
     Topology,
 )
@@ -35,6 +37,7 @@ from qemuctl.spec.shorthand import (
 
 __all__ = [
     "Boot",
+    "CloudInit",
     "Cpu",
     "Disk",
     "Display",
@@ -42,6 +45,7 @@ __all__ = [
     "Memory",
     "Model",
     "Nic",
+    "Root",
     "Spec",
     "Topology",
     "check_name",

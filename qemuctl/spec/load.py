@@ -106,7 +106,7 @@ def resolve_paths(spec: Spec, base: Path) -> Spec:
         update={
             "image": image,
             "qemu": qemu,
-            "cdrom": whole("cdrom", spec.cdrom),
+            "cdrom": whole("cdrom", spec.cdrom) if spec.cdrom else spec.cdrom,
             **_resolved_parts(spec, whole),
         }
     )
@@ -130,6 +130,13 @@ def _resolved_parts(
         for index, nic in enumerate(spec.nics)
     ]
     return {
+        "cloud_init": spec.cloud_init
+        and spec.cloud_init.model_copy(
+            update={
+                key: whole(f"cloud_init.{key}", getattr(spec.cloud_init, key))
+                for key in _CLOUD_INIT
+            }
+        ),
         "boot": spec.boot.model_copy(update=boot),
         "disks": tuple(disks),
         "nics": tuple(nics),
@@ -137,4 +144,5 @@ def _resolved_parts(
 
 
 _BOOT = ("kernel", "initrd")
+_CLOUD_INIT = ("user_data", "meta_data", "network_config")
 _NIC = ("listen", "connect")

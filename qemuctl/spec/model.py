@@ -11,15 +11,10 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from qemuctl.spec.base import Model as Model
+from qemuctl.spec.cloud import CloudInit
 from qemuctl.spec.scalars import (
     Argument,
     Size,
@@ -45,12 +40,6 @@ def _check_unique(what: str, values: Iterable[Hashable]) -> None:
     for value, times in Counter(values).items():
         if value is not None and times > 1:
             raise ValueError(f"{what}: {value}")
-
-
-class Model(BaseModel):
-    """The base of every part: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Topology(Model):
@@ -116,6 +105,9 @@ class Boot(Model):
     initrd: Text | None = None
     cmdline: Argument | None = None
     order: tuple[Literal["disk", "cdrom", "network"], ...] | None = None
+    once: Literal["disk", "cdrom", "network"] | None = Field(
+        None, description="tried first at the very first start, until the guest reboots"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -123,6 +115,17 @@ class Boot(Model):
             raise ValueError("initrd needs kernel")
         _check_unique("named twice in order", self.order or ())
         return self
+
+
+class Root(Model):
+    """The disk that an image brings, made for this VM alone.
+
+    `size` is what the guest sees, at least the image's own; `mode` tells
+    whether it is an overlay on the image or a copy of it.
+    """
+
+    size: Size | None = Field(None, ge=512, description="default: the image's own")
+    mode: Literal["overlay", "full"] = "overlay"
 
 
 class Disk(Model):
@@ -278,7 +281,8 @@ def _short(field: str) -> BeforeValidator:
     """Lets a plain value stand for a part: ``memory: 1G`` for its `size`."""
 
     def widen(value: Any) -> Any:
-        return value if isinstance(value, (dict, Model)) else {field: value}
+        whole = value is None or isinstance(value, (dict, Model))
+        return value if whole else {field: value}
 
     return BeforeValidator(widen)
 
@@ -295,8 +299,15 @@ class Spec(Model):
     memory: Annotated[Memory, _short("size")] = Memory()
     firmware: Literal["bios"] = "bios"
     boot: Boot = Boot()
+    root: Annotated[Root, _short("size")] = Root()
     disks: tuple[Disk, ...] = ()
-    cdrom: Text | None = None
+    cdrom: Text | Literal[""] | None = Field(
+        None, description="an image; empty: a drive without a medium"
+    )
+    trust_backing: bool = Field(
+        False, description="follow backing files wherever disk images name them"
+    )
+    cloud_init: Annotated[CloudInit | None, _short("enabled")] = None
     nics: tuple[Annotated[Nic, _short("type")], ...] = (Nic(),)
     serial: bool = True
     display: Annotated[Display, _short("type")] = Display()

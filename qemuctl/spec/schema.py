@@ -10,7 +10,14 @@ import yaml
 from qemuctl.spec.model import Forward, Model, Spec
 
 # Where a plain value may stand for a part, it stands for this key of it.
-_STANDS_FOR = {"Cpu": "count", "Memory": "size", "Nic": "type", "Display": "type"}
+_STANDS_FOR = {
+    "Cpu": "count",
+    "Memory": "size",
+    "Root": "size",
+    "CloudInit": "enabled",
+    "Nic": "type",
+    "Display": "type",
+}
 _FORWARD = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": 65535},
