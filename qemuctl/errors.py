@@ -7,6 +7,7 @@
     ├ SpecError(path, line, key)               the user's YAML or flags
     ├ HostError                                this host lacks something
     ├ ImageError(argv, returncode, stderr)     an image, or qemu-img, said no
+    │ └ ImageInUse(path)                       another process has it open
     ├ LaunchError(argv, returncode, stderr)    QEMU did not start
     ├ StateError(action, state, reason)        not possible in this state
     │ ├ NotFound(name)                         no such VM
@@ -104,6 +105,26 @@ class ToolError(QemuctlError):
 
 class ImageError(ToolError):
     """An image cannot be used, or qemu-img refused."""
+
+
+class ImageInUse(ImageError):
+    """Another process has the image open, most often a running VM."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        returncode: int | None = None,
+        stderr: str = "",
+        hint: str | None = None,
+    ) -> None:
+        self.path = path
+        super().__init__(
+            f"is in use by another process: {path}",
+            returncode=returncode,
+            stderr=stderr,
+            hint=hint or "a running VM has it open; stop that VM first",
+        )
 
 
 class LaunchError(ToolError):

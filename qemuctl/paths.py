@@ -50,6 +50,11 @@ def cache_home() -> Path:
     return _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"
 
 
+def config_home() -> Path:
+    """What its user writes for all VMs: ``$XDG_CONFIG_HOME/qemuctl``."""
+    return _under_home("config") or _xdg("XDG_CONFIG_HOME", ".config") / "qemuctl"
+
+
 def run_home() -> Path:
     """Where sockets are: below ``$XDG_RUNTIME_DIR/qemuctl``, else ``/tmp``.
 
@@ -203,6 +208,26 @@ class VmPaths:
         return self.state / "disks"
 
     @property
+    def seed(self) -> Path:
+        """The small disk that tells the guest's cloud-init what to do."""
+        return self.state / "seed.iso"
+
+    @property
+    def instance(self) -> Path:
+        """The identity by which cloud-init knows a first boot from a later one."""
+        return self.state / "instance-id"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The guest's ssh host keys, learned at the first connection."""
+        return self.state / "known_hosts"
+
+    @property
+    def booted(self) -> Path:
+        """There once the VM has been started for the first time."""
+        return self.state / "booted"
+
+    @property
     def owner_socket(self) -> Path:
         """The QMP monitor of whoever owns the VM."""
         return self.run / "owner.qmp"
@@ -215,6 +240,11 @@ class VmPaths:
     @property
     def agent_socket(self) -> Path:
         return self.run / "agent.sock"
+
+    @property
+    def copy_socket(self) -> Path:
+        """Raw bytes of files on their way in or out, one copy at a time."""
+        return self.run / "copy.sock"
 
     @property
     def serial_socket(self) -> Path:
@@ -250,3 +280,8 @@ class VmPaths:
 def vms_dir() -> Path:
     """The folder that holds a folder for each VM."""
     return state_home() / "vms"
+
+
+def kept_dir() -> Path:
+    """Disks of VMs that were removed without them, a folder for each VM."""
+    return state_home() / "kept"

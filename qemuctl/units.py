@@ -46,6 +46,16 @@ def format_size(size: int) -> str:
     return str(size)
 
 
+def format_rounded(size: int) -> str:
+    """A size for people, in one or two digits more than its unit: ``"1.5G"``."""
+    value = float(size)
+    for suffix in ("", "K", "M", "G", "T", "P"):
+        if value < KIB or suffix == "P":
+            break
+        value /= KIB
+    return f"{value:.1f}".removesuffix(".0") + suffix
+
+
 def parse_duration(text: str | float) -> float:
     """Seconds of ``"30"``, ``"1.5s"``, ``"200ms"``, ``"2m"`` or ``30``.
 

@@ -24,7 +24,7 @@ from qemuctl.spec.model import (
     Spec,
     Topology,
 )
-from qemuctl.spec.naming import renamed, validate_name
+from qemuctl.spec.naming import changed, renamed, validate_name
 from qemuctl.spec.scalars import check_name
 from qemuctl.spec.schema import dump, example, json_schema
 from qemuctl.spec.shorthand import (
@@ -48,6 +48,7 @@ __all__ = [
     "Root",
     "Spec",
     "Topology",
+    "changed",
     "check_name",
     "dump",
     "example",

@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from qemuctl.spec.base import Model
 from qemuctl.spec.scalars import Text
 
 _SWITCHES = {"true": True, "false": False}
+# useradd(8)'s idea of a portable name.
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_HOSTNAME_MAX = 253
+_PACKAGE = re.compile(r"[A-Za-z0-9][^\s]*")
+# A line of authorized_keys (sshd(8)): options if any, type, key, comment.
+_KEY = re.compile(
+    r"(?:^|\s)((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+)[ \t]+"
+    r"([A-Za-z0-9+/]{16,}={0,3})(?:\s|$)"
+)
+
+
+def key_is_path(key: str) -> bool:
+    """Whether an entry of `ssh_keys` names a file; the others are keys."""
+    return _KEY.search(key) is None
+
+
+def check_key(key: str) -> str:
+    """A public key as a line of authorized_keys. Raises ValueError."""
+    if "PRIVATE KEY-----" in key:
+        raise ValueError("a private key, which must stay secret: give the public one")
+    key = key.strip()
+    match = _KEY.search(key)
+    if match is None or len(key.splitlines()) != 1:
+        raise ValueError("not a public key, which is one line: ssh-ed25519 AAAA… name")
+    kind, text = match.groups()
+    try:
+        blob = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("a public key that is cut off or damaged") from error
+    # RFC 4253, 6.6: the key repeats its type, with the length before it.
+    if not blob.startswith(len(kind).to_bytes(4, "big") + kind.encode()):
+        raise ValueError(f"a public key that is not of its own type: {kind}")
+    return key
+
+
+def check_hostname(name: str) -> str:
+    """A host's name as RFC 1123 has it, with or without a domain.
+
+    Raises ValueError.
+    """
+    labels = name.split(".")
+    if len(name) > _HOSTNAME_MAX or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(
+            f"not a host name: {name!r} (letters, digits and '-', 63 characters at "
+            "most between dots)"
+        )
+    return name
 
 
 def _typed(value: Any) -> Any:
@@ -46,6 +97,38 @@ class CloudInit(Model):
     user_data: Text | None = Field(None, description="path of a file of your own")
     meta_data: Text | None = Field(None, description="path of a file of your own")
     network_config: Text | None = Field(None, description="path of a file of your own")
+
+    @field_validator("user")
+    @classmethod
+    def _user(cls, value: str | None) -> str | None:
+        if value is not None and not _USER.fullmatch(value):
+            raise ValueError(
+                f"not a user name: {value!r} (lower-case letters, digits, '_' and '-', "
+                "starting with a letter or '_', 32 characters at most)"
+            )
+        return value
+
+    @field_validator("hostname")
+    @classmethod
+    def _hostname(cls, value: str | None) -> str | None:
+        return None if value is None else check_hostname(value)
+
+    @field_validator("ssh_keys")
+    @classmethod
+    def _ssh_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            words = key.strip()
+            if "\n" in words or "PRIVATE KEY" in words or not key_is_path(key):
+                check_key(key)
+        return value
+
+    @field_validator("packages")
+    @classmethod
+    def _packages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for package in value:
+            if not _PACKAGE.fullmatch(package):
+                raise ValueError(f"not a package's name: {package!r}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from yaml import events
 
 from qemuctl.errors import SpecError
+from qemuctl.paths import blocking_folder
 
 Location = tuple[str | int, ...]
 """The way to a value: ``("disks", 0, "path")``."""
@@ -43,6 +45,24 @@ class Document:
 
     data: dict[str, Any]
     lines: dict[Location, int]
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a YAML file, if it is not too large.
+
+    Raises SpecError for a file that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(SIZE_MAX + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(
+            f"cannot be read: {reason}", path=str(path), hint=blocking_folder(path)
+        ) from error
+    except ValueError as error:
+        # open() itself refuses a NUL byte in a path.
+        raise SpecError(f"not a path: {str(path)!r}") from error
 
 
 def read_document(text: str | bytes, source: str) -> Document:

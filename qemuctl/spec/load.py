@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from qemuctl.errors import SpecError
-from qemuctl.paths import blocking_folder
-from qemuctl.spec.document import SIZE_MAX, Location, dotted, read_document
+from qemuctl.spec.cloud import key_is_path
+from qemuctl.spec.document import Location, dotted, read_document, read_file
 from qemuctl.spec.model import Spec
 from qemuctl.spec.problems import spec_error
 
@@ -21,17 +21,7 @@ def load_spec(path: Path, *, name: str | None = None) -> Spec:
     ``name`` takes the place of the file's own. Raises SpecError, with file,
     line and key, for a file that cannot be read and for whatever is in it.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(SIZE_MAX + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SpecError(
-            f"cannot be read: {reason}", path=str(path), hint=blocking_folder(path)
-        ) from error
-    except ValueError as error:
-        # open() itself refuses a NUL byte in a path.
-        raise SpecError(f"not a path: {str(path)!r}") from error
+    text = read_file(path)
     return parse_spec(text, source=str(path), base=path.parent, name=name)
 
 
@@ -136,11 +126,22 @@ def _resolved_parts(
                 key: whole(f"cloud_init.{key}", getattr(spec.cloud_init, key))
                 for key in _CLOUD_INIT
             }
+            | {"ssh_keys": _resolved_keys(spec.cloud_init.ssh_keys, whole)}
         ),
         "boot": spec.boot.model_copy(update=boot),
         "disks": tuple(disks),
         "nics": tuple(nics),
     }
+
+
+def _resolved_keys(
+    keys: tuple[str, ...], whole: Callable[[str, str | None], str | None]
+) -> tuple[str, ...]:
+    """Public keys stay, the paths of their files are passed through ``whole``."""
+    return tuple(
+        whole(f"cloud_init.ssh_keys[{index}]", key) or key if key_is_path(key) else key
+        for index, key in enumerate(keys)
+    )
 
 
 _BOOT = ("kernel", "initrd")

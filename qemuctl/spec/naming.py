@@ -1,4 +1,4 @@
-"""The name of a VM: checked as a user gave it, and changed inside a spec's text."""
+"""The name of a VM, checked; and plain values changed inside a spec's text."""
 
 from __future__ import annotations
 
@@ -29,22 +29,38 @@ def renamed(text: str, spec: Spec, name: str) -> str:
     Where the name cannot be changed in place, the YAML of ``spec`` is written
     anew. Raises SpecError for a bad name.
     """
-    validate_name(name)
-    # Quoted if an older YAML reader would take the name for a number or switch.
-    quoted = yaml.safe_dump([name], default_flow_style=True, width=1_000)[1:-2]
+    return changed(text, spec, "name", validate_name(name))
+
+
+def changed(text: str, spec: Spec, key: str, value: str) -> str:
+    """The YAML ``text`` of ``spec`` with another plain value of one top-level key.
+
+    Its comments are kept, and a key that is not there yet is added, unless
+    that would change more than it should: then the YAML of ``spec`` is written
+    anew.
+    """
+    # Quoted if an older YAML reader would take the text for a number or switch.
+    quoted = yaml.safe_dump(
+        [value], default_flow_style=True, width=1_000_000, allow_unicode=True
+    )
+    quoted = quoted.strip()[1:-1]
     try:
-        start, end = _name_span(text)
-        changed = f"{text[:start]}{quoted}{text[end:]}"
-        wanted = parse_spec(text).model_copy(update={"name": name})
-        if parse_spec(changed) == wanted:
-            return changed
-    except (SpecError, LookupError, yaml.YAMLError):
+        try:
+            start, end = _span(text, key)
+            written = f"{text[:start]}{quoted}{text[end:]}"
+        except LookupError:
+            line_end = "" if not text or text.endswith("\n") else "\n"
+            written = f"{text}{line_end}{key}: {quoted}\n"
+        wanted = parse_spec(text).model_copy(update={key: value})
+        if parse_spec(written) == wanted:
+            return written
+    except (SpecError, yaml.YAMLError):
         pass
-    return dump(spec.model_copy(update={"name": name}))
+    return dump(spec.model_copy(update={key: value}))
 
 
-def _name_span(text: str) -> tuple[int, int]:
-    """Where the value of the top-level key ``name`` starts and ends, in characters.
+def _span(text: str, wanted: str) -> tuple[int, int]:
+    """Where the value of a top-level key starts and ends, in characters.
 
     Raises LookupError when there is no such plain value.
     """
@@ -57,9 +73,9 @@ def _name_span(text: str) -> tuple[int, int]:
             depth, key = depth + 1, None
         elif depth == 1 and isinstance(event, events.ScalarEvent):
             start, end = event.start_mark, event.end_mark
-            if key == "name" and start is not None and end is not None:
+            if key == wanted and start is not None and end is not None:
                 return start.index, end.index
             key = event.value if key is None else None
         elif depth == 1:
             key = None
-    raise LookupError("name")
+    raise LookupError(wanted)

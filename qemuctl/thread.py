@@ -1,0 +1,46 @@
+"""Blocking work in a thread that can be called off.
+
+`asyncio.to_thread` leaves the thread to itself when its caller is cancelled,
+and the program then cannot end before it does. Here the work is handed a
+function that it calls now and then, and which raises once nobody wants the
+result any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+Tick = Callable[[], None]
+
+
+class CalledOff(Exception):
+    """Ends the work from inside; never seen outside of the thread."""
+
+
+async def in_thread(work: Callable[[Tick], T]) -> T:
+    """The result of ``work``, which calls the function that it gets often.
+
+    When the caller is cancelled, the work has ended before it hears of it.
+    """
+    over = threading.Event()
+
+    def tick() -> None:
+        if over.is_set():
+            raise CalledOff
+
+    running = asyncio.ensure_future(asyncio.to_thread(work, tick))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        over.set()
+        while not running.done():
+            # However often it is cancelled: the work is still using its files.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({running})
+        running.exception()  # CalledOff, which nobody needs to hear of
+        raise
