@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import glob
 from pathlib import Path
 from typing import Literal
 
 from qemuctl.errors import ImageError
 from qemuctl.image import qemu_img
+from qemuctl.image.qcow2 import read_header
+from qemuctl.image.whole import whole
 from qemuctl.units import format_size
 
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -21,6 +22,8 @@ def check_format(path: Path, format: Format) -> None:
     A raw image that begins like a qcow2 one is refused: its guest could have
     written that header to reach files of the host through a backing file.
     """
+    if path.is_fifo():  # to open it would be to wait
+        raise ImageError(f"not a file: {path}")
     qemu_img.check_readable(path, "the disk image")
     with path.open("rb") as file:
         is_qcow2 = file.read(4) == _QCOW2_MAGIC
@@ -33,36 +36,69 @@ def check_format(path: Path, format: Format) -> None:
         )
 
 
-def create_overlay(path: Path, backing: Path, format: Format) -> None:
+def create_overlay(
+    path: Path, backing: Path, format: Format, size: int | None = None
+) -> None:
     """Makes a qcow2 overlay on ``backing``, which is of ``format``.
 
+    ``size`` in bytes is what a guest sees, by default as much as in
+    ``backing``. A backing file without a folder lies beside the overlay.
     Raises ImageError, also when ``backing`` is not of that format.
     """
-    check_format(backing, format)
-    with _whole(path) as fresh:
+    check_format(path.parent / backing, format)
+    # Names without a folder are ours, and hold no colon to be misunderstood.
+    name = f"file:{backing}" if backing.is_absolute() else str(backing)
+    # Not waited for until it is on the disk: neither is the VM it belongs to, and
+    # a throwaway one is to start at once.
+    with whole(path, durable=False) as fresh:
         qemu_img.run(
-            "create", "-q", "-f", "qcow2", "-b", f"file:{backing}", "-F", format,
-            f"file:{fresh}",
+            "create", "-q", "-f", "qcow2", "-b", name, "-F", format,
+            f"file:{fresh}", *([str(size)] if size is not None else []),
         )  # fmt: skip
+
+
+def freeze(path: Path) -> Path:
+    """Makes what a qcow2 disk holds now a file that others can be made from.
+
+    The disk becomes an overlay on that file, which lies beside it; nobody
+    writes to it any more. A disk that was not written to since the last time
+    already is one. At no moment is the disk's name without its content. The
+    disk must not be in use. Raises ImageError.
+    """
+    header = read_header(path)
+    if header.untouched and header.backing_file in _bases(path):
+        return path.parent / header.backing_file
+    number = len(_bases(path)) + 1
+    base = path.with_name(f"{path.stem}.base{number}.qcow2")
+    # Two names for one file, until the overlay takes the place of the first.
+    try:
+        base.hardlink_to(path)
+    except OSError as error:
+        raise ImageError(
+            f"cannot make another name for {path}: {error.strerror}",
+            hint="this file system may have no hard links; a full clone needs none",
+        ) from error
+    try:
+        with whole(path, replace=True) as fresh:
+            create_overlay(fresh, Path(base.name), "qcow2", header.virtual_size)
+    except BaseException:
+        base.unlink()
+        raise
+    base.chmod(0o400)
+    return base
+
+
+def _bases(path: Path) -> list[str]:
+    """The files that were frozen from a disk, in this order."""
+    found = path.parent.glob(f"{glob.escape(path.stem)}.base*.qcow2")
+    return sorted((base.name for base in found), key=lambda name: (len(name), name))
 
 
 def create_disk(path: Path, format: Format, size: int) -> None:
     """Makes an empty disk, whole or not at all. Raises ImageError."""
-    with _whole(path) as fresh:
+    with whole(path, durable=False) as fresh:
         try:
             qemu_img.create(fresh, format, size)
         except ImageError as error:
             error.hint = error.hint or f"it was to hold {format_size(size)}: {path}"
             raise
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to make a file under, which then takes its place as a whole."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    try:
-        yield fresh
-        fresh.rename(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -2,48 +2,258 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from qemuctl.errors import HostError, ImageError
+from qemuctl.errors import HostError, ImageError, ImageInUse
+from qemuctl.image.progress import WHOLE, Progress, silent
 from qemuctl.paths import blocking_folder
+from qemuctl.tail import plain
 
 _TIMEOUT = 60.0
+_KILL_AFTER = 2.0
+
+# What qemu-img may take for a file that somebody else made.
+_MEMORY = 1 << 30
+_CPU_SECONDS = 30
+_OUTPUT = 64 << 20
+_IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?", re.DOTALL)
+_DONE = re.compile(rb"\s*\((\d+(?:\.\d+)?)/100%\)\s*\r?")
 
 
-def run(*arguments: str | Path) -> str:
+def run(
+    *arguments: str | Path,
+    limited: bool = False,
+    accept: Collection[int] = (0,),
+    writes: Path | None = None,
+    timeout: float = _TIMEOUT,
+) -> str:
     """Runs qemu-img and gives its standard output.
 
-    Raises HostError when there is no qemu-img, ImageError with its command
-    line and its own words when it fails.
+    ``limited``: bounds its memory, processor time and output, for a file that may
+    be hostile. ``accept``: the exit statuses that are no failure. ``writes``: the
+    file that is written, to say where there is no room. ``timeout`` in seconds.
+
+    Raises HostError when there is no qemu-img, ImageInUse when another process
+    has the image open, ImageError with its command line and its own words when it
+    fails.
     """
-    program = shutil.which("qemu-img")
-    if program is None:
-        raise HostError(
-            "qemu-img is not installed", hint="sudo apt-get install qemu-utils"
-        )
-    argv = [program, *map(str, arguments)]
+    argv = [*(_limits() if limited else []), _find("qemu-img"), *map(str, arguments)]
+    with _memory_file() as stdout, _memory_file() as stderr:
+        try:
+            done = subprocess.run(
+                argv, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL,
+                timeout=timeout, check=False, env=_environment(limited),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise _too_slow(argv, arguments[0], timeout) from error
+        stderr.seek(0)
+        if done.returncode not in accept:
+            words = _text(stderr.read(_LONGEST_WORDS))
+            raise _failure(argv, arguments[0], done.returncode, words, limited, writes)
+        stdout.seek(0)
+        return _text(stdout.read())
+
+
+def _memory_file() -> BinaryIO:
+    """Where qemu-img writes to: files are what the kernel can limit, and one in
+    memory does not mind a full disk."""
+    return os.fdopen(os.memfd_create("qemu-img"), "w+b")
+
+
+async def job(
+    *arguments: str | Path,
+    progress: Progress = silent,
+    limited: bool = False,
+    accept: Collection[int] = (0,),
+    writes: Path | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Runs qemu-img for something that takes long, and gives its standard output.
+
+    ``progress`` gets hundredths of a percent; ``-p`` is given where the subcommand
+    has it. When the task is cancelled qemu-img is ended and waited for, and it
+    dies with this process, whatever kills that. Other arguments and errors are
+    those of `run`.
+    """
+    verb, *rest = map(str, arguments)
+    shown = ["-p"] if verb in _SHOW_PROGRESS else []
+    qemu_img = [_find("qemu-img"), verb, *shown, *rest]
+    argv = [*(_limits() if limited else []), *qemu_img]
+    process = await _spawn(argv, limited)
+    assert process.stdout is not None
+    assert process.stderr is not None
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT,
-            check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise ImageError(
-            f"qemu-img {arguments[0]} took longer than {_TIMEOUT:g} s", argv=argv
-        ) from error
-    if done.returncode != 0:
-        words = done.stderr.strip().removeprefix("qemu-img: ")
-        raise ImageError(
-            f"qemu-img {arguments[0]} failed: {words}",
-            argv=argv,
-            returncode=done.returncode,
-            stderr=done.stderr,
+        async with asyncio.timeout(timeout), asyncio.TaskGroup() as tasks:
+            out = tasks.create_task(_watch(process.stdout, progress))
+            words = tasks.create_task(_beginning(process.stderr))
+            returncode = await process.wait()
+    except TimeoutError as error:
+        raise _too_slow(argv, verb, timeout or 0.0) from error
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    finally:
+        await asyncio.shield(_end(process))
+    if returncode not in accept:
+        raise _failure(argv, verb, returncode, words.result(), limited, writes)
+    return out.result()
+
+
+_SHOW_PROGRESS = frozenset({"convert", "rebase", "commit", "amend", "compare"})
+_LONGEST_WORDS = 64 << 10
+
+
+async def _spawn(argv: Sequence[str], limited: bool) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        # setpriv(1) from util-linux: PR_SET_PDEATHSIG without a fork of our own.
+        _find("setpriv"), "--pdeathsig", "KILL", "--", *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(limited),
+        start_new_session=True,
+    )  # fmt: skip
+
+
+async def _watch(stream: asyncio.StreamReader, progress: Progress) -> str:
+    """Tells how far it is; gives the rest of what is written, which is bounded."""
+    kept = bytearray()
+    while part := await stream.read(65536):
+        kept += part
+        found = list(_DONE.finditer(kept))
+        if found:
+            progress(min(WHOLE, round(float(found[-1][1]) * 100)), WHOLE)
+            kept = bytearray(_DONE.sub(b"", kept))
+        if len(kept) > _OUTPUT:
+            raise ImageError(f"qemu-img wrote more than {_OUTPUT >> 20} MiB of output")
+    return _text(bytes(kept))
+
+
+async def _beginning(stream: asyncio.StreamReader) -> str:
+    """The first words of a stream, which is read to its end."""
+    kept = b""
+    while part := await stream.read(65536):
+        kept += part[: _LONGEST_WORDS - len(kept)]
+    return _text(kept)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends a process that may have ended, and reaps it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_AFTER):
+                await process.wait()
+
+
+def _find(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        package = "qemu-utils" if program == "qemu-img" else "util-linux"
+        raise HostError(
+            f"{program} is not installed", hint=f"sudo apt-get install {package}"
         )
-    return done.stdout
+    return found
+
+
+def _limits() -> list[str]:
+    return [
+        # At the hard limit comes SIGKILL, which could be anybody's.
+        _find("prlimit"), f"--as={_MEMORY}", f"--cpu={_CPU_SECONDS}:{_CPU_SECONDS + 5}",
+        f"--fsize={_OUTPUT}", "--core=0", "--",
+    ]  # fmt: skip
+
+
+def _environment(limited: bool) -> dict[str, str] | None:
+    # glibc reserves 64 MiB of addresses for each thread that asks for memory, which
+    # would count as memory used.
+    return {**os.environ, "MALLOC_ARENA_MAX": "2"} if limited else None
+
+
+def _limit_hit(returncode: int, words: str) -> str | None:
+    if returncode == -signal.SIGXCPU:
+        return f"{_CPU_SECONDS} s of processor time"
+    if returncode == -signal.SIGXFSZ:
+        return f"{_OUTPUT >> 20} MiB of output"
+    # How a process ends that gets no memory: glib and QEMU abort.
+    no_memory = (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGSEGV)
+    if returncode in no_memory or "annot allocate memory" in words:
+        return f"{_MEMORY >> 20} MiB of memory"
+    return None
+
+
+def _too_slow(argv: Sequence[str], verb: str | Path, seconds: float) -> ImageError:
+    return ImageError(f"qemu-img {verb} took longer than {seconds:g} s", argv=argv)
+
+
+def _failure(
+    argv: Sequence[str],
+    verb: str | Path,
+    returncode: int,
+    stderr: str,
+    limited: bool,
+    writes: Path | None,
+) -> ImageError:
+    in_use = _IN_USE.search(stderr)
+    if in_use:
+        return ImageInUse(Path(in_use[1]), returncode=returncode, stderr=stderr)
+    # They may quote what a file says.
+    words = plain(stderr).strip().removeprefix("qemu-img: ")
+    hint = None
+    if "No space left on device" in words and writes is not None:
+        message = f"no room left to write {writes.name}: {writes.absolute().parent}"
+        return ImageError(message, returncode=returncode, stderr=stderr)
+    limit = _limit_hit(returncode, words) if limited else None
+    if limit is not None:
+        words = f"it needed more than {limit}"
+        hint = "the image may be damaged, or made to do harm"
+    elif returncode < 0:
+        words = words or f"ended by signal {signal.Signals(-returncode).name}"
+    return ImageError(
+        f"qemu-img {verb} failed: {words}",
+        argv=argv,
+        returncode=returncode,
+        stderr=stderr,
+        hint=hint,
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
+
+
+def file(path: Path) -> str:
+    """A file's name for qemu-img, which takes ``a:b`` for a protocol, and what
+    begins with a dash for an option, unless it is marked."""
+    return f"file:{path.absolute()}"
+
+
+def options(path: Path, format: str) -> str:
+    """The same for a subcommand that takes a format only with ``--image-opts``."""
+    # keyval.c: a comma in a value is written twice.
+    name = str(path.absolute()).replace(",", ",,")
+    return f"driver={format},file.driver=file,file.filename={name}"
+
+
+def alone(path: Path, format: str) -> str:
+    """The same for one file without its backing file, for what only looks at the
+    tables in it. Such a name says its format itself."""
+    # Most paths are UTF-8; of one that is not, QEMU says so itself.
+    node = {"driver": "file", "filename": str(path.absolute())}
+    whole = {"driver": format, "backing": None, "file": node}
+    return f"json:{json.dumps(whole, ensure_ascii=False)}"
 
 
 def create(path: Path, format: str, size: int) -> None:
@@ -53,24 +263,26 @@ def create(path: Path, format: str, size: int) -> None:
     """
     if path.exists():
         raise ImageError(f"there is a file already: {path}")
-    # qemu-img parses "a:b" as a protocol unless the path is marked as a file.
-    run("create", "-q", "-f", format, f"file:{path}", str(size))
+    run("create", "-q", "-f", format, file(path), str(size), writes=path)
 
 
 def info(path: Path, format: str) -> dict[str, Any]:
     """What qemu-img knows of one image, read as the format that is named.
 
-    Raises ImageError: also when the file is not of that format.
+    Opens no backing file. Raises ImageError: also when the file is not of that
+    format.
     """
-    text = run("info", "--output=json", "--force-share", "-f", format, f"file:{path}")
+    text = run(
+        "info", "--output=json", "--force-share", "-f", format, file(path), limited=True
+    )
     return dict(json.loads(text))
 
 
 def check_readable(path: Path, what: str) -> None:
     """Raises ImageError, naming what bars the way, unless a file can be read."""
     try:
-        with path.open("rb") as file:
-            file.read(1)
+        with path.open("rb") as opened:
+            opened.read(1)
     except FileNotFoundError as error:
         raise ImageError(
             f"{what} does not exist: {path}", hint=blocking_folder(path)

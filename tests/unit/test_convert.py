@@ -1,0 +1,263 @@
+"""Images in other formats, and what is left when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qemuctl.errors import ImageError, ImageInUse, UsageError
+from qemuctl.image import qemu_img
+from qemuctl.image.check import check
+from qemuctl.image.convert import FORMATS, convert
+from qemuctl.image.extents import extents
+from qemuctl.image.files import commit, rebase, resize
+from qemuctl.image.qcow2 import read_header
+from qemuctl.image.snapshots import (
+    snapshot_create,
+    snapshots,
+)
+from qemuctl.image.whole import whole
+from tests.unit.disk_images import MIB, ODD, content, digest, overlay, qcow2, raw, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / ODD
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def data() -> bytes:
+    """A disk of 3 MiB: data, a hole, data."""
+    return os.urandom(MIB) + bytes(MIB) + os.urandom(MIB)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_every_format_there_and_back(
+    folder: Path, data: bytes, format: str
+) -> None:
+    source = raw(folder / "source", data)
+    target = folder / f"target.{format}"
+    await convert(source, target, source_format="raw", format=format)
+    back = folder / "back"
+    await convert(target, back, source_format=format, format="raw")
+    # Some formats count in cylinders.
+    assert back.read_bytes()[: len(data)] == data
+    assert not any(back.read_bytes()[len(data) :])
+    assert sorted(folder.iterdir()) == sorted([source, target, back])
+
+
+async def test_a_chain_becomes_one_file(folder: Path, data: bytes) -> None:
+    base = raw(folder / "base.raw", data)
+    top = overlay(folder / "top", overlay(folder / "middle", base, "raw"), "qcow2")
+    write(top, 0, 4096, 7)
+    flat = folder / "flat.qcow2"
+    await convert(top, flat, source_format="qcow2", format="qcow2")
+    assert read_header(flat).backing_file is None
+    assert content(flat) == content(top) == digest(b"\x07" * 4096 + data[4096:])
+
+
+@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
+async def test_compression_makes_it_smaller(folder: Path, format: str) -> None:
+    source = raw(folder / "source", b"abcdefgh" * (MIB // 8) * 4)
+    target = folder / "target"
+    await convert(source, target, source_format="raw", format=format, compress=True)
+    assert target.stat().st_size < MIB
+    assert content(target, format) == digest(source.read_bytes())
+
+
+async def test_what_cannot_be_is_refused_before_any_work(folder: Path) -> None:
+    source = raw(folder / "source", bytes(512))
+    for options in ({"format": "vdi", "compress": True}, {"format": "img"}):
+        with pytest.raises(UsageError):
+            await convert(source, folder / "x", source_format="raw", **options)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match=r"not a qcow2|ends before"):
+        await convert(source, folder / "x", source_format="qcow2", format="raw")
+    assert list(folder.iterdir()) == [source]
+
+
+async def test_holes_stay_holes(folder: Path) -> None:
+    source = folder / "source.raw"
+    with source.open("wb") as file:
+        file.write(os.urandom(65536))
+        file.truncate(1 << 30)
+    middle, back = folder / "x.qcow2", folder / "back.raw"
+    await convert(source, middle, source_format="raw", format="qcow2")
+    await convert(middle, back, source_format="qcow2", format="raw")
+    assert middle.stat().st_blocks * 512 < MIB
+    assert back.stat().st_size == 1 << 30
+    assert back.stat().st_blocks * 512 < MIB
+
+
+async def test_a_target_is_replaced_only_on_demand_and_never_a_source(
+    folder: Path, data: bytes
+) -> None:
+    base = raw(folder / "base.raw", data)
+    top = overlay(folder / "top.qcow2", base, "raw")
+    with pytest.raises(ImageError, match="there is a file already"):
+        await convert(base, top, source_format="raw", format="qcow2")
+    for target in (base, top):
+        with pytest.raises(ImageError, match="one of the files that are read"):
+            await convert(
+                top, target, source_format="qcow2", format="raw", replace=True
+            )
+    old = raw(folder / "old", b"old")
+    await convert(top, old, source_format="qcow2", format="raw", replace=True)
+    assert old.read_bytes() == data
+
+
+async def test_an_image_in_use_is_neither_read_nor_replaced(
+    folder: Path, data: bytes, processes: list[subprocess.Popen[Any]]
+) -> None:
+    held, other = qcow2(folder / "held", data), qcow2(folder / "other", data)
+    process = subprocess.Popen(
+        ["qemu-io", "--image-opts", qemu_img.options(held, "qcow2")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    processes.append(process)
+    assert process.stdout is not None
+    assert process.stdout.read(8) == b"qemu-io>"
+    for source, target in ((held, folder / "new"), (other, held)):
+        with pytest.raises(ImageInUse) as caught:
+            await convert(
+                source, target, source_format="qcow2", format="raw", replace=True
+            )
+        assert caught.value.path == held
+    with pytest.raises(ImageInUse):
+        await resize(held, "qcow2", 8 * MIB)
+    with pytest.raises(ImageInUse):
+        await snapshot_create(held, "x")
+    assert extents(held, "qcow2")
+    assert snapshots(held) == []
+    assert sorted(folder.iterdir()) == [held, other]
+
+
+@pytest.mark.parametrize("switch", [[], ["-r"]])
+async def test_a_raw_image_in_use_is_not_replaced_nor_read_while_it_is_written(
+    folder: Path,
+    data: bytes,
+    processes: list[subprocess.Popen[Any]],
+    switch: list[str],
+) -> None:
+    held, other = raw(folder / "held", data), raw(folder / "other", data)
+    top = overlay(folder / "top", held, "raw")
+    process = subprocess.Popen(
+        ["qemu-io", *switch, "--image-opts", qemu_img.options(held, "raw")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    processes.append(process)
+    assert process.stdout is not None
+    assert process.stdout.read(8) == b"qemu-io>"
+    with pytest.raises(ImageInUse):
+        await convert(other, held, source_format="raw", format="raw", replace=True)
+    assert held.read_bytes() == data
+    for source, kind in ((held, "raw"), (top, "qcow2")):
+        work = convert(source, folder / f"of-{kind}", source_format=kind, format="raw")
+        if switch:
+            await work
+            continue
+        with pytest.raises(ImageInUse) as caught:
+            await work
+        assert caught.value.path == held
+
+
+async def test_a_hostile_vmdk_reaches_no_other_file(folder: Path) -> None:
+    secret = raw(folder / "secret", b"secret".ljust(512, b"."))
+    text = (
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\nRW 1 FLAT "{secret}" 0\n'
+    )
+    listing = raw(folder / "listing.vmdk", text.encode())
+    good = folder / "good.vmdk"
+    qemu_img.run("create", "-q", "-f", "vmdk", qemu_img.file(good), "1M")
+    within = raw(
+        folder / "within.vmdk",
+        good.read_bytes()[:12] + bytes(8) + good.read_bytes()[20:],
+    )
+    child = raw(
+        folder / "child.vmdk",
+        good.read_bytes().replace(b"# The Disk", b'parentFileNameHint="secret"\n', 1),
+    )
+    for path in (listing, within, child):
+        with pytest.raises(ImageError, match="not a VMDK image of one file"):
+            await convert(path, folder / "x", source_format="vmdk", format="raw")
+    assert not (folder / "x").exists()
+
+
+async def test_a_hostile_backing_name_is_refused_before_qemu_opens_it(
+    folder: Path,
+) -> None:
+    path = folder / "evil.qcow2"
+    qemu_img.run(
+        "create", "-q", "-f", "qcow2", "-u", "-b", "nbd:127.0.0.1:1", "-F", "raw",
+        qemu_img.file(path), "1M",
+    )  # fmt: skip
+    works = [
+        convert(path, folder / "x", source_format="qcow2", format="raw"),
+        resize(path, "qcow2", 2 * MIB),
+        rebase(path, "qcow2", None, None),
+        commit(path, "qcow2"),
+        snapshot_create(path, "x"),
+    ]
+    for work in works:
+        with pytest.raises(ImageError, match="not a plain file: nbd"):
+            await work
+    # A check opens no backing file, whatever it is.
+    assert (await check(path, "qcow2")).clean
+    await rebase(path, "qcow2", None, None, unsafe=True)
+    assert read_header(path).backing_file is None
+
+
+async def test_a_conversion_that_is_cancelled_leaves_what_was_there(
+    folder: Path,
+) -> None:
+    source = raw(folder / "source", os.urandom(MIB) * 64)
+    target = raw(folder / "target", b"old")
+    begun = asyncio.Event()
+    task = asyncio.create_task(
+        convert(
+            source, target, source_format="raw", format="qcow2", compress=True,
+            replace=True, progress=lambda done, _total: done and begun.set(),
+        )
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert target.read_bytes() == b"old"
+    assert sorted(folder.iterdir()) == [source, target]
+
+
+def test_a_killed_conversion_leaves_what_was_there(
+    folder: Path, until: Any, processes: list[subprocess.Popen[Any]]
+) -> None:
+    source = raw(folder / "source", os.urandom(MIB) * 64)
+    target = raw(folder / "target", b"old")
+    code = """
+import asyncio, sys
+from pathlib import Path
+from qemuctl.image.convert import convert
+asyncio.run(convert(Path(sys.argv[1]), Path(sys.argv[2]), source_format="raw",
+    format="qcow2", compress=True, replace=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, source, target])
+    processes.append(process)
+    until(lambda: [p for p in folder.glob(".qemuctl-*") if p.stat().st_size > MIB])
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    until(lambda: not child.is_running())
+    assert target.read_bytes() == b"old"
+    assert len(list(folder.iterdir())) == 3
+    with whole(target, replace=True) as fresh:
+        fresh.write_bytes(b"new")
+    assert sorted(folder.iterdir()) == [source, target]
