@@ -35,7 +35,8 @@ _HOMES = {
     "wait": "wait",
     "qmp": "qmp",
     "spec": "specs",
-    "image": "images",
+    "image": "image_group",
+    "disk": "disks",
     "doctor": "care",
     "gc": "care",
 }
@@ -99,7 +100,9 @@ def complete_names(incomplete: str) -> list[str]:
 
 def complete_images(incomplete: str) -> list[str]:
     """Image names for the shell's completion."""
-    return [name for name in ("tiny",) if name.startswith(incomplete)]
+    from qemuctl.image.store import TINY, names
+
+    return [name for name in (TINY, *names()) if name.startswith(incomplete)]
 
 
 Name = Annotated[

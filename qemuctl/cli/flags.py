@@ -35,7 +35,33 @@ Forwards = Annotated[
         "--forward", "-p", metavar="PORTS", help="8080:80, or :80 for a free host port"
     ),
 ]
-Cdrom = Annotated[str | None, typer.Option(metavar="ISO", help="a CD image")]
+RootSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="of the image's disk; default: its own"),
+]
+DiskMode = Annotated[
+    str | None,
+    typer.Option(metavar="MODE", help="overlay on the image (default), or full copy"),
+]
+TrustBacking = Annotated[
+    bool, typer.Option("--trust-backing", help="follow backing files wherever they are")
+]
+Cdrom = Annotated[
+    str | None, typer.Option(metavar="ISO", help="a CD image; '' for an empty drive")
+]
+BootOnce = Annotated[
+    str | None,
+    typer.Option(
+        "--boot", metavar="KIND", help="try first, once: cdrom, disk or network"
+    ),
+]
+UserData = Annotated[
+    str | None, typer.Option(metavar="FILE", help="cloud-init user-data of your own")
+]
+SshKeys = Annotated[
+    list[str] | None,
+    typer.Option("--ssh-key", metavar="KEY", help="a public key or its file"),
+]
 Kernel = Annotated[
     str | None,
     typer.Option(
@@ -83,10 +109,11 @@ def spec_from(
     spec = load_spec(file, name=name)
     if not given:
         return spec, _text_if_same(file, spec)
-    merged = {**spec.model_dump(exclude_defaults=True), **given, "name": spec.name}
-    for key in ("boot", "nics"):
-        if key in given and key in spec.model_fields_set:
-            merged[key] = _over(spec.model_dump(exclude_defaults=True)[key], given[key])
+    written = spec.model_dump(exclude_defaults=True)
+    merged = {**written, **given, "name": spec.name}
+    for key in ("boot", "root", "cloud_init", "nics"):
+        if key in given and key in written:
+            merged[key] = _over(written[key], given[key])
     return resolve_paths(validate(merged), Path.cwd()), None
 
 
@@ -119,12 +146,15 @@ def _given(flags: dict[str, Any], image: str | None) -> dict[str, Any]:
     nics = each("nic", parse_nic)
     if flags["forward"]:
         nics = [{"forward": flags["forward"]}, *(nics or [])]
+    root = {"size": flags["root_size"], "mode": flags["disk_mode"]}
+    cloud = {"user_data": flags["user_data"], "ssh_keys": flags["ssh_key"]}
     boot = {
+        "once": flags["boot"],
         "kernel": flags["kernel"],
         "initrd": flags["initrd"],
         "cmdline": flags["append"],
     }
-    boot = {key: value for key, value in boot.items() if value is not None}
+    boot, root, cloud = map(_without_none, (boot, root, cloud))
     fields = {
         "image": image,
         "cpu": parse_cpus(flags["cpus"]) if flags["cpus"] else None,
@@ -133,9 +163,16 @@ def _given(flags: dict[str, Any], image: str | None) -> dict[str, Any]:
         "nics": nics,
         "cdrom": flags["cdrom"],
         "boot": boot or None,
+        "root": root or None,
+        "cloud_init": cloud or None,
+        "trust_backing": flags["trust_backing"] or None,
         "machine": flags["machine"],
         "accel": flags["accel"],
         "display": parse_display(flags["display"]) if flags["display"] else None,
         "extra_args": flags["qemu_arg"] or None,
     }
+    return _without_none(fields)
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}

@@ -1,38 +1,273 @@
-"""`image build`: what there is to boot without bringing anything."""
+"""`image ls`, `pull`, `build`, `import` and others: the images in the store."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qemuctl.cli.app import complete_images, group
-from qemuctl.cli.output import building
-from qemuctl.cli.running import run_async
-from qemuctl.errors import ImageError
+from qemuctl.cli.app import Json, complete_images, group
+from qemuctl.cli.output import building, note, print_json, print_table
+from qemuctl.cli.progress import percent, transfer
+from qemuctl.cli.running import for_each, run_async
+from qemuctl.errors import ImageError, StateError, UsageError
 
-image = group("image", "Images to boot from.")
+if TYPE_CHECKING:
+    from qemuctl.image.store import Image
+
+image = group("image", "Images to boot from, and image files.")
+
+ImageName = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE", help="an image's name", autocompletion=complete_images
+    ),
+]
+ImageNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE…", help="names of images", autocompletion=complete_images
+    ),
+]
+NewName = Annotated[
+    str | None, typer.Option("--name", help="what to call it in the store")
+]
 
 
-@image.command(epilog="Example:  qemuctl image build tiny")
-def build(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="IMAGE", help="tiny", autocompletion=complete_images),
+@image.command("ls", epilog="Example:  qemuctl image ls --available")
+def list_images(
+    available: Annotated[
+        bool, typer.Option("--available", help="what can be pulled or built, too")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    json: Json = False,
+) -> None:
+    """List the images in the store, or with --available all that there are."""
+    rows = _present()
+    if available:
+        known = {row["name"] for row in rows}
+        rows += [row for row in _available() if row["name"] not in known]
+    if quiet:
+        for row in rows:
+            print(row["name"])
+    elif json:
+        print_json(rows)
+    else:
+        from qemuctl.units import format_rounded
+
+        print_table(
+            ("NAME", "STATE", "FORMAT", "SIZE", "USED", "USER", "SOURCE"),
+            (
+                (
+                    row["name"],
+                    row["state"],
+                    row["format"],
+                    format_rounded(row["size"]) if row["size"] else None,
+                    format_rounded(row["used"]) if row["used"] else None,
+                    row["user"],
+                    row["source"],
+                )
+                for row in rows
+            ),
+        )
+
+
+def _row(name: str, state: str, **known: Any) -> dict[str, Any]:
+    fields = ("format", "size", "used", "user", "source")
+    return {"name": name, "state": state, **dict.fromkeys(fields), **known}
+
+
+def _present() -> list[dict[str, Any]]:
+    from qemuctl.image import store
+
+    rows = []
+    for name in (*store.names(), store.TINY):
+        try:
+            found = store.find(name)
+        except ImageError as error:
+            rows.append(_row(name, "damaged", source=error.message))
+            continue
+        if found.present:
+            rows.append(_image_row(found))
+    return rows
+
+
+def _image_row(found: Image) -> dict[str, Any]:
+    about = found.manifest
+    files = [path.stat() for path in found.folder.iterdir() if path.is_file()]
+    return _row(
+        found.name,
+        "ready",
+        format=about.format or "kernel",
+        size=about.virtual_size,
+        used=sum(status.st_blocks for status in files) * 512,
+        user=about.user,
+        source=about.source or f"recipe {found.name}",
+    )
+
+
+def _available() -> list[dict[str, Any]]:
+    from qemuctl.image.catalog import catalog
+    from qemuctl.image.recipe import RECIPES
+
+    built = [_row(name, "to build", source=f"recipe {name}") for name in RECIPES]
+    return built + [
+        _row(name, "to pull", format=entry.format, user=entry.user, source=entry.url)
+        for name, entry in catalog().items()
+    ]
+
+
+@image.command(epilog="Example:  qemuctl image pull debian-13")
+def pull(
+    what: Annotated[
+        str, typer.Argument(metavar="NAME|URL", help="of the catalogue, or any")
     ],
+    name: NewName = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="what its SHA-256 must be")
+    ] = None,
+) -> None:
+    """Download an image into the store, verified; prints its name.
+
+    What was interrupted goes on where it was. `image ls --available` shows
+    the catalogue; your own is merged over it (see the README).
+    """
+    from qemuctl.image.acquire import pull as pulling
+    from qemuctl.image.checksums import parse_checksum
+
+    try:
+        expected = parse_checksum(sha256) if sha256 else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if expected is not None and expected.algorithm != "sha256":
+        raise UsageError(f"not a SHA-256: {sha256}")
+    with transfer(f"pulling {what}") as progress:
+        work = pulling(what, name=name, expected=expected, progress=progress, note=note)
+        print(run_async(work).name)
+
+
+@image.command(epilog="Example:  qemuctl image build debian --suite trixie")
+def build(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="tiny or debian")],
+    name: NewName = None,
+    suite: Annotated[
+        str | None, typer.Option(help="debian: another suite than the host's")
+    ] = None,
     kernel: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="a kernel of your own (bzImage)")
+        Path | None,
+        typer.Option(metavar="PATH", help="tiny: a kernel of your own (bzImage)"),
     ] = None,
     modules: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="its modules; default /lib/modules/VERSION"),
     ] = None,
 ) -> None:
-    """Build an image into the cache, if it is not there; prints its folder."""
-    from qemuctl.image import build_tiny
+    """Build an image from its recipe, if it is not there; prints its folder."""
+    from qemuctl.image import recipe as recipes
 
-    if name != "tiny":
-        raise ImageError(f"no recipe for this image: {name}", hint="recipes: tiny")
-    show = building("building the image tiny:")
-    print(run_async(build_tiny(kernel, modules, progress=show)).folder)
+    if recipe not in recipes.RECIPES:
+        raise ImageError(
+            f"no recipe for this image: {recipe}",
+            hint=f"recipes: {', '.join(recipes.RECIPES)}",
+        )
+    show = building(f"building the image {recipe}:")
+    if recipe == "tiny":
+        if name or suite:
+            raise UsageError("tiny has no --name and no --suite")
+        work = recipes.build_tiny(kernel, modules, progress=show)
+    else:
+        if kernel or modules:
+            raise UsageError("only tiny takes --kernel and --modules")
+        default = f"{recipe}-{suite}" if suite else recipe
+        options = ["--suite", suite] if suite else []
+        work = recipes.build(recipe, name or default, options=options, progress=show)
+    print(run_async(work).folder)
+
+
+@image.command("import", epilog="Example:  qemuctl image import ./disk.vmdk --name old")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a disk image")],
+    name: NewName = None,
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="what FILE is; default: by its suffix"),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="it has cloud-init, whose user this is")
+    ] = None,
+    trust_backing: Annotated[
+        bool, typer.Option("--trust-backing", help="its backing files may lie anywhere")
+    ] = False,
+) -> None:
+    """Copy an image file into the store; prints its name."""
+    from qemuctl.image.acquire import import_file
+
+    with percent(f"importing {file.name}") as progress:
+        work = import_file(
+            file, name=name, format=format, user=user, trust_backing=trust_backing,
+            progress=progress,
+        )  # fmt: skip
+        print(run_async(work).name)
+
+
+@image.command(epilog="Example:  qemuctl image verify debian-13")
+def verify(names: ImageNames) -> None:
+    """Check that images are still what came into the store."""
+    from qemuctl.image import store
+    from qemuctl.image.acquire import verify as verifying
+
+    def check(name: str) -> None:
+        with transfer(f"verifying {name}") as progress:
+            run_async(verifying(store.find(name), progress=progress))
+        note(f"{name} is as it was")
+
+    for_each(names, check)
+
+
+@image.command(epilog="Example:  qemuctl image rm debian-13")
+def rm(names: ImageNames) -> None:
+    """Remove images that no VM needs."""
+    for_each(names, _remove)
+
+
+def _remove(name: str) -> None:
+    from qemuctl.image import store
+    from qemuctl.vm.users import needing
+
+    with store.steady(alone=True):
+        # The tiny image is built again when a VM wants it.
+        needed = needing(store.folder_of(name)) if name != store.TINY else []
+        if needed:
+            raise StateError(
+                f"remove the image {name}", "needed", f"needed by {', '.join(needed)}",
+                hint="remove these first",
+            )  # fmt: skip
+        store.remove(name)
+    note(f"removed the image {name}")
+
+
+@image.command(epilog="Example:  qemuctl image prune --all --dry-run")
+def prune(
+    every: Annotated[
+        bool, typer.Option("--all", "-a", help="also images that no VM needs")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    json: Json = False,
+) -> None:
+    """Remove broken downloads, what crashes left, and tiny images of old recipes."""
+    from qemuctl.image import store
+    from qemuctl.vm.prune import prune as pruning
+    from qemuctl.vm.prune import to_prune
+
+    with store.steady(alone=True):
+        found = to_prune(unused=every)
+        if not dry_run:
+            pruning(found)
+    if json:
+        print_json([{"path": str(item.path), "used": item.used} for item in found])
+        return
+    for item in found:
+        print(item.path)
+    if not found:
+        note("nothing to remove")

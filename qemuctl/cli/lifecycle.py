@@ -14,7 +14,7 @@ import typer
 from qemuctl.cli import flags
 from qemuctl.cli.app import Name, Names, command
 from qemuctl.cli.output import note
-from qemuctl.cli.running import for_each, run_async, undoing
+from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import HostError, QemuctlError, StateError
 
 if TYPE_CHECKING:
@@ -30,13 +30,21 @@ def create(
         str | None, typer.Argument(metavar="[NAME]", help="its name")
     ] = None,
     file: flags.File = None,
-    image: Annotated[str | None, typer.Option(help="tiny, or a disk image")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="an image's name, or ./disk.qcow2")
+    ] = None,
     memory: flags.Memory = None,
     cpus: flags.Cpus = None,
     disk: flags.Disks = None,
     nic: flags.Nics = None,
     forward: flags.Forwards = None,
+    root_size: flags.RootSize = None,
+    disk_mode: flags.DiskMode = None,
     cdrom: flags.Cdrom = None,
+    boot: flags.BootOnce = None,
+    user_data: flags.UserData = None,
+    ssh_key: flags.SshKeys = None,
+    trust_backing: flags.TrustBacking = False,
     kernel: flags.Kernel = None,
     initrd: flags.Initrd = None,
     append: flags.Append = None,
@@ -48,25 +56,25 @@ def create(
     """Create a VM, from flags or a YAML file or both; it is not started."""
     given = dict(locals())
     spec, text = flags.spec_from(name=name, image=image, file=file, flags=given)
-    _create(spec, text)
+    run_async(_create(spec, text))
     note(f"created {spec.name}; start it with: qemuctl start {spec.name}")
 
 
-def _create(spec: Spec, text: str | None) -> None:
+async def _create(spec: Spec, text: str | None) -> None:
+    from qemuctl.cli.progress import percent
+    from qemuctl.image import store
     from qemuctl.paths import VmPaths
     from qemuctl.vm import definitions
-    from qemuctl.vm.plan import draft, make_disks
+    from qemuctl.vm.disks import make_disks
+    from qemuctl.vm.plan import draft
+    from qemuctl.vm.resolve import image_of
 
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
-    draft(spec, VmPaths.of(spec.name))
-    with undoing():
-        paths = definitions.create(spec, text)
-        try:
-            make_disks(spec, paths)
-        except BaseException:
-            definitions.remove(spec.name)
-            raise
+    draft(spec, VmPaths.of(spec.name), spec.boot.once)
+    with percent(f"copying {spec.image}") as progress:
+        with store.steady(), definitions.creating(spec, text) as paths:
+            await make_disks(spec, paths, image_of(spec), progress=progress)
 
 
 @command("edit", example="EDITOR=nano qemuctl edit web")
@@ -75,7 +83,9 @@ def edit(name: Name) -> None:
     from qemuctl.process import held
     from qemuctl.spec import load_spec, parse_spec
     from qemuctl.vm import definitions
-    from qemuctl.vm.plan import check_disks_kept, draft
+    from qemuctl.vm.disks import check_disks_kept
+    from qemuctl.vm.plan import draft
+    from qemuctl.vm.resolve import image_of
 
     paths = definitions.find(name)
     before = paths.spec.read_text()
@@ -90,7 +100,9 @@ def edit(name: Name) -> None:
                 f"edit {name}", "present", "the name cannot change here",
                 hint=f"qemuctl rename {name} {spec.name}",
             )  # fmt: skip
-        check_disks_kept(load_spec(paths.spec), spec, paths)
+        written = load_spec(paths.spec)
+        images = image_of(written), image_of(spec)
+        check_disks_kept(written, spec, paths, images)
         draft(spec, paths)
     except QemuctlError as error:
         kept = Path(tempfile.mkdtemp(prefix="qemuctl-")) / f"{name}.yaml"
@@ -136,6 +148,9 @@ def rm(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="kill it first if it is on")
     ] = False,
+    keep_disks: Annotated[
+        bool, typer.Option("--keep-disks", help="keep its disks, and say where")
+    ] = False,
 ) -> None:
     """Remove VMs that are off, with the disks that were made for them."""
     from qemuctl.cli.power import power
@@ -145,7 +160,7 @@ def rm(
         definitions.find(name)
         if force:
             run_async(power(name, "kill"))
-        definitions.remove(name)
-        note(f"removed {name}")
+        kept = definitions.remove(name, keep_disks=keep_disks)
+        note(f"removed {name}" + (f"; its disks are in {kept}" if kept else ""))
 
     for_each(names, remove)

@@ -12,6 +12,7 @@ from qemuctl.cli.running import for_each, run_async
 
 if TYPE_CHECKING:
     from qemuctl.vm.power import StopReport
+    from qemuctl.vm.resolve import Device
 
 _HOW = {
     "agent": "its guest shut down (agent)",
@@ -31,18 +32,33 @@ def start(
     wait: Annotated[
         bool, typer.Option("--wait", help="until its agent answers")
     ] = False,
+    boot: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="try first this time: cdrom, disk, network"),
+    ] = None,
     timeout: Timeout = "120",
 ) -> None:
     """Start VMs; they outlive this command and this terminal."""
     for_each(
         names,
         lambda name: run_async(
-            _start(name, paused, wait and not paused, seconds(timeout))
+            _start(name, paused, wait and not paused, _kind(boot), seconds(timeout))
         ),
     )
 
 
-async def _start(name: str, paused: bool, wait: bool, patience: float) -> None:
+def _kind(boot: str | None) -> Device | None:
+    from qemuctl.errors import UsageError
+
+    match boot:
+        case "cdrom" | "disk" | "network" | None:
+            return boot
+    raise UsageError(f"cannot boot from this: {boot}", hint="cdrom, disk or network")
+
+
+async def _start(
+    name: str, paused: bool, wait: bool, boot: Device | None, patience: float
+) -> None:
     from qemuctl.cli.notices import say_accelerator
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import load
@@ -50,7 +66,7 @@ async def _start(name: str, paused: bool, wait: bool, patience: float) -> None:
 
     progress = building("building its image, once:")
     with working(f"starting {name}") as status:
-        vm = await starting(name, paused=paused, progress=progress)
+        vm = await starting(name, paused=paused, boot=boot, progress=progress)
         was_on = vm is None
         async with vm or await attach(name) as vm:
             if wait:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="[IMAGE]",
-            help="tiny, or a disk image",
+            help="an image's name, or ./disk.qcow2",
             autocompletion=complete_images,
         ),
     ] = None,
@@ -39,7 +40,13 @@ def run(
     disk: flags.Disks = None,
     nic: flags.Nics = None,
     forward: flags.Forwards = None,
+    root_size: flags.RootSize = None,
+    disk_mode: flags.DiskMode = None,
     cdrom: flags.Cdrom = None,
+    boot: flags.BootOnce = None,
+    user_data: flags.UserData = None,
+    ssh_key: flags.SshKeys = None,
+    trust_backing: flags.TrustBacking = False,
     kernel: flags.Kernel = None,
     initrd: flags.Initrd = None,
     append: flags.Append = None,
@@ -86,7 +93,10 @@ async def _run(spec: Spec, command: list[str], patience: float) -> int:
             "the console needs the serial port: the spec says serial: false"
         )
     progress = building(f"building the image {spec.image}, once:")
-    async with launch(spec, paused=not command, progress=progress) as vm:
+    async with contextlib.AsyncExitStack() as stack:
+        with working(f"starting {spec.image or spec.name}"):
+            starting = launch(spec, paused=not command, progress=progress)
+            vm = await stack.enter_async_context(starting)
         say_accelerator(vm.record, spec.accel)
         if not command:
             return await _console(vm)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from qemuctl.cli.output import note, report
-from qemuctl.errors import QemuctlError, ToolError
+from qemuctl.errors import ImageInUse, QemuctlError, ToolError
 
 T = TypeVar("T")
 
@@ -87,6 +87,12 @@ def for_each(names: Sequence[str], work: Callable[[str], object]) -> None:
 
 def explain(error: QemuctlError) -> None:
     """Prints an error, with QEMU's command line where that helps."""
+    if isinstance(error, ImageInUse):
+        from qemuctl.vm.users import user_of
+
+        user = user_of(error.path)
+        if user is not None:
+            error.hint = f"the VM {user} has it open: qemuctl stop {user}"
     if isinstance(error, ToolError) and error.argv:
         from qemuctl.cmdline import format_argv
 

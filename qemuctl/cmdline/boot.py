@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.machine import Element
@@ -11,6 +12,8 @@ from qemuctl.cmdline.storage import CDROM
 from qemuctl.spec.model import Spec
 
 DEFAULT_CMDLINE = "console=ttyS0"
+# An empty disk is passed over until something is installed on it.
+USUAL_ORDER: tuple[Literal["disk", "cdrom", "network"], ...] = ("disk", "cdrom")
 
 
 def boot(spec: Spec) -> Iterator[Element]:
@@ -33,7 +36,7 @@ def boot_indexes(spec: Spec) -> dict[str, int]:
     """The boot index of each device, by its id.
 
     A disk's own index wins; the others follow in `boot.order`, or else disks
-    before the CD-ROM: an empty disk is passed over until it is installed.
+    before the CD-ROM.
     """
     # The kernel itself takes index 0, and whatever comes after is never tried.
     if spec.boot.kernel is not None:
@@ -44,7 +47,7 @@ def boot_indexes(spec: Spec) -> dict[str, int]:
         if disk.boot_index is not None
     }
     following = max(indexes.values(), default=-1) + 1
-    for kind in spec.boot.order or ("disk", "cdrom"):
+    for kind in spec.boot.order or USUAL_ORDER:
         for id_ in _of_kind(spec, kind):
             if id_ not in indexes:
                 indexes[id_] = following

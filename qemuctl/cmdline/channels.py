@@ -15,6 +15,7 @@ from qemuctl.paths import VmPaths
 from qemuctl.spec.model import Spec
 
 AGENT_PORT = "org.qemu.guest_agent.0"
+COPY_PORT = "qemuctl.copy"
 
 
 def monitors(paths: VmPaths) -> Iterator[Element]:
@@ -49,9 +50,11 @@ def serial(spec: Spec, paths: VmPaths) -> Iterator[Element]:
 
 
 def agent(spec: Spec, paths: VmPaths, host: Host, layout: Layout) -> Iterator[Element]:
-    """The guest agent's channel.
+    """The guest agent's channel, and one beside it for the bytes of files.
 
     The port's id is what VSERPORT_CHANGE names when the agent comes or goes.
+    The agent's own replies are JSON and base64, which an emulated guest makes
+    at a megabyte a second; the second port carries bytes as they are.
     """
     if not spec.agent:
         return
@@ -61,3 +64,5 @@ def agent(spec: Spec, paths: VmPaths, host: Host, layout: Layout) -> Iterator[El
     yield Device(driver=driver, id="vserial", bus=place.bus, addr=place.addr)
     yield SocketChardev(id="agent", path=paths.agent_socket)
     yield VirtSerialPort(id="agent", bus="vserial.0", chardev="agent", name=AGENT_PORT)
+    yield SocketChardev(id="copy", path=paths.copy_socket)
+    yield VirtSerialPort(id="copy", bus="vserial.0", chardev="copy", name=COPY_PORT)

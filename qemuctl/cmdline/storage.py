@@ -144,7 +144,8 @@ class _Places:
             "id": f"disk{index}",
             "drive": f"disk{index}",
             "bootindex": bootindex,
-            "serial": disk.serial,
+            # So the guest finds each one, whatever letters it gives them.
+            "serial": disk.serial or f"disk{index}",
             "write_cache": write_cache,
         }
         if disk.bus == "virtio":
@@ -193,18 +194,27 @@ def _cdrom(
 ) -> Iterator[Element]:
     """The drive and its medium; the medium can be changed by the drive's id."""
     host.binary.require_device("ide-cd", "cdrom")
-    yield FileNode(
-        driver=_protocol(Path(path), "host_cdrom"),
-        node_name=f"{CDROM}-file",
-        filename=Path(path),
-        read_only=True,
-    )
-    yield FormatNode(
-        driver="raw", node_name=CDROM, file=f"{CDROM}-file", read_only=True
-    )
+    if path:
+        yield from cdrom_node(Path(path))
     bus, unit = _ide_place(
         spec.chipset, "sata" if spec.chipset == "q35" else "ide", _CDROM_POSITION
     )
     yield IdeDevice(
-        driver="ide-cd", id=CDROM, bus=bus, unit=unit, drive=CDROM, bootindex=bootindex
+        driver="ide-cd",
+        id=CDROM,
+        bus=bus,
+        unit=unit,
+        drive=CDROM if path else None,
+        bootindex=bootindex,
     )
+
+
+def cdrom_node(path: Path, name: str = CDROM) -> Iterator[Element]:
+    """The block nodes of a CD image: ``NAME-file``, and ``NAME`` on top of it."""
+    yield FileNode(
+        driver=_protocol(path, "host_cdrom"),
+        node_name=f"{name}-file",
+        filename=path,
+        read_only=True,
+    )
+    yield FormatNode(driver="raw", node_name=name, file=f"{name}-file", read_only=True)

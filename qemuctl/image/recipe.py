@@ -1,4 +1,9 @@
-"""The tiny guest: built into the cache on first use, from its recipe."""
+"""Images that are built here, each from its recipe below ``images/``.
+
+``images/NAME/build OUT [options]`` makes the files, tells its stages on
+standard output, and says on standard error why it failed; ``image.yaml``
+beside it holds what is known of the image.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +14,23 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from qemuctl.errors import HostError, ImageError
+from qemuctl.errors import ImageError
+from qemuctl.image import store
+from qemuctl.image.claim import claimed
+from qemuctl.image.manifest import FILE, read_manifest, sha256_of
+from qemuctl.image.qcow2 import read_header
 from qemuctl.image.qemu_img import check_readable
-from qemuctl.paths import cache_home, private_dir
+from qemuctl.image.store import TINY, Image
+from qemuctl.paths import cache_home, images_dir, private_dir
+from qemuctl.thread import in_thread
 
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Image:
-    """Something to boot: a kernel with its initrd and command line."""
-
-    name: str
-    folder: Path
-    cmdline: str
-    cmdline_microvm: str
-
-    @property
-    def kernel(self) -> Path:
-        return self.folder / "kernel"
-
-    @property
-    def initrd(self) -> Path:
-        return self.folder / "initrd"
-
-    @property
-    def built(self) -> bool:
-        return self.folder.is_dir()
+RECIPES = (TINY, "debian")
+Stages = Callable[[str], None]
 
 
 def recipes() -> Path:
@@ -49,18 +40,23 @@ def recipes() -> Path:
     return installed if installed.is_dir() else package.parent / "images"
 
 
+def _fingerprint(recipe: Path) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for path in sorted(recipe.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(recipe).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest
+
+
 def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
     """The tiny image, built or not; with a kernel of the user's, a variant of it.
 
     Its folder is named by a hash of all that goes into it, so that a changed
     recipe or kernel gives a new image and running VMs keep theirs.
     """
-    recipe = recipes() / "tiny"
-    digest = hashlib.sha256()
-    for path in sorted(recipe.rglob("*")):
-        if path.is_file():
-            digest.update(path.relative_to(recipe).as_posix().encode())
-            digest.update(path.read_bytes())
+    recipe = recipes() / TINY
+    digest = _fingerprint(recipe)
     if kernel is not None:
         check_readable(kernel, "the kernel")
         digest.update(kernel.read_bytes())
@@ -72,20 +68,15 @@ def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
         if not modules.is_dir():
             raise ImageError(f"no such folder of modules: {modules}")
         digest.update(f"{modules.absolute()} {modules.stat().st_mtime_ns}".encode())
-    folder = cache_home() / "images" / f"tiny-{digest.hexdigest()[:12]}"
-    return Image(
-        "tiny",
-        folder,
-        (recipe / "cmdline").read_text().strip(),
-        (recipe / "cmdline.microvm").read_text().strip(),
-    )
+    folder = cache_home() / "images" / f"{TINY}-{digest.hexdigest()[:12]}"
+    return Image(TINY, folder, read_manifest(recipe / FILE))
 
 
 async def build_tiny(
     kernel: Path | None = None,
     modules: Path | None = None,
     *,
-    progress: Progress | None = None,
+    progress: Stages | None = None,
 ) -> Image:
     """The tiny image, built if it is not there; ``progress`` gets its stages.
 
@@ -93,48 +84,81 @@ async def build_tiny(
     not at all. Raises ImageError with the recipe's own words.
     """
     image = tiny(kernel, modules)
-    if image.built:
+    if image.present:
         return image
-    images = private_dir(image.folder.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=images))
-    try:
-        await _build(image, kernel, modules, scratch, progress or (lambda _line: None))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    options = ["--kernel", os.fspath(kernel)] if kernel else []
+    options += ["--modules", os.fspath(modules)] if modules else []
+    folder = private_dir(image.folder.parent)
+    async with claimed(folder / ".lock"):
+        if not image.present:
+            async with _scratch(folder) as made:
+                await _run(TINY, [os.fspath(made), *options], progress)
+                made.rename(image.folder)
     return image
 
 
-async def _build(
-    image: Image,
-    kernel: Path | None,
-    modules: Path | None,
-    scratch: Path,
-    progress: Progress,
-) -> None:
-    flock = shutil.which("flock")
-    if flock is None:
-        raise HostError("flock is not installed", hint="it comes with util-linux")
-    argv = [os.fspath(recipes() / "tiny" / "build"), os.fspath(scratch)]
-    argv += ["--kernel", os.fspath(kernel)] if kernel else []
-    argv += ["--modules", os.fspath(modules)] if modules else []
-    # flock(1) waits for another builder without a thread of ours that nobody
-    # could interrupt; whoever comes second finds the image and builds nothing.
-    script = """[ -d "$1" ] && exit
-        final=$1 scratch=$2; shift 2; "$@" && mv -- "$scratch" "$final" """
-    lock = image.folder.parent / ".lock"
+async def build(
+    recipe: str,
+    name: str,
+    *,
+    options: Sequence[str] = (),
+    progress: Stages | None = None,
+) -> Image:
+    """The image ``name`` in the store, built from a recipe if it is not there.
+
+    ``options`` are the recipe's own, such as ``--suite``. It appears whole or
+    not at all. Raises ImageError with the recipe's own words, SpecError for a
+    bad name.
+    """
+    source = recipes() / recipe
+    fingerprint = _fingerprint(source)
+    fingerprint.update("\0".join(options).encode())
+    hashed = fingerprint.hexdigest()[:12]
+    async with claimed(private_dir(images_dir()) / f".build-{name}.lock"):
+        if name in store.names() and store.find(name).manifest.recipe == hashed:
+            return store.find(name)
+        with store.fresh(name) as folder:
+            await _run(recipe, [os.fspath(folder), *options], progress)
+            disk = folder / "disk.qcow2"
+            described = {
+                "source": " ".join(["recipe", recipe, *options]),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "format": "qcow2",
+                "virtual_size": read_header(disk).virtual_size,
+                "sha256": await in_thread(partial(sha256_of, disk)),
+                "recipe": hashed,
+            }
+            known = read_manifest(source / FILE)
+            store.describe(folder, known.model_copy(update=described))
+    return store.find(name)
+
+
+@contextlib.asynccontextmanager
+async def _scratch(folder: Path) -> AsyncIterator[Path]:
+    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+async def _run(recipe: str, arguments: Sequence[str], stages: Stages | None) -> None:
+    """Runs a recipe in a session of its own; no part of it outlives us."""
+    argv = [os.fspath(recipes() / recipe / "build"), *arguments]
     process = await asyncio.create_subprocess_exec(
-        flock, lock, "/bin/sh", "-c", script, "sh", image.folder, scratch, *argv,
+        *argv,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     try:
         reading = asyncio.create_task(process.stderr.read())
         async for line in process.stdout:
-            progress(line.decode(errors="replace").strip().removeprefix("stage "))
+            if stages is not None:
+                stages(line.decode(errors="replace").strip().removeprefix("stage "))
         stderr = (await reading).decode(errors="replace").strip()
         returncode = await process.wait()
     except BaseException:
@@ -144,6 +168,6 @@ async def _build(
         raise
     if returncode != 0:
         raise ImageError(
-            f"the tiny image could not be built: {stderr or 'no reason given'}",
+            f"the image {recipe} could not be built: {stderr or 'no reason given'}",
             argv=argv, returncode=returncode, stderr=stderr,
         )  # fmt: skip

@@ -14,9 +14,13 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 R = TypeVar("R")
 
 
+# Older than the rule that a name has dashes.
+_UNDERSCORED = {"tray_open"}
+
+
 def wire_name(name: str) -> str:
     """A Python field name as QMP spells it."""
-    return name.rstrip("_").replace("_", "-")
+    return name if name in _UNDERSCORED else name.rstrip("_").replace("_", "-")
 
 
 def from_wire(reply: type[R], value: dict[str, Any]) -> R:
@@ -142,3 +146,64 @@ class HumanMonitorCommand(Command[str]):
 
     NAME = "human-monitor-command"
     command_line: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QomSet(Command[dict[str, Any]]):
+    """Sets one property of an object, such as a device's boot index."""
+
+    NAME = "qom-set"
+    path: str
+    property: str
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockdevOpenTray(Command[dict[str, Any]]):
+    """Asks the guest to open a drive, or with ``force`` opens it."""
+
+    NAME = "blockdev-open-tray"
+    id: str
+    force: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockdevCloseTray(Command[dict[str, Any]]):
+    NAME = "blockdev-close-tray"
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockdevRemoveMedium(Command[dict[str, Any]]):
+    NAME = "blockdev-remove-medium"
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockdevInsertMedium(Command[dict[str, Any]]):
+    NAME = "blockdev-insert-medium"
+    id: str
+    node_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockdevDel(Command[dict[str, Any]]):
+    NAME = "blockdev-del"
+    node_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockInfo:
+    """query-block: one drive; ``qdev`` is the device's id or path, ``inserted``
+    its medium, and ``locked`` tells that the guest holds on to it."""
+
+    device: str
+    locked: bool
+    qdev: str | None = None
+    inserted: dict[str, Any] | None = None
+    tray_open: bool | None = None
+
+
+class QueryBlock(Command[list[BlockInfo]]):
+    NAME = "query-block"
+    REPLY = BlockInfo

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from difflib import get_close_matches
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import NameInUse, NotFound, StateError
-from qemuctl.paths import VmPaths, private_dir, run_home, vms_dir
+from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import held, take
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, State, require
@@ -65,27 +67,42 @@ def load(name: str) -> Spec:
 def create(spec: Spec, text: str | None = None) -> VmPaths:
     """Makes the folder of a new VM; ``text`` is the spec as its user wrote it.
 
-    Raises NameInUse. The folder appears whole or not at all.
+    Raises NameInUse. The folder appears whole or not at all; its disks are
+    made at the first start.
+    """
+    with creating(spec, text):
+        pass
+    return VmPaths.of(spec.name)
+
+
+@contextlib.contextmanager
+def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
+    """As `create`, with a block in which files can be put into the new folder.
+
+    The VM is there, by a rename, once the block has ended well.
     """
     from qemuctl.spec import dump
 
     paths = VmPaths.of(spec.name)
-    private_dir(vms_dir())
-    fresh = vms_dir() / f".new-{spec.name}-{os.getpid()}"
-    # A crashed process may have had the same pid.
-    shutil.rmtree(fresh, ignore_errors=True)
+    if paths.state.exists():
+        raise name_in_use(spec.name)
+    # Another task of this process may be making one of the same name.
+    unique = f".new-{spec.name}-{secrets.token_hex(4)}-{os.getpid()}"
+    fresh = private_dir(vms_dir()) / unique
     fresh.mkdir(mode=0o700)
     try:
         (fresh / paths.spec.name).write_text(text if text is not None else dump(spec))
         (fresh / paths.lock.name).touch(0o600)
-        # rename(2) refuses to replace a folder that is not empty.
-        fresh.rename(paths.state)
-    except OSError as error:
+        yield VmPaths(fresh, paths.run)
+        try:
+            # rename(2) refuses to replace a folder that is not empty.
+            fresh.rename(paths.state)
+        except OSError as error:
+            if paths.state.exists():
+                raise name_in_use(spec.name) from error
+            raise
+    finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        if paths.state.exists():
-            raise name_in_use(spec.name) from error
-        raise
-    return paths
 
 
 def name_in_use(name: str) -> NameInUse:
@@ -101,9 +118,23 @@ def replace(name: str, text: str) -> None:
     fresh.replace(path)
 
 
+def set_cdrom(name: str, medium: str) -> None:
+    """Changes the medium in a VM's spec, for its next start; empty is none.
+
+    Raises NotFound, SpecError.
+    """
+    from qemuctl.spec import changed
+
+    paths = find(name)
+    replace(name, changed(paths.spec.read_text(), load(name), "cdrom", medium))
+
+
 @contextlib.contextmanager
-def _locked(name: str, action: Action) -> Iterator[VmPaths]:
-    """The VM while it is off and nobody can start it."""
+def locked(name: str, action: Action) -> Iterator[VmPaths]:
+    """The VM while it is off and nobody can start it.
+
+    Raises NotFound, and StateError when it is on.
+    """
     paths = find(name)
     try:
         lock = take(paths.lock)
@@ -119,28 +150,62 @@ def _locked(name: str, action: Action) -> Iterator[VmPaths]:
         os.close(lock)
 
 
-def remove(name: str) -> None:
+def remove(name: str, *, keep_disks: bool = False) -> Path | None:
     """Removes a VM that is off, and all that was made for it.
 
-    Raises NotFound, and StateError when it is on.
+    With ``keep_disks`` the disks that it has are moved to the folder that is
+    returned. Raises NotFound, and StateError when it is on, or when another
+    VM's disks are made from its own.
     """
-    with _locked(name, Action.REMOVE) as paths:
+    with locked(name, Action.REMOVE) as paths:
+        _refuse_needed(paths, Action.REMOVE)
+        kept = _keep(paths) if keep_disks else None
         # Out of sight first: a removal that is cut short leaves no half VM.
         doomed = vms_dir() / f".removed-{name}-{os.getpid()}"
         paths.state.rename(doomed)
         shutil.rmtree(paths.run, ignore_errors=True)
         shutil.rmtree(doomed)
+    return kept
+
+
+def _refuse_needed(paths: VmPaths, action: Action) -> None:
+    from qemuctl.vm.users import needing
+
+    if not paths.disks.exists():
+        return
+    needed = needing(paths.state)
+    if needed:
+        others = ", ".join(needed)
+        raise StateError(
+            f"{action} {paths.name}", State.OFF,
+            f"disks of other VMs are made from its own: {others}",
+            hint=f"first remove, or flatten, what needs them: {others}",
+        )  # fmt: skip
+
+
+def _keep(paths: VmPaths) -> Path | None:
+    """Moves the disks of a VM to where no VM owns them."""
+    if not paths.disks.exists():
+        return None
+    folder = private_dir(kept_dir())
+    others = (f"{paths.name}-{number}" for number in count(2))
+    names = chain([paths.name], others)
+    target = next(folder / name for name in names if not (folder / name).exists())
+    paths.disks.rename(target)
+    return target
 
 
 def rename(name: str, new: str) -> None:
     """Gives a VM that is off another name.
 
-    Raises NotFound, NameInUse, and StateError when it is on.
+    Raises NotFound, NameInUse, and StateError when it is on, or when another
+    VM's disks are made from its own.
     """
     from qemuctl.spec import load_spec, renamed, validate_name
 
     validate_name(new)
-    with _locked(name, Action.RENAME) as paths:
+    with locked(name, Action.RENAME) as paths:
+        _refuse_needed(paths, Action.RENAME)
         target = VmPaths.of(new)
         if target.state.exists():
             raise name_in_use(new)

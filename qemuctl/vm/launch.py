@@ -25,6 +25,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.errors import (
     LaunchError,
     NotFound,
@@ -32,6 +33,7 @@ from qemuctl.errors import (
     StateError,
     WaitTimeout,
 )
+from qemuctl.image import store
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.process import (
     Child,
@@ -44,13 +46,15 @@ from qemuctl.process import (
     wait_gone,
 )
 from qemuctl.qmp import Recorder, Session, eventlog
-from qemuctl.qmp.commands import Cont, HumanMonitorCommand, Quit
+from qemuctl.qmp.commands import Cont, HumanMonitorCommand, QomSet, Quit
 from qemuctl.spec import Spec, dump
 from qemuctl.tail import tail
 from qemuctl.vm.definitions import THROWAWAY, find, load
-from qemuctl.vm.plan import Plan, Progress, prepare
+from qemuctl.vm.plan import Plan, Stages, prepare
 from qemuctl.vm.record import Record
+from qemuctl.vm.resolve import Device
 from qemuctl.vm.states import Action, require
+from qemuctl.vm.users import user_of
 from qemuctl.vm.vm import Vm, state_of
 
 # QEMU opens its sockets' far ends in a few hundredths of a second; a loaded
@@ -66,14 +70,16 @@ async def launch(
     spec: Spec,
     *,
     paused: bool = False,
-    progress: Progress | None = None,
+    boot: Device | None = None,
+    progress: Stages | None = None,
 ) -> AsyncIterator[Vm]:
     """Starts a throwaway VM and removes all of it at the end of the block.
 
     Its name is the spec's with a random ending, so that any number of them
     run side by side. It is running (or, with ``paused``, waits for
     ``vm.power.resume()``) when the block begins; whether its guest is ready
-    is for ``vm.wait_ready()`` to tell. ``progress`` gets a line for each slow
+    is for ``vm.wait_ready()`` to tell. ``boot`` is the kind of device that is
+    tried first until the guest reboots. ``progress`` gets a line for each slow
     step, such as building an image.
 
     Raises SpecError, HostError, ImageError or LaunchError; UnexpectedExit
@@ -91,7 +97,7 @@ async def launch(
         (paths.state / THROWAWAY).write_text(str(os.getpid()))
         paths.spec.write_text(dump(spec))
         vm, child = await _bring_up(
-            spec, paths, [undertaker.pipe], progress, attached=True
+            spec, paths, [undertaker.pipe], boot, progress, attached=True
         )
         stack.push_async_callback(_put_down, vm, child)
         if not paused:
@@ -100,12 +106,18 @@ async def launch(
 
 
 async def start(
-    name: str, *, paused: bool = False, progress: Progress | None = None
+    name: str,
+    *,
+    paused: bool = False,
+    boot: Device | None = None,
+    progress: Stages | None = None,
 ) -> Vm | None:
     """Starts a VM that was created; None when it was on already.
 
-    Of two starts at once one wins, and the other raises StateError. Raises
-    NotFound, and as `launch` does; after an error the VM is off.
+    ``boot`` is the kind of device that is tried first this time, until the
+    guest reboots. Of two starts at once one wins, and the other raises
+    StateError. Raises NotFound, and as `launch` does; after an error the VM is
+    off.
     """
     paths = find(name)
     if held(paths.lock):
@@ -114,11 +126,12 @@ async def start(
             return None
     spec = load(name)
     paths = VmPaths.of(name)
-    vm, child = await _bring_up(spec, paths, [], progress, attached=False)
+    vm, child = await _bring_up(spec, paths, [], boot, progress, attached=False)
     try:
         if not paused:
             await vm.execute(Cont())
         child.detach()
+        paths.booted.touch()
     except BaseException:
         await asyncio.shield(_put_down(vm, child))
         raise
@@ -129,7 +142,8 @@ async def _bring_up(
     spec: Spec,
     paths: VmPaths,
     keep_open: list[int],
-    progress: Progress | None,
+    boot: Device | None,
+    progress: Stages | None,
     *,
     attached: bool,
 ) -> tuple[Vm, Child]:
@@ -146,7 +160,9 @@ async def _bring_up(
         # First of all: while the lock is held, an old record would be believed.
         for stale in (paths.record, paths.exit):
             stale.unlink(missing_ok=True)
-        plan = await prepare(spec, paths, progress=progress)
+        once = boot or (None if paths.booted.exists() else spec.boot.once)
+        with store.steady():
+            plan = await prepare(spec, paths, once=once, progress=progress)
         _turn(paths.serial_log)
         # Ours, and whatever is in it is stale: we have the lock.
         shutil.rmtree(paths.run, ignore_errors=True)
@@ -158,12 +174,31 @@ async def _bring_up(
         os.close(lock)
     try:
         session = await _greeting(paths, child, plan)
+        if plan.usual is not None:
+            await _boot_as_usual(session, plan)
         vm = await _written_down(plan, child, session, attached=attached)
     except BaseException:
         child.disown()
         await asyncio.shield(child.reaped())
         raise
     return vm, child
+
+
+async def _boot_as_usual(session: Session, plan: Plan) -> None:
+    """Puts the usual boot order in the place of this start's.
+
+    The firmware has its list already (fw_cfg's ``bootorder``), which QEMU
+    makes anew at each reset: so the guest's first reboot is as usual.
+    """
+    assert plan.usual is not None
+    devices = set(boot_indexes(plan.spec)) | set(plan.usual)
+    # An index is never had by two at once, so all are given back first.
+    for device, index in [
+        *((device, -1) for device in sorted(devices)),
+        *sorted(plan.usual.items()),
+    ]:
+        path = f"/machine/peripheral/{device}"
+        await session.execute(QomSet(path=path, property="bootindex", value=index))
 
 
 def _turn(log: Path) -> None:
@@ -201,13 +236,14 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
         await asyncio.gather(connecting, ending, return_exceptions=True)
 
 
+_LOCKED = 'Failed to get "write" lock'
 # What QEMU's words mean to somebody who did not write its code.
 _MEANINGS = (
     (
         "Could not set up host forwarding rule",
         "a host port is taken: choose another one, or :PORT for a free one",
     ),
-    ('Failed to get "write" lock', "another VM is using this disk image"),
+    (_LOCKED, "another VM is using this disk image"),
     ("Could not access KVM", "KVM cannot be used here: accel: tcg works everywhere"),
     ("Cannot allocate memory", "the host has not this much memory: memory: less"),
 )
@@ -217,9 +253,14 @@ def _launch_error(paths: VmPaths, plan: Plan) -> LaunchError:
     words = tail(paths.qemu_log, 40).strip()
     status = read_exit(paths.exit).status
     how = f"status {status}" if status is None or status >= 0 else f"signal {-status}"
+    hint = next((hint for text, hint in _MEANINGS if text in words), None)
+    if _LOCKED in words:  # in the moment between our look and QEMU's
+        files = [Path(disk.path) for disk in plan.spec.disks if disk.path]
+        others = filter(None, (user_of(file, but=paths.name) for file in files))
+        hint = f"the VM {other} is using it" if (other := next(others, None)) else hint
     return LaunchError(
         f"QEMU did not start ({how}): {words or 'it gave no reason'}",
-        hint=next((hint for text, hint in _MEANINGS if text in words), None),
+        hint=hint,
         argv=plan.argv(),
         returncode=status,
         stderr=words,

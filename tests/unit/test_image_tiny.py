@@ -18,7 +18,8 @@ from qemuctl.image.overlay import check_format, create_disk, create_overlay
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
 from qemuctl.spec import Boot, Disk, Spec
-from qemuctl.vm.plan import make_disks, tiny_of
+from qemuctl.vm.disks import make_disks
+from qemuctl.vm.resolve import image_of
 
 BUILD = """#!/bin/sh
 echo stage one
@@ -37,8 +38,7 @@ def recipe(tmp_path: Path, bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """`recipe(script)`: a recipe that builds by this script."""
     folder = tmp_path / "recipes" / "tiny"
     folder.mkdir(parents=True)
-    (folder / "cmdline").write_text("console=ttyS0 quiet\n")
-    (folder / "cmdline.microvm").write_text("console=ttyS0\n")
+    (folder / "image.yaml").write_text("cmdline: console=ttyS0 quiet\n")
 
     def write(script: str) -> Path:
         (folder / "build").write_text(script)
@@ -57,14 +57,15 @@ def builds(folder: Path) -> int:
 
 def test_the_real_recipe_is_found_from_here() -> None:
     image = tiny()
-    assert "console=ttyS0" in image.cmdline
+    assert "console=ttyS0" in (image.manifest.cmdline or "")
+    assert "tsc_khz" in (image.manifest.cmdline_microvm or "")
     assert image.folder.name.startswith("tiny-")
 
 
 def test_asking_builds_nothing(recipe: Recipe, bare_home: Path) -> None:
     image = tiny()
-    assert not image.built
-    assert image.cmdline == "console=ttyS0 quiet"
+    assert not image.present
+    assert image.manifest.cmdline == "console=ttyS0 quiet"
     assert not bare_home.exists()
 
 
@@ -98,8 +99,8 @@ async def test_it_is_built_once_with_its_stages_told(recipe: Recipe) -> None:
     stages: list[str] = []
     image = await build_tiny(progress=stages.append)
     assert stages == ["one", "two"]
-    assert image.built
-    assert image.kernel.read_text() == "kernel\n"
+    assert image.present
+    assert (image.kernel or Path()).read_text() == "kernel\n"
     assert await build_tiny(progress=stages.append) == image
     assert builds(folder) == 1
     assert leftovers(image.folder) == []
@@ -128,7 +129,7 @@ async def test_a_failing_recipe_leaves_nothing_and_has_its_words(
     with pytest.raises(ImageError, match="no such package") as caught:
         await build_tiny()
     assert caught.value.returncode == 3
-    assert not tiny().built
+    assert not tiny().present
     assert leftovers(tiny().folder) == []
 
 
@@ -137,7 +138,7 @@ async def test_a_recipe_that_fails_can_be_tried_again(recipe: Recipe) -> None:
     with pytest.raises(ImageError):
         await build_tiny()
     recipe(BUILD)
-    assert (await build_tiny()).built
+    assert (await build_tiny()).present
 
 
 async def test_a_cancelled_build_ends_its_processes_and_leaves_nothing(
@@ -154,25 +155,28 @@ async def test_a_cancelled_build_ends_its_processes_and_leaves_nothing(
             await task
     pid = int(started.read_text())
     until(lambda: Identity.of(pid) is None)
-    assert not tiny().built
+    assert not tiny().present
     assert leftovers(tiny().folder) == []
 
 
-def test_an_unknown_image_is_refused_with_what_there_is() -> None:
+def test_an_unknown_image_is_refused_with_what_there_is(bare_home: Path) -> None:
     with pytest.raises(ImageError, match="no such image: debian") as caught:
-        tiny_of(Spec(name="x", image="debian"))
-    assert "tiny" in (caught.value.hint or "")
+        image_of(Spec(name="x", image="debian"))
+    assert caught.value.hint == "get it with: qemuctl image build debian"
     with pytest.raises(ImageError) as caught:
-        tiny_of(Spec(name="x", image="tinny"))
+        image_of(Spec(name="x", image="debian-13"))
+    assert caught.value.hint == "get it with: qemuctl image pull debian-13"
+    with pytest.raises(ImageError) as caught:
+        image_of(Spec(name="x", image="tinny"))
     assert caught.value.hint == "did you mean tiny?"
 
 
 def test_only_tiny_is_built(recipe: Recipe, tmp_path: Path) -> None:
-    assert tiny_of(Spec(name="x", image="./disk.qcow2")) is None
-    assert tiny_of(Spec(name="x")) is None
-    assert tiny_of(Spec(name="x", image="tiny")) == tiny()
+    assert image_of(Spec(name="x", image="./disk.qcow2")) is None
+    assert image_of(Spec(name="x")) is None
+    assert image_of(Spec(name="x", image="tiny")) == tiny()
     own = Boot(kernel=str(tmp_path / "k"), initrd=str(tmp_path / "i"))
-    assert tiny_of(Spec(name="x", image="tiny", boot=own)) is None
+    assert image_of(Spec(name="x", image="tiny", boot=own)) is None
 
 
 @pytest.fixture
@@ -200,16 +204,16 @@ def test_a_raw_image_with_a_qcow2_header_is_refused(
     assert not overlay.exists()
 
 
-def test_an_image_is_what_its_name_says_and_never_guessed(
+async def test_an_image_is_what_its_name_says_and_never_guessed(
     disguised: Path, tmp_path: Path
 ) -> None:
     paths = VmPaths(state=tmp_path / "vm", run=tmp_path / "run")
     with pytest.raises(ImageError, match="qcow2 header"):
-        make_disks(Spec(name="x", image=str(disguised)), paths)
+        await make_disks(Spec(name="x", image=str(disguised)), paths, None)
     nameless = tmp_path / "disk.img"
     nameless.touch()
     with pytest.raises(SpecError, match="the format of"):
-        make_disks(Spec(name="x", image=str(nameless)), paths)
+        await make_disks(Spec(name="x", image=str(nameless)), paths, None)
 
 
 def test_a_raw_image_that_is_said_to_be_qcow2_is_refused(tmp_path: Path) -> None:
@@ -234,13 +238,13 @@ def test_disks_and_overlays_have_any_name(tmp_path: Path, name: str) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([base, overlay])
 
 
-def test_a_disk_that_exists_is_never_made_again(tmp_path: Path) -> None:
+async def test_a_disk_that_exists_is_never_made_again(tmp_path: Path) -> None:
     paths = VmPaths(state=tmp_path, run=tmp_path / "run")
     spec = Spec(name="x", disks=(Disk(size=1 << 20, format="raw"),))
-    make_disks(spec, paths)
+    await make_disks(spec, paths, None)
     disk = paths.disk(0, "raw")
     disk.write_bytes(b"mine")
-    make_disks(spec, paths)
+    await make_disks(spec, paths, None)
     assert disk.read_bytes() == b"mine"
 
 

@@ -1,0 +1,306 @@
+"""Images of others, brought into the store: pulled from a server, or imported."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from qemuctl.errors import ImageError, SpecError, UsageError
+from qemuctl.image import store
+from qemuctl.image.catalog import Entry, catalog
+from qemuctl.image.chain import check_trusted
+from qemuctl.image.check import check
+from qemuctl.image.checksums import Checksum
+from qemuctl.image.convert import FORMATS, convert
+from qemuctl.image.download import Downloaded, downloading
+from qemuctl.image.manifest import Format, Manifest, sha256_of
+from qemuctl.image.overlay import check_format
+from qemuctl.image.progress import Progress, silent
+from qemuctl.image.qcow2 import is_qcow2, read_header
+from qemuctl.image.qemu_img import check_readable
+from qemuctl.image.store import Image
+from qemuctl.paths import cache_home
+from qemuctl.spec import validate_name
+from qemuctl.thread import Tick, in_thread
+
+Note = Callable[[str], None]
+_PART = 1024 * 1024
+_SUFFIXES = {name: name for name in FORMATS} | {"vhd": "vpc"}
+
+
+def downloads() -> Path:
+    """Where files are while they are downloaded, and what is left of broken ones."""
+    return cache_home() / "downloads"
+
+
+async def pull(
+    what: str,
+    *,
+    name: str | None = None,
+    expected: Checksum | None = None,
+    progress: Progress = silent,
+    note: Note = lambda _text: None,
+) -> Image:
+    """The image of a catalogue name or an http(s) URL, downloaded if it is not there.
+
+    ``name`` is what it is called in the store, by default as in the catalogue or
+    as the file is. ``expected`` is the checksum to verify with in the place of
+    the catalogue's. It appears in the store whole, or not at all.
+
+    Raises ImageError: unknown, a download that fails, a file that is not what
+    it should be, or another image of this name.
+    """
+    entry, url = _entry(what)
+    name = validate_name(name) if name else what if entry else _named(_stem(url))
+    if _there(name, url):
+        return _as_expected(store.find(name), expected)
+    if expected is None and entry is not None:
+        expected = await entry.expected()
+    if expected is None:
+        note(f"nothing to verify it with: no checksum is known of {url}")
+
+    def ready() -> bool:
+        return _there(name, url)
+
+    async with downloading(
+        url, downloads(), expected=expected, ready=ready, progress=progress, note=note
+    ) as got:
+        if got is not None:
+            await _add(name, url, entry, got)
+    return store.find(name)
+
+
+def _there(name: str, url: str) -> bool:
+    """Whether the store has this very image. Raises ImageError for another one."""
+    if name in store.names() and store.find(name).manifest.source == url:
+        return True
+    store.check_free(name)
+    return False
+
+
+def _as_expected(image: Image, expected: Checksum | None) -> Image:
+    """The image; raises ImageError when it is known to be not the expected one."""
+    known = image.manifest.sha256
+    if expected and expected.algorithm == "sha256" and expected.digest != known:
+        raise ImageError(
+            f"the image {image.name} is there, but with another SHA-256: {known}",
+            hint=f"choose another name with --name, or qemuctl image rm {image.name}",
+        )
+    return image
+
+
+def _named(stem: str) -> str:
+    """The name of a file as an image's. Raises SpecError when it cannot be one."""
+    try:
+        return validate_name(stem)
+    except SpecError as error:
+        error.hint = "choose a name for the image: --name NAME"
+        raise
+
+
+def _entry(what: str) -> tuple[Entry | None, str]:
+    if "://" in what:
+        return None, what
+    known = catalog()
+    if what in known:
+        return known[what], known[what].url
+    raise store.unknown(what)
+
+
+def _stem(url: str) -> str:
+    return PurePosixPath(unquote(urlsplit(url).path)).stem.replace("_", "-")
+
+
+async def _add(name: str, url: str, entry: Entry | None, got: Downloaded) -> None:
+    kind = _format_found(got.path, entry, url)
+    manifest = Manifest(
+        source=url,
+        created=_now(),
+        format=kind,
+        virtual_size=await asyncio.to_thread(_virtual_size, got.path, kind),
+        sha256=got.sha256,
+        user=entry.user if entry else None,
+        cloud_init=entry is not None,
+        memory=entry.memory if entry else None,
+    )
+    with store.fresh(name) as folder:
+        store.describe(folder, manifest)
+        await in_thread(partial(_move, got.path, folder / f"disk.{kind}"))
+
+
+def _move(source: Path, target: Path, tick: Tick) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # The cache is on another file system.
+        _copy(source, target, silent, tick)
+        source.unlink()
+
+
+# How xz, gzip, zstd, zip and bzip2 begin.
+_PACKED = (b"\xfd7zXZ\0", b"\x1f\x8b", b"(\xb5/\xfd", b"PK\x03\x04", b"BZh")
+_SECTOR = 512
+
+
+def _format_found(path: Path, entry: Entry | None, url: str) -> Format:
+    """The format of a download. Whoever gives a bare URL has not named it, and
+    nothing but an empty header can be lost by looking.
+
+    Raises ImageError for what nobody would call a raw disk.
+    """
+    if entry is not None:
+        return entry.format
+    if is_qcow2(path):
+        return "qcow2"
+    with path.open("rb") as file:
+        packed = file.read(8).startswith(_PACKED)
+    size = path.stat().st_size
+    if packed or not size or size % _SECTOR:
+        raise ImageError(
+            f"not a disk image: {url}",
+            hint="what is packed has to be unpacked first: then qemuctl image import"
+            if packed
+            else None,
+        )
+    return "raw"
+
+
+def _virtual_size(path: Path, format: Format) -> int:
+    """What a guest will see. Raises ImageError for a disk that is not itself whole."""
+    check_format(path, format)
+    layers = check_trusted(path, format, inside=())
+    return layers[0].virtual_size
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+async def import_file(
+    path: Path,
+    *,
+    name: str | None = None,
+    format: str | None = None,
+    user: str | None = None,
+    trust_backing: bool = False,
+    progress: Progress = silent,
+) -> Image:
+    """Copies an image file into the store; the file stays as it is.
+
+    ``format`` is that of the file, by default what its suffix says. What is
+    neither qcow2 nor raw becomes qcow2, and an overlay is flattened. ``user``
+    tells that it has cloud-init, and whom that makes.
+
+    Raises ImageError, UsageError for a format that is not known.
+    """
+    name = validate_name(name) if name else _named(path.stem)
+    store.check_free(name)
+    written = format or format_by_suffix(path)
+    kept: Format = "raw" if written == "raw" else "qcow2"
+    with store.fresh(name) as folder:
+        disk = folder / f"disk.{kept}"
+        sha256 = await _copied(path, written, disk, trust_backing, progress)
+        manifest = Manifest(
+            # A file's name may be no text.
+            source=str(path.absolute()).encode(errors="replace").decode(),
+            created=_now(),
+            format=kept,
+            virtual_size=await asyncio.to_thread(_virtual_size, disk, kept),
+            sha256=sha256,
+            user=user,
+            cloud_init=user is not None,
+        )
+        store.describe(folder, manifest)
+    return store.find(name)
+
+
+def format_by_suffix(path: Path) -> str:
+    """The format that a file's name says. Raises UsageError when it says none."""
+    suffix = path.suffix.lower().removeprefix(".")
+    found = _SUFFIXES.get(suffix)
+    if found is None:
+        raise UsageError(
+            f"the format is not known: {path}",
+            hint=f"add --format: {', '.join(FORMATS)}",
+        )
+    return found
+
+
+async def _copied(
+    path: Path, format: str, disk: Path, trust_backing: bool, progress: Progress
+) -> str:
+    """Copies an image, flattened, and gives the copy's SHA-256."""
+    if format in ("qcow2", "raw"):
+        check_format(path, "raw" if format == "raw" else "qcow2")
+        layers = check_trusted(path, format, inside=(), trust_backing=trust_backing)
+        single = len(layers) == 1 and layers[0].remote is None
+        if format == "qcow2" and single and read_header(path).data_file is None:
+            # As it is, for compressed clusters would be unpacked otherwise.
+            await _check_sound(path)
+            return await in_thread(partial(_copy, path, disk, progress))
+    await convert(
+        path, disk, source_format=format, trust_backing=trust_backing,
+        format=disk.suffix.removeprefix("."), progress=progress,
+    )  # fmt: skip
+    return await in_thread(partial(sha256_of, disk))
+
+
+async def _check_sound(path: Path) -> None:
+    found = await check(path, "qcow2")
+    if found.corruptions or found.errors:
+        raise ImageError(
+            f"the image is damaged: {path}", hint=f"qemuctl image check {path}"
+        )
+
+
+def _copy(source: Path, target: Path, progress: Progress, tick: Tick) -> str:
+    digest = hashlib.sha256()
+    total, done = source.stat().st_size, 0
+    try:
+        with source.open("rb") as reading, target.open("xb") as writing:
+            while part := reading.read(_PART):
+                tick()
+                digest.update(part)
+                writing.write(part)
+                done += len(part)
+                progress(done, total)
+    except OSError as error:
+        raise ImageError(
+            f"cannot copy {source} to {target.parent}: {error.strerror}"
+        ) from error
+    return digest.hexdigest()
+
+
+async def verify(image: Image, *, progress: Progress = silent) -> None:
+    """Raises ImageError unless an image's disk is still what came into the store."""
+    disk, known = image.disk, image.manifest.sha256
+    if disk is None or known is None:
+        raise SpecError(f"there is no checksum of the image {image.name}")
+    check_readable(disk, "the image's disk")
+    total = disk.stat().st_size
+    done = 0
+
+    def work(tick: Tick) -> str:
+        def ticked() -> None:
+            nonlocal done
+            tick()
+            done += _PART
+            progress(min(done, total), total)
+
+        return sha256_of(disk, ticked)
+
+    found = await in_thread(work)
+    if found != known:
+        raise ImageError(
+            f"the image {image.name} has changed: its SHA-256 was {known} "
+            f"and is {found}",
+            hint="VMs that were made from it cannot be trusted any more",
+        )

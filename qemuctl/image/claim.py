@@ -1,0 +1,49 @@
+"""One maker at a time: whoever else wants the same thing waits and then finds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+LOOK_EVERY = 0.1
+
+
+@contextlib.asynccontextmanager
+async def claimed(
+    path: Path, waiting: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    """Holds the lock file ``path`` (flock(2)) for the block.
+
+    Tasks and processes exclude each other; ``waiting`` is called now and then
+    while another has it. The kernel lets go of it whatever kills its holder. The
+    file stays, but its holder may remove it.
+    """
+    while (fd := _try(path)) is None:
+        waiting()
+        # The kernel tells nobody when a lock is free, but for a thread that sleeps
+        # in flock(2), and that one could not be interrupted.
+        await asyncio.sleep(LOOK_EVERY)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try(path: Path) -> int | None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o600)
+    taken = False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last holder may have removed the file that we opened.
+        taken = os.path.samestat(os.fstat(fd), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return None
+    finally:
+        if not taken:
+            os.close(fd)
+    return fd if taken else None

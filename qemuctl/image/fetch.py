@@ -1,0 +1,250 @@
+"""HTTP as downloads need it: safe redirects, plain errors, and small texts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+from qemuctl.errors import ImageError
+
+if TYPE_CHECKING:
+    import httpx  # takes a fifth of a second, so functions import it for themselves
+
+REDIRECTS_MAX = 10
+CONNECT_TIMEOUT = 15.0
+STALL_TIMEOUT = 30.0
+# Seconds before the second, third, … try after a break.
+RETRY_DELAYS: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+RETRY_AFTER_MAX = 30.0
+# Answers that a later try may not get: RFC 9110, 15.5.9 and RFC 6585, 4.
+_PASSING = frozenset({408, 425, 429})
+
+
+class Break(Exception):
+    """A try ended in a way that another one may not; ``wait`` is in seconds."""
+
+    def __init__(self, reason: str, *, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.wait = reason, wait
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """Whom to trust; reading them takes longer than a small request."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+def new_client() -> httpx.AsyncClient:
+    """A client for one download; proxies come from the environment."""
+    import httpx
+
+    return httpx.AsyncClient(
+        # A transfer that was compressed on the way would have another length
+        # and another hash than the file.
+        headers={"Accept-Encoding": "identity", "User-Agent": "qemuctl"},
+        verify=_authorities(),
+        timeout=httpx.Timeout(STALL_TIMEOUT, connect=CONNECT_TIMEOUT),
+    )
+
+
+def shown(url: str) -> str:
+    """A URL for messages and files: without the password that may be in it."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    client: httpx.AsyncClient, url: str, headers: Mapping[str, str]
+) -> AsyncIterator[httpx.Response]:
+    """The answer to a GET of ``url``, its body yet to be read.
+
+    Redirects are followed to http and https alone, and never from https to
+    http. Raises ImageError for what no other try would change, httpx's own
+    TransportError for the rest.
+    """
+    import httpx
+
+    try:
+        request = client.build_request("GET", url, headers=dict(headers))
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ImageError(f"not a URL: {shown(url)}") from error
+    if request.url.scheme not in ("http", "https") or not request.url.host:
+        raise ImageError(f"not an http or https URL: {shown(url)}")
+    for _ in range(REDIRECTS_MAX + 1):
+        response = await client.send(request, stream=True, follow_redirects=False)
+        if response.next_request is None:
+            break
+        await response.aclose()
+        check_redirect(request.url, response.next_request.url)
+        request = response.next_request
+    else:
+        raise ImageError(f"more than {REDIRECTS_MAX} redirects: {shown(url)}")
+    try:
+        yield response
+    finally:
+        await response.aclose()
+
+
+def check_redirect(origin: httpx.URL, to: httpx.URL) -> None:
+    """Raises ImageError for a redirect that is not followed."""
+    if origin.scheme == "https" and to.scheme == "http":
+        raise ImageError(
+            f"refused a redirect from https to http: {shown(str(to))}",
+            hint="anyone on the way could have changed what comes from there",
+        )
+    if to.scheme not in ("http", "https") or not to.host:
+        raise ImageError(f"refused a redirect to {to.scheme}: {shown(str(to))}")
+
+
+def check_status(response: httpx.Response, url: str) -> None:
+    """Raises Break for an answer that may pass, ImageError for any other error."""
+    status = response.status_code
+    words = f"{status} {response.reason_phrase}".strip()
+    if status in _PASSING or status >= 500:
+        after = response.headers.get("Retry-After", "")
+        wait = float(after) if after.isascii() and after.isdigit() else 0.0
+        raise Break(f"the server answers {words}", wait=min(wait, RETRY_AFTER_MAX))
+    if status not in (200, 206):
+        hints = {
+            401: "the server wants a name and a password",
+            403: "the server lets nobody have it, or not you",
+            404: "it may have moved: look in the folder above it",
+            410: "it was removed for good: look for a newer one",
+        }
+        raise ImageError(
+            f"the server answers {words}: {shown(url)}", hint=hints.get(status)
+        )
+
+
+@contextlib.asynccontextmanager
+async def chunks(
+    response: httpx.Response, *, decoded: bool = False
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The body in pieces, as they come or with the content coding undone."""
+    found = response.aiter_bytes() if decoded else response.aiter_raw()
+    # An async generator whose reader fails must be closed in this task.
+    async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", found)):
+        yield found
+
+
+async def fetch_text(url: str, *, limit: int) -> str:
+    """The text at ``url``, of at most ``limit`` bytes; tries again after a break.
+
+    Raises ImageError.
+    """
+    import httpx
+
+    async with new_client() as client:
+        for delay in (*RETRY_DELAYS, None):
+            try:
+                return await _text(client, url, limit)
+            except httpx.TransportError as error:
+                if delay is None or is_unreachable(error):
+                    raise explained(error, url) from error
+                wait = delay
+            except Break as error:
+                if delay is None:
+                    raise ImageError(f"{error.reason}: {shown(url)}") from error
+                wait = max(delay, error.wait)
+            await asyncio.sleep(wait)  # a server does not say when it is well again
+    raise AssertionError("unreachable")
+
+
+async def _text(client: httpx.AsyncClient, url: str, limit: int) -> str:
+    data = bytearray()
+    async with opened(client, url, {}) as response:
+        check_status(response, url)
+        # Decoded, should the server compress what nobody asked it to.
+        async with chunks(response, decoded=True) as parts:
+            async for chunk in parts:
+                data += chunk
+                if len(data) > limit:
+                    raise ImageError(f"larger than {limit} bytes: {shown(url)}")
+    return data.decode(errors="replace")
+
+
+def is_unreachable(error: httpx.TransportError) -> bool:
+    """Whether there was no connection at all."""
+    import httpx
+
+    none = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+    return isinstance(error, none)
+
+
+def explained(error: httpx.TransportError, url: str) -> ImageError:
+    """Why there is no connection, in one sentence."""
+    import httpx
+
+    host = httpx.URL(url).host
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ImageError(
+                f"the certificate of {host} is not valid: {cause.verify_message}",
+                hint="is the clock right? SSL_CERT_FILE names other authorities",
+            )
+        if isinstance(cause, ssl.SSLError):
+            return ImageError(
+                f"no TLS with {host}: {cause.reason or cause}",
+                hint="is it an http server? is there a proxy in between?",
+            )
+        if isinstance(cause, socket.gaierror):
+            return ImageError(
+                f"unknown host: {host}",
+                hint="is the name right, and is there a network?",
+            )
+        if isinstance(cause, ConnectionRefusedError):
+            return ImageError(
+                f"{host} refuses the connection: {shown(url)}",
+                hint="is the server up, and the port right?",
+            )
+        if isinstance(cause, OSError) and cause.errno in _NO_WAY:
+            return ImageError(f"no way to {host}", hint="is there a network?")
+    if isinstance(error, httpx.ProxyError):
+        return ImageError(
+            f"the proxy refuses: {error}",
+            hint="it is named by HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
+        )
+    return ImageError(f"cannot be downloaded: {shown(url)}: {reason(error)}")
+
+
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
+
+
+def reason(error: httpx.TransportError) -> str:
+    """What broke, in a few words."""
+    import httpx
+
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no answer in {CONNECT_TIMEOUT:g} s"
+    if isinstance(error, httpx.TimeoutException):
+        return f"nothing came for {STALL_TIMEOUT:g} s"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "the server ended too early or spoke no proper HTTP"
+    if isinstance(error, httpx.ConnectError):
+        return "no connection"
+    return "the connection broke"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that led to it: asyncio tries several addresses."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        cause = pending.pop(0)
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            pending.extend(cause.exceptions)
+        pending += [cause.__cause__, cause.__context__]

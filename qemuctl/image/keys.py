@@ -1,0 +1,96 @@
+"""The key pair by which qemuctl itself gets into guests.
+
+One pair for all VMs of a user. The private half stays in the user's own data
+folder; the public half goes into the seed of every VM that has one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemuctl.errors import HostError
+from qemuctl.paths import data_home, private_dir
+
+_NAME = "id_ed25519"
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """The file of the private key, and the public one as text."""
+
+    private: Path
+    public: str
+
+
+def own_key() -> KeyPair:
+    """The pair, made by ssh-keygen(1) when it is first needed.
+
+    Of two that need it at once one makes it. Its modes are mended, a lost
+    public half is computed again, and a private half is never replaced.
+    Raises HostError when there is no ssh-keygen, or when it refuses the key.
+    """
+    folder = private_dir(data_home() / "ssh")
+    private, public = folder / _NAME, folder / f"{_NAME}.pub"
+    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # for as long as ssh-keygen takes
+        if not private.exists():
+            _make(folder)
+        if private.stat().st_mode & 0o777 != 0o600:
+            private.chmod(0o600)  # ssh refuses a key that others can read
+        text = _read(public)
+        if text is None:
+            text = _keygen("-y", "-P", "", "-f", str(private)).strip()
+            _write(public, f"{text}\n")
+        return KeyPair(private, text)
+    except OSError as error:
+        raise HostError(
+            f"the key pair cannot be used: {folder}: {error.strerror}"
+        ) from error
+    finally:
+        os.close(fd)
+
+
+def _make(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as fresh:
+        made = Path(fresh, _NAME)
+        _keygen("-q", "-t", "ed25519", "-N", "", "-C", "qemuctl", "-f", str(made))
+        # The private half last: without it the pair counts as not made.
+        made.with_suffix(".pub").replace(folder / f"{_NAME}.pub")
+        made.replace(folder / _NAME)
+
+
+def _read(public: Path) -> str | None:
+    try:
+        text = public.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    whole = text.startswith("ssh-ed25519 ") and len(text.splitlines()) == 1
+    return text if whole and len(text.split()[1]) == 68 else None
+
+
+def _write(path: Path, text: str) -> None:
+    fd, fresh = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        file.write(text)
+    Path(fresh).replace(path)
+
+
+def _keygen(*arguments: str) -> str:
+    argv = ["ssh-keygen", *arguments]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+    except FileNotFoundError as error:
+        raise HostError(
+            "there is no ssh-keygen on PATH", hint="install openssh-client"
+        ) from error
+    if done.returncode:
+        raise HostError(f"ssh-keygen failed: {done.stderr.strip() or done.stdout}")
+    return done.stdout

@@ -1,0 +1,81 @@
+"""What an image is: the file ``image.yaml`` in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from qemuctl.errors import ImageError, SpecError
+from qemuctl.spec.base import Model
+from qemuctl.spec.document import read_document
+from qemuctl.spec.problems import spec_error
+from qemuctl.spec.scalars import Argument, Size, Text
+from qemuctl.thread import Tick
+
+FILE = "image.yaml"
+_PART = 1024 * 1024
+Format = Literal["qcow2", "raw"]
+
+
+class Manifest(Model):
+    """All that is known of an image beside its files; sizes in bytes.
+
+    ``format`` is that of its disk; an image without a disk, only a kernel and
+    an initrd, has none. ``sha256`` is that of the disk's file, ``recipe``
+    the hash of what it was built from.
+    """
+
+    source: Text | None = Field(None, description="where it came from")
+    created: Text | None = Field(None, description="UTC, ISO 8601")
+    arch: Literal["x86_64"] = "x86_64"
+    format: Format | None = None
+    virtual_size: Size | None = None
+    sha256: Text | None = None
+    user: Text | None = Field(None, description="whom cloud-init makes at first boot")
+    cloud_init: bool = False
+    cmdline: Argument | None = None
+    cmdline_microvm: Argument | None = None
+    memory: Size | None = Field(None, description="the least that it boots with")
+    recipe: Text | None = None
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file. Raises ImageError, with what is wrong and where."""
+    try:
+        document = read_document(path.read_bytes(), str(path))
+        try:
+            return Manifest.model_validate(document.data)
+        except ValidationError as error:
+            raise spec_error(
+                error, Manifest, document.data, source=str(path), lines=document.lines
+            ) from error
+    except OSError as error:
+        raise ImageError(
+            f"the image's description cannot be read: {path}: {error.strerror}"
+        ) from error
+    except SpecError as error:
+        raise ImageError(
+            f"the image's description is damaged: {error.message}"
+        ) from error
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Writes the manifest where there is none yet."""
+    data = manifest.model_dump(mode="json", exclude_defaults=True)
+    with path.open("x", encoding="ascii") as file:
+        # PyYAML leaves U+0085 as it is, if it is let, and reads it as a newline.
+        yaml.safe_dump(data, file, sort_keys=False, allow_unicode=False)
+
+
+def sha256_of(path: Path, tick: Tick = lambda: None) -> str:
+    """The SHA-256 of a file, in hexadecimal; ``tick`` is called now and then."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            tick()
+            digest.update(part)
+    return digest.hexdigest()

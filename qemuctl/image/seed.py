@@ -1,0 +1,268 @@
+"""The NoCloud seed: a small disk from which cloud-init learns what to do.
+
+https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html:
+a file system with the label ``cidata`` that holds ``meta-data``, ``user-data``,
+``vendor-data`` and, where it is wanted, ``network-config``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qemuctl.errors import SpecError
+from qemuctl.image.whole import whole
+from qemuctl.paths import blocking_folder
+from qemuctl.spec.cloud import CloudInit, check_key, key_is_path
+from qemuctl.spec.document import LOADER
+
+SIZE_MAX = 1024 * 1024
+"""The largest file of a user's own that is taken, in bytes."""
+
+_KEY_MAX = 64 * 1024
+_HEAD = "#cloud-config\n"
+_LABEL_MAX = 63
+
+# A copied disk holds the folder of another instance: then this is a clone,
+# and what is to be unique in it is made anew, once. cloud-init-per runs it
+# when the instance is new, before the network is there.
+_CLONED = """
+now=$(readlink -f /var/lib/cloud/instance)
+for was in /var/lib/cloud/instances/*; do
+  [ "$was" = "$now" ] || cloned=yes
+done
+[ "$cloned" ] || exit 0
+rm -f /var/lib/dbus/machine-id /var/lib/dhcp/*.lease* /var/lib/dhclient/*.lease*
+rm -f /var/lib/NetworkManager/*.lease /run/systemd/netif/leases/*
+: >/etc/machine-id
+systemd-machine-id-setup || dbus-uuidgen >/etc/machine-id
+[ ! -d /var/lib/dbus ] || ln -s /etc/machine-id /var/lib/dbus/machine-id
+"""
+
+_ISO_NAMES = {
+    "meta-data": "/METADATA.;1",
+    "user-data": "/USERDATA.;1",
+    "vendor-data": "/VENDOR.;1",
+    "network-config": "/NETWORK.;1",
+}
+
+
+def write_seed(
+    path: Path,
+    *,
+    name: str,
+    instance_id: str,
+    cloud_init: CloudInit | None,
+    default_user: str | None,
+    keys: Sequence[str],
+) -> None:
+    """Makes the seed of the VM called ``name``, or replaces it as a whole.
+
+    ``instance_id`` is what cloud-init knows a first boot by; ``keys`` are
+    public keys that get in whatever the user-data says, for ``default_user``
+    (None: the image's cloud-init knows whom) unless the spec names another.
+    Only its owner may read the file. Raises SpecError, with file and line, for
+    files of the user's that cannot be used.
+    """
+    import pycdlib
+
+    files = seed_files(
+        name=name, instance_id=instance_id, cloud_init=cloud_init,
+        default_user=default_user, keys=keys,
+    )  # fmt: skip
+    iso = pycdlib.PyCdlib()
+    iso.new(interchange_level=1, vol_ident="cidata", joliet=3, rock_ridge="1.09")
+    try:
+        for file, content in files.items():
+            iso.add_fp(
+                BytesIO(content), len(content), _ISO_NAMES[file],
+                rr_name=file, joliet_path=f"/{file}", file_mode=0o100400,
+            )  # fmt: skip
+        with whole(path, replace=True, durable=False) as fresh:
+            fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w+b") as target:
+                iso.write_fp(target)
+        path.chmod(0o600)
+    finally:
+        iso.close()
+
+
+def seed_files(
+    *,
+    name: str,
+    instance_id: str,
+    cloud_init: CloudInit | None,
+    default_user: str | None,
+    keys: Sequence[str],
+) -> dict[str, bytes]:
+    """The files of a seed by name, as `write_seed` puts them into it."""
+    cloud = cloud_init or CloudInit()
+    everyone = [*keys, *_given_keys(cloud.ssh_keys)]
+    everyone = list(dict.fromkeys(everyone))
+    files = {
+        "meta-data": _own_file(cloud, "meta_data")
+        or _yaml(_meta_data(name, instance_id, cloud, everyone)),
+        "user-data": _own_file(cloud, "user_data")
+        or _config(_user_data(name, cloud, default_user, everyone)),
+        "vendor-data": _config(_vendor_data(cloud, everyone)),
+    }
+    network = _own_file(cloud, "network_config")
+    if network is None and cloud.network is not None:
+        network = _yaml(cloud.network)
+    return files if network is None else files | {"network-config": network}
+
+
+def hostname(name: str, cloud: CloudInit) -> str:
+    """The guest's host name: the VM's, as far as it can be one, or the spec's."""
+    if cloud.hostname is not None:
+        return cloud.hostname
+    labels = re.sub(r"[^A-Za-z0-9.-]", "-", name).split(".")
+    kept = [label[:_LABEL_MAX].strip("-") for label in labels]
+    return ".".join(filter(None, kept)) or "vm"
+
+
+def _meta_data(
+    name: str, instance_id: str, cloud: CloudInit, keys: Sequence[str]
+) -> dict[str, Any]:
+    meta: dict[str, Any] = {
+        "instance-id": instance_id,
+        "local-hostname": hostname(name, cloud),
+    }
+    # cloud-init gives these to its default user, also under a user's user-data.
+    return meta | ({"public-keys": list(keys)} if keys else {})
+
+
+def _user_data(
+    name: str, cloud: CloudInit, default_user: str | None, keys: Sequence[str]
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "hostname": hostname(name, cloud),
+        "preserve_hostname": False,
+        "ssh_pwauth": False,
+    }
+    if cloud.user is not None and cloud.user != default_user:
+        config["users"] = [
+            {
+                "name": cloud.user,
+                "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                "shell": "/bin/bash",
+                "lock_passwd": True,
+                "ssh_authorized_keys": list(keys),
+            }
+        ]
+    if keys:
+        config["ssh_authorized_keys"] = list(keys)
+    if cloud.packages:
+        config |= {"package_update": True, "packages": list(cloud.packages)}
+    if cloud.run:
+        config["runcmd"] = [
+            line if isinstance(line, str) else list(line) for line in cloud.run
+        ]
+    return config
+
+
+def _vendor_data(cloud: CloudInit, keys: Sequence[str]) -> dict[str, Any]:
+    """What qemuctl wants itself; what the user-data says comes before it."""
+    clone = ["cloud-init-per", "instance", "qemuctl-clone", "sh", "-c", _CLONED]
+    config: dict[str, Any] = {"bootcmd": [clone]}
+    if cloud.meta_data is not None and keys:
+        # The keys' usual place is the meta-data, which is the user's own here.
+        config["ssh_authorized_keys"] = list(keys)
+    return config
+
+
+def _config(data: Mapping[str, Any]) -> bytes:
+    return _HEAD.encode() + _yaml(data)
+
+
+def _yaml(data: Mapping[str, Any]) -> bytes:
+    # No line folding: keys are easier to find in a line of their own.
+    text = yaml.safe_dump(
+        dict(data), sort_keys=False, allow_unicode=True, width=SIZE_MAX
+    )
+    return str(text).encode()
+
+
+def _given_keys(keys: Sequence[str]) -> list[str]:
+    """The public keys of `ssh_keys`, files read. Raises SpecError."""
+    found = []
+    for index, key in enumerate(keys):
+        where = f"cloud_init.ssh_keys[{index}]"
+        if not key_is_path(key):
+            found.append(key.strip())
+            continue
+        path = Path(key).expanduser()
+        text = _read(path, where, _KEY_MAX).decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        if "PRIVATE KEY-----" in text:
+            public = path.with_name(f"{path.name}.pub")
+            raise SpecError(
+                f"a private key, which must stay secret: {path}",
+                key=where,
+                hint=f"give the public one: {public}" if public.exists() else None,
+            )
+        try:
+            found += [check_key(line) for line in lines if line[0] != "#"]
+        except ValueError as error:
+            raise SpecError(f"{path}: {error}", key=where) from error
+    return found
+
+
+def _own_file(cloud: CloudInit, field: str) -> bytes | None:
+    """A file of the user's own, looked through. Raises SpecError."""
+    name: str | None = getattr(cloud, field)
+    if name is None:
+        return None
+    key, path = f"cloud_init.{field}", Path(name).expanduser()
+    content = _read(path, key, SIZE_MAX)
+    # User-data may also be a script, an archive, or a list of addresses.
+    if field != "user_data" or content.startswith(_HEAD.strip().encode()):
+        _check_mapping(content, path, key)
+    return content
+
+
+def _read(path: Path, key: str, most: int) -> bytes:
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(
+            f"cannot be read: {path}: {reason}", key=key, hint=blocking_folder(path)
+        ) from error
+    if len(content or b"") > most:
+        raise SpecError(f"too large, more than {most} bytes: {path}", key=key)
+    return content or b""
+
+
+def _at_once(path: str, flags: int) -> int:
+    # Without the flag a pipe would keep open() waiting.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_mapping(content: bytes, path: Path, key: str) -> None:
+    try:
+        data = yaml.load(content, Loader=LOADER)  # noqa: S506 (a safe loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise SpecError(
+            f"not valid YAML: {error.problem or error.context}",
+            path=str(path),
+            line=mark.line + 1 if mark else None,
+            key=key,
+        ) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SpecError("not valid YAML", path=str(path), key=key) from error
+    if not isinstance(data, dict):
+        raise SpecError(
+            "not a mapping: it must be lines of `key: value`",
+            path=str(path),
+            line=1,
+            key=key,
+        )

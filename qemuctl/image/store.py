@@ -1,0 +1,202 @@
+"""The image store: images that VMs boot from, and none writes to.
+
+::
+
+    $XDG_DATA_HOME/qemuctl/images/NAME/
+        image.yaml      what it is and where it came from
+        disk.qcow2      or disk.raw; read-only, the backing file of many disks
+        kernel, initrd  for an image that is booted without a boot loader
+
+An image appears whole, by the rename of its folder, or not at all. The tiny
+image has no disk that a VM's could depend on; it is built into the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemuctl.errors import ImageError, SpecError
+from qemuctl.image.manifest import FILE, Manifest, read_manifest, write_manifest
+from qemuctl.paths import images_dir, private_dir
+from qemuctl.spec import validate_name
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its files in ``folder``, and what is known of them."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def disk(self) -> Path | None:
+        """The disk that VMs' disks are overlays on; None for a mere kernel."""
+        suffix = self.manifest.format
+        return self.folder / f"disk.{suffix}" if suffix else None
+
+    @property
+    def kernel(self) -> Path | None:
+        """The kernel to boot directly; None for a disk with a boot loader."""
+        return self.folder / "kernel" if self.manifest.cmdline is not None else None
+
+    @property
+    def initrd(self) -> Path | None:
+        return self.folder / "initrd" if self.manifest.cmdline is not None else None
+
+    @property
+    def present(self) -> bool:
+        """Whether its files are there; the tiny image may have to be built."""
+        return self.folder.is_dir()
+
+
+def names() -> list[str]:
+    """The names of the images in the store, sorted."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(
+            entry.name
+            for entry in os.scandir(images_dir())
+            if not entry.name.startswith(".") and entry.is_dir()
+        )
+    return []
+
+
+def find(name: str) -> Image:
+    """The image of this name, in the store or tiny.
+
+    Raises ImageError: for an unknown one with the nearest name, or with the
+    command that gets it; for one whose description is damaged.
+    """
+    if name == TINY:
+        from qemuctl.image.recipe import tiny
+
+        return tiny()
+    folder = folder_of(name)
+    return Image(name, folder, read_manifest(folder / FILE))
+
+
+def folder_of(name: str) -> Path:
+    """The folder of an image in the store, also of a damaged one.
+
+    Raises ImageError, as `find`, when there is none.
+    """
+    # What is no name might lead elsewhere, or be too long for a folder.
+    try:
+        folder = images_dir() / validate_name(name)
+    except SpecError as error:
+        raise unknown(name) from error
+    if not folder.is_dir():
+        raise unknown(name)
+    return folder
+
+
+def unknown(name: str) -> ImageError:
+    """The error for an image that there is not, with what to do about it."""
+    from qemuctl.image.catalog import catalog, near
+    from qemuctl.image.recipe import RECIPES
+
+    known = dict.fromkeys((*names(), TINY), "")
+    with contextlib.suppress(SpecError):
+        known |= {image: f"qemuctl image pull {image}" for image in catalog()}
+    known |= {image: f"qemuctl image build {image}" for image in RECIPES}
+    hint = f"get it with: {known[name]}" if name in known else near(name, known)
+    return ImageError(
+        f"no such image: {name}",
+        hint=hint
+        or "qemuctl image ls --available shows all; a path needs a slash: ./disk.qcow2",
+    )
+
+
+@contextlib.contextmanager
+def fresh(name: str) -> Iterator[Path]:
+    """A folder to put a new image's files into, which then becomes the image.
+
+    Raises SpecError for a bad name, ImageError when there is such an image.
+    """
+    validate_name(name)
+    check_free(name)
+    # Another task of this process may be making one of the same name.
+    unique = f".new-{name}-{secrets.token_hex(4)}-{os.getpid()}"
+    folder = private_dir(images_dir()) / unique
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+        for file in folder.iterdir():
+            file.chmod(0o444)
+        try:
+            # rename(2) refuses to replace a folder that is not empty.
+            folder.rename(images_dir() / name)
+        except OSError as error:
+            check_free(name)
+            raise ImageError(
+                f"cannot add the image {name}: {error.strerror}"
+            ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_free(name: str) -> None:
+    """Raises ImageError when there is an image of this name."""
+    if name == TINY or (images_dir() / name).exists():
+        raise ImageError(
+            f"an image of this name exists already: {name}",
+            hint=f"choose another one with --name, or qemuctl image rm {name}",
+        )
+
+
+def describe(folder: Path, manifest: Manifest) -> None:
+    """Puts the description into the folder that `fresh` gave."""
+    write_manifest(folder / FILE, manifest)
+
+
+@contextlib.contextmanager
+def steady(*, alone: bool = False) -> Iterator[None]:
+    """While a VM's disks are made from images, none is removed.
+
+    With ``alone`` for whoever removes: waits until no disk is being made.
+    """
+    path = private_dir(images_dir()) / ".lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+def remove(name: str) -> None:
+    """Removes an image, damaged or not; whether somebody needs it is for the
+    caller to know, who finds that out in the same `steady` block.
+
+    Raises ImageError when there is none.
+    """
+    folder = find(name).folder if name == TINY else folder_of(name)
+    # Out of sight first: a removal that is cut short leaves no half image.
+    doomed = folder.with_name(f".removed-{name}-{os.getpid()}")
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image: {name}") from error
+    shutil.rmtree(doomed)
+
+
+def leftovers(folder: Path | None = None) -> list[Path]:
+    """What crashes left in the store, or in the folder of tiny images: half-made
+    and half-removed folders."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder or images_dir()):
+            pid = entry.name.rpartition("-")[2]
+            ours = entry.name.startswith((".new-", ".removed-")) and pid.isdigit()
+            if ours and not Path(f"/proc/{pid}").exists():
+                found.append(Path(entry.path))
+    return found

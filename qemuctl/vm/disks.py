@@ -1,0 +1,227 @@
+"""The disks of a VM as files: made, checked, listed."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemuctl.errors import ImageError, SpecError
+from qemuctl.image import Image
+from qemuctl.image.chain import Layer, chain, check_trusted
+from qemuctl.image.convert import convert
+from qemuctl.image.files import resize
+from qemuctl.image.iso import check_iso
+from qemuctl.image.manifest import Format
+from qemuctl.image.overlay import check_format, create_disk, create_overlay
+from qemuctl.image.progress import Progress, silent
+from qemuctl.image.qemu_img import check_readable
+from qemuctl.image.whole import whole
+from qemuctl.paths import VmPaths, images_dir, private_dir, vms_dir
+from qemuctl.spec import Disk, Spec
+from qemuctl.units import format_size
+from qemuctl.vm.resolve import SEED_SERIAL, Base, base_of, placed, seeded
+
+
+@dataclass(frozen=True)
+class DiskFile:
+    """One disk of a VM; sizes in bytes.
+
+    ``target`` is the device's id, ``chain`` its file and those below it, from
+    the top; it is empty where ``problem`` says why nothing can be told.
+    ``own`` tells that qemuctl made the file for this VM.
+    """
+
+    target: str
+    serial: str
+    path: Path
+    format: Format
+    readonly: bool
+    own: bool
+    chain: list[Layer]
+    problem: str | None = None
+
+    @property
+    def size(self) -> int | None:
+        """What the guest sees."""
+        return self.chain[0].virtual_size if self.chain else None
+
+    @property
+    def used(self) -> int | None:
+        """What the file takes on the host, without those below it."""
+        return self.chain[0].used if self.chain else None
+
+
+def disk_files(spec: Spec, paths: VmPaths, image: Image | None) -> list[DiskFile]:
+    """The disks of a VM, those that are not made yet included."""
+    return [
+        _disk_file(index, disk, paths)
+        for index, disk in enumerate(placed(spec, paths, image))
+    ]
+
+
+def _disk_file(index: int, disk: Disk, paths: VmPaths) -> DiskFile:
+    path = Path(disk.path or "")
+    own = path.parent == paths.disks
+    layers: list[Layer] = []
+    problem = None
+    try:
+        if own and not path.exists():
+            problem = "not made yet"
+        else:
+            layers = chain(path, disk.driver)
+    except ImageError as error:
+        problem = error.message
+    return DiskFile(
+        target=f"disk{index}",
+        serial=disk.serial or f"disk{index}",
+        path=path,
+        format=disk.driver,
+        readonly=disk.readonly,
+        own=own,
+        chain=layers,
+        problem=problem,
+    )
+
+
+async def make_disks(
+    spec: Spec, paths: VmPaths, image: Image | None, *, progress: Progress = silent
+) -> None:
+    """Makes the disks of a VM that are not there yet, and its seed.
+
+    Raises ImageError or SpecError; a disk that exists is never touched, and
+    each is made whole or not at all.
+    """
+    sizes = [disk.size for disk in spec.disks]
+    base = base_of(spec, image)
+    if base is not None:
+        sizes.insert(0, None)
+    if base is not None or any(sizes):
+        private_dir(paths.disks)
+    for index, disk in enumerate(placed(spec, paths, image)):
+        path, size = Path(disk.path or ""), sizes[index]
+        if path.parent == paths.disks and not path.exists():
+            if base is not None and index == 0:
+                await _make_root(path, base, spec, progress)
+            elif size is not None:
+                await asyncio.to_thread(create_disk, path, disk.driver, size)
+    await asyncio.to_thread(make_seed, spec, paths, image)
+
+
+async def _make_root(path: Path, base: Base, spec: Spec, progress: Progress) -> None:
+    await asyncio.to_thread(_check_base, base, spec)
+    size = spec.root.size
+    if spec.root.mode == "overlay":
+        await asyncio.to_thread(create_overlay, path, base.path, base.format, size)
+        return
+    with whole(path) as fresh:
+        await convert(
+            base.path, fresh, source_format=base.format, format="qcow2",
+            progress=progress, trust_backing=spec.trust_backing,
+        )  # fmt: skip
+        if size is not None:
+            await resize(fresh, "qcow2", size)
+
+
+def _check_base(base: Base, spec: Spec) -> None:
+    check_format(base.path, base.format)
+    layers = _check_trusted(base.path, base.format, spec)
+    if spec.root.size is not None and spec.root.size < layers[0].virtual_size:
+        raise SpecError(
+            f"smaller than the image's own disk, which has "
+            f"{format_size(layers[0].virtual_size)}: {format_size(spec.root.size)}",
+            key="root.size",
+        )
+
+
+def _check_trusted(path: Path, format: Format, spec: Spec) -> list[Layer]:
+    inside = (images_dir(), vms_dir())
+    return check_trusted(path, format, inside=inside, trust_backing=spec.trust_backing)
+
+
+def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
+    """Makes the seed of a VM that has one, again when the spec is newer than it."""
+    if not seeded(spec, image):
+        return
+    from qemuctl.image.keys import own_key
+    from qemuctl.image.seed import write_seed
+
+    if (
+        paths.seed.exists()
+        and paths.spec.exists()
+        and paths.seed.stat().st_mtime_ns > paths.spec.stat().st_mtime_ns
+    ):
+        return
+    if not paths.instance.exists():
+        # A new one makes cloud-init in a copied disk begin anew.
+        paths.instance.write_text(f"{uuid.uuid4()}\n")
+    write_seed(
+        paths.seed,
+        name=spec.name,
+        instance_id=paths.instance.read_text().strip(),
+        cloud_init=spec.cloud_init,
+        default_user=image.manifest.user if image else None,
+        keys=[own_key().public],
+    )
+
+
+def check_files(spec: Spec) -> None:
+    """Raises ImageError, naming what bars the way, for files that QEMU will open.
+
+    ``spec`` is resolved.
+    """
+    for disk in spec.disks:
+        path = Path(disk.path or "")
+        check_format(path, disk.driver)
+        if disk.serial == SEED_SERIAL or disk.driver == "raw":
+            continue
+        _check_trusted(path, disk.driver, spec)
+    if spec.cdrom:
+        check_iso(Path(spec.cdrom))
+    for name, what in (
+        (spec.boot.kernel, "the kernel"),
+        (spec.boot.initrd, "the initrd"),
+    ):
+        if name:
+            check_readable(Path(name), what)
+
+
+def check_disks_kept(
+    before: Spec, after: Spec, paths: VmPaths, images: tuple[Image | None, Image | None]
+) -> None:
+    """Raises SpecError when a change would give a disk's file to another disk.
+
+    The files are named by their place among the disks.
+    """
+    old, new = (
+        _made_from(spec, paths, image)
+        for spec, image in zip((before, after), images, strict=True)
+    )
+    for path, made in old.items():
+        if path.exists() and new.get(path) != made:
+            raise SpecError(
+                "this disk exists; its place, size and format cannot change here",
+                key=made.key,
+                hint=f"its file: {path}",
+            )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a file of the VM's own was made from, and the key that says so."""
+
+    key: str
+    source: tuple[object, ...]
+
+
+def _made_from(spec: Spec, paths: VmPaths, image: Image | None) -> dict[Path, _Made]:
+    base = base_of(spec, image)
+    made = {}
+    if base is not None:
+        made[paths.disk(0, "qcow2")] = _Made("image", (spec.image, spec.root))
+    for index, disk in enumerate(spec.disks):
+        if disk.size is not None:
+            path = paths.disk(index + (base is not None), disk.driver)
+            made[path] = _Made(f"disks[{index}]", (disk.size,))
+    return made

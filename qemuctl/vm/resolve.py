@@ -1,0 +1,167 @@
+"""What a spec leaves open, filled in: its image, the files of its disks, the seed.
+
+Disks have one numbering: ``disk0`` is what the image brings, if it brings a
+disk, and those of the spec follow. The number is the device's id, its serial
+in the guest, and the name of the file that qemuctl makes for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qemuctl.cmdline.boot import USUAL_ORDER
+from qemuctl.errors import SpecError
+from qemuctl.host.resources import tsc_khz
+from qemuctl.image import Image, store, tiny
+from qemuctl.image.manifest import Format
+from qemuctl.paths import VmPaths
+from qemuctl.spec import Boot, Disk, Forward, Memory, Nic, Spec
+from qemuctl.units import format_size
+
+Device = Literal["disk", "cdrom", "network"]
+SEED_SERIAL = "cidata"
+_SSH = 22
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the first disk of a VM is made from: nobody may write to it."""
+
+    path: Path
+    format: Format
+
+
+def image_of(spec: Spec) -> Image | None:
+    """The image that a spec names; None for a path, or no image at all.
+
+    Raises ImageError for an unknown one.
+    """
+    if spec.image is None or spec.image_is_file:
+        return None
+    if spec.image == store.TINY:
+        if spec.boot.initrd is not None:
+            return None  # nothing of the image's is left to use
+        return tiny(Path(spec.boot.kernel) if spec.boot.kernel else None)
+    return store.find(spec.image)
+
+
+def base_of(spec: Spec, image: Image | None) -> Base | None:
+    """What the first disk is made from; None without an image that has one.
+
+    Raises SpecError for a path that does not name its format.
+    """
+    if image is not None:
+        kind = image.manifest.format
+        return Base(image.disk, kind) if image.disk and kind else None
+    if spec.image is None or not spec.image_is_file:
+        return None
+    disk = Disk.model_construct(path=spec.image)
+    if disk.by_suffix is None:
+        raise SpecError(
+            f"the format of {spec.image!r} is not known: name it .qcow2 or .raw",
+            key="image",
+            hint="or bring it into the store: "
+            "qemuctl image import FILE --format qcow2 --name NAME",
+        )
+    return Base(Path(spec.image).absolute(), disk.by_suffix)
+
+
+def placed(spec: Spec, paths: VmPaths, image: Image | None) -> tuple[Disk, ...]:
+    """All disks of a VM in their order, each with the path of its file."""
+    first: tuple[Disk, ...] = ()
+    if base_of(spec, image) is not None:
+        first = (Disk(path=str(paths.disk(0, "qcow2")), format="qcow2"),)
+    return first + tuple(
+        disk
+        if disk.path is not None
+        else disk.model_copy(
+            update={"path": str(paths.disk(index, disk.driver)), "size": None}
+        )
+        for index, disk in enumerate(spec.disks, len(first))
+    )
+
+
+def seeded(spec: Spec, image: Image | None) -> bool:
+    """Whether the guest is told things at its first boot by a seed."""
+    if spec.cloud_init is not None:
+        return spec.cloud_init.enabled
+    return image is not None and image.manifest.cloud_init
+
+
+def resolved(
+    spec: Spec, paths: VmPaths, image: Image | None, once: Device | None = None
+) -> Spec:
+    """The spec with all that an image brings written out, ready for `cmdline`.
+
+    ``once`` is the kind of device that is tried first this time. Raises
+    SpecError for less memory than the image boots with.
+    """
+    disks = placed(spec, paths, image)
+    if once is not None:
+        # Their own indexes would come before the order.
+        disks = tuple(d.model_copy(update={"boot_index": None}) for d in disks)
+    if seeded(spec, image):
+        disks += (
+            Disk(path=str(paths.seed), format="raw", readonly=True, serial=SEED_SERIAL),
+        )
+    return spec.model_copy(
+        update={
+            "boot": _boot(spec, image, once),
+            "memory": _memory(spec, image),
+            "disks": disks,
+            "nics": _with_ssh(spec.nics) if seeded(spec, image) else spec.nics,
+        }
+    )
+
+
+def _boot(spec: Spec, image: Image | None, once: Device | None) -> Boot:
+    if once is not None:
+        if once == "cdrom" and not spec.cdrom:
+            raise SpecError("there is no CD to boot from", key="cdrom")
+        usual = spec.boot.order or USUAL_ORDER
+        order = (once, *(kind for kind in usual if kind != once))
+        return Boot(order=order)
+    own = spec.boot.kernel is not None and spec.image != store.TINY
+    if image is None or image.kernel is None or own or spec.boot.order is not None:
+        return spec.boot
+    given = spec.boot.cmdline
+    return Boot(
+        kernel=str(image.kernel),
+        initrd=str(image.initrd),
+        cmdline=_cmdline(spec, image) if given is None else given,
+    )
+
+
+def _cmdline(spec: Spec, image: Image) -> str | None:
+    """The image's own kernel command line for the spec's machine."""
+    template = image.manifest.cmdline_microvm
+    if spec.chipset != "microvm" or template is None:
+        return image.manifest.cmdline
+    return template.format(tsc_khz=tsc_khz())
+
+
+def _memory(spec: Spec, image: Image | None) -> Memory:
+    least = image.manifest.memory if image is not None else None
+    if least is None or spec.memory.size >= least:
+        return spec.memory
+    if "memory" in spec.model_fields_set:
+        raise SpecError(
+            f"too little for the image {spec.image}, which needs "
+            f"{format_size(least)}: {format_size(spec.memory.size)}",
+            key="memory",
+        )
+    return spec.memory.model_copy(update={"size": least})
+
+
+def _with_ssh(nics: Sequence[Nic]) -> tuple[Nic, ...]:
+    """A way in for ssh, on a port that the kernel chooses, unless there is one."""
+    ports = [forward.guest_port for nic in nics for forward in nic.forward]
+    for index, nic in enumerate(nics):
+        if nic.type == "user" and _SSH not in ports:
+            forward = (*nic.forward, Forward(guest_port=_SSH))
+            with_ssh = nic.model_copy(update={"forward": forward})
+            return (*nics[:index], with_ssh, *nics[index + 1 :])
+    return tuple(nics)
