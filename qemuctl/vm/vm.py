@@ -31,6 +31,7 @@ from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
 from qemuctl.qmp.commands import Command, QueryStatus, R
 from qemuctl.qmp.events import VserportChange
 from qemuctl.tail import plain, tail
+from qemuctl.vm.files import Files
 from qemuctl.vm.outcome import Outcome, outcome
 from qemuctl.vm.power import Power
 from qemuctl.vm.record import Record
@@ -64,6 +65,7 @@ class Vm:
         self.record = record
         self.agent = Agent(paths.agent_socket)
         self.power = Power(self)
+        self.files = Files(self)
         self._session = session
         self._connecting = asyncio.Lock()
 

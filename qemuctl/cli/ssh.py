@@ -1,0 +1,92 @@
+"""`ssh` and `ssh-config`: OpenSSH's own client, told where the guest is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from qemuctl.cli.app import Name, Timeout, command, seconds
+from qemuctl.cli.output import working
+from qemuctl.cli.running import run_async
+
+if TYPE_CHECKING:
+    from qemuctl.vm.ssh import Access
+
+
+@command("ssh", example="qemuctl ssh web -- sudo apt update")
+def ssh(
+    name: Name,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND…]", help="what to run; else a shell"),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "-l", help="default: the spec's, else the image's own"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ssh-option",
+            "-o",
+            metavar="KEY=VALUE",
+            help="an option of ssh_config(5), such as ForwardAgent=yes; repeatable",
+        ),
+    ] = None,
+    timeout: Timeout = "120",
+) -> None:
+    """Log in to a VM, or run a command in it, by ssh.
+
+    The terminal, the signals and the exit status are those of ssh, with a key
+    pair of qemuctl's own and without ~/.ssh/config. One word is a line for the
+    guest's shell ('df -h | tail'), several arrive as they are. --timeout is for
+    the guest's ssh server to answer.
+    """
+    found = run_async(_ready(name, seconds(timeout)))
+    words = command or []
+    line = words[0] if len(words) == 1 else words
+    _become(found.argv(line, options=option or [], user=user))
+
+
+def _become(argv: list[str]) -> NoReturn:
+    """Lets another program take the place of this process."""
+    from qemuctl.errors import HostError
+
+    # Python ignores it, and ignored signals stay so across exec.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execvp(argv[0], argv)
+    except FileNotFoundError as error:
+        raise HostError(
+            "there is no ssh on PATH", hint="install openssh-client"
+        ) from error
+
+
+async def _ready(name: str, patience: float) -> Access:
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.definitions import load
+    from qemuctl.vm.ssh import access_of, wait_ssh
+    from qemuctl.vm.states import Action, require
+
+    async with await attach(name, Action.EXEC) as vm:
+        require(Action.EXEC, await vm.state(), name)
+        await vm.close()  # the monitor is for others while we wait
+        found = access_of(vm, load(name))
+        with working("waiting for the guest's ssh server"):
+            await wait_ssh(vm, found, patience)
+        return found
+
+
+@command("ssh-config", example="qemuctl ssh-config web >> ~/.ssh/config")
+def ssh_config(name: Name) -> None:
+    """Print what ssh, scp, rsync and editors need to know about a VM.
+
+    A port that was chosen by the kernel changes with every start: forward a
+    port of your own choice (-p 2222:22) for a stanza that stays true.
+    """
+    from qemuctl.vm.ssh import access
+
+    print(run_async(access(name)).stanza(), end="")

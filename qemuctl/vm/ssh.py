@@ -1,0 +1,276 @@
+"""ssh into a guest: where it listens, as whom, with which keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import re
+import shlex
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import AgentError, HostError, StateError
+from qemuctl.guest.port import (
+    CHUNK,
+    Conversation,
+    Ended,
+    Way,
+    guest_argv,
+    new_token,
+    watched,
+)
+from qemuctl.vm.attach import attach
+from qemuctl.vm.definitions import load
+from qemuctl.vm.states import Action
+
+if TYPE_CHECKING:
+    from qemuctl.spec import Spec
+    from qemuctl.vm.vm import Vm
+
+SSH_TIMEOUT = 120.0
+_PORT = 22
+# `Record.forwards`, those of TCP.
+_FORWARD = re.compile(r"(?P<address>[0-9.]+):(?P<port>[0-9]+)->22")
+# A connection that QEMU accepted while the guest was deaf may stay deaf.
+_ONE_TRY = 5.0
+_PAUSE_FIRST, _PAUSE_MOST = 0.05, 0.5
+_BANNER_MOST = 64 * 1024
+# ssh's own status, whatever went wrong before the command ran.
+_SSH_FAILED = 255
+# Seconds for a script at the far end to notice that its input has ended.
+_PUT_DOWN = 2.0
+
+
+class SshFailed(HostError):
+    """ssh did not get as far as the command; in its own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How to reach the ssh server of one running VM.
+
+    ``identity`` is the private key's file; ``alias`` is the name under which
+    ``known_hosts``, the VM's own, knows the guest.
+    """
+
+    host: str
+    port: int
+    user: str
+    identity: Path
+    known_hosts: Path
+    alias: str
+
+    def settings(self) -> dict[str, str]:
+        """What ssh_config(5) calls it, each value as it is written there."""
+        return {
+            "HostName": self.host,
+            "Port": str(self.port),
+            "User": self.user,
+            "IdentityFile": _quoted(self.identity),
+            "IdentitiesOnly": "yes",
+            "HostKeyAlias": self.alias,
+            "UserKnownHostsFile": _quoted(self.known_hosts),
+            "GlobalKnownHostsFile": "/dev/null",
+            # The first connection learns the key; another one is an alarm.
+            "StrictHostKeyChecking": "accept-new",
+            "LogLevel": "ERROR",
+        }
+
+    def argv(
+        self,
+        command: Sequence[str] | str = (),
+        *,
+        options: Sequence[str] = (),
+        user: str | None = None,
+    ) -> list[str]:
+        """The ssh command line; ``command`` is a line for the guest's shell, or
+        words, which arrive in the guest as they are.
+
+        The user's own ssh_config is left out (``-F none``): what it says for
+        all hosts, such as a proxy, is not meant for a VM on this one.
+        ``options`` are ssh_config(5)'s, ``Key=Value``, and come before ours.
+        """
+        ours = self.settings() | ({"User": user} if user else {})
+        words = [f"-o{option}" for option in options]
+        words += [f"-o{key}={value}" for key, value in ours.items()]
+        line = command if isinstance(command, str) else shlex.join(command)
+        remote = [line] if line else []
+        return ["ssh", "-F", "none", *words, "--", self.alias, *remote]
+
+    def stanza(self) -> str:
+        """The same for an ssh_config: a ``Host`` of the VM's name."""
+        lines = [f"    {key} {value}" for key, value in self.settings().items()]
+        return "\n".join([f"Host {self.alias}", *lines]) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    # ssh splits at spaces and expands percent signs.
+    return f'"{str(path).replace("%", "%%")}"'
+
+
+async def access(name: str) -> Access:
+    """How to reach the ssh server of the running VM called ``name``.
+
+    Raises NotFound, StateError when it is off or forwards no port to its port
+    22, and HostError when there is no key pair and none can be made.
+    """
+    async with await attach(name, Action.EXEC) as vm:
+        return access_of(vm, load(name))
+
+
+def access_of(vm: Vm, spec: Spec) -> Access:
+    """As `access`, for a VM that is at hand."""
+    from qemuctl.image.keys import own_key
+
+    forward = next(filter(None, map(_FORWARD.fullmatch, vm.record.forwards)), None)
+    if forward is None:
+        raise StateError(
+            f"reach {vm.name} by ssh",
+            "running",
+            f"no port of this host leads to its port {_PORT}",
+            hint=f"give it one: qemuctl create … -p :{_PORT}, or nics in its spec "
+            f"(qemuctl edit {vm.name}), and start it anew",
+        )
+    address = forward["address"]
+    return Access(
+        # 0.0.0.0 is for listening on all addresses, not for connecting to one.
+        host="127.0.0.1" if address == "0.0.0.0" else address,  # noqa: S104
+        port=int(forward["port"]),
+        user=login_user(spec),
+        identity=own_key().private,
+        known_hosts=vm.paths.known_hosts,
+        alias=vm.name,
+    )
+
+
+def login_user(spec: Spec) -> str:
+    """Whom to log in as: the spec's user, else the image's, else one's own name.
+
+    Raises ImageError for an image that is not there any more.
+    """
+    if spec.cloud_init is not None and spec.cloud_init.user is not None:
+        return spec.cloud_init.user
+    return _image_user(spec) or getpass.getuser()
+
+
+def _image_user(spec: Spec) -> str | None:
+    """The one place that asks the image whom it makes at its first boot."""
+    if spec.image is None or spec.image_is_file:
+        return None
+    from qemuctl.image.store import find
+
+    return find(spec.image).manifest.user
+
+
+async def wait_ssh(vm: Vm, access: Access, timeout: float = SSH_TIMEOUT) -> None:
+    """Waits until the guest's ssh server greets.
+
+    Raises WaitTimeout with the console's tail, and UnexpectedExit when QEMU
+    ends first.
+    """
+    with vm.deadline(f"ssh at {access.host}:{access.port}", timeout) as left:
+        await vm.unless_ended(_greeting(access), left)
+
+
+async def _greeting(access: Access) -> None:
+    """Asks until there is a banner: QEMU's user network accepts a connection
+    before the guest does, and no event tells that the guest listens."""
+    pause = _PAUSE_FIRST
+    while True:
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(_ONE_TRY):
+                if await _banner(access):
+                    return
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _PAUSE_MOST)
+
+
+async def _banner(access: Access) -> bool:
+    """Whether an ssh server is there (RFC 4253, 4.2: lines may come before it)."""
+    reader, writer = await asyncio.open_connection(
+        access.host, access.port, limit=_BANNER_MOST
+    )
+    try:
+        while line := await reader.readline():
+            if line.startswith(b"SSH-"):
+                return True
+        return False
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def through_ssh(access: Access) -> Way:
+    """The way of files over ssh, as `qemuctl.guest.port` has it.
+
+    The same scripts run in the guest, as the user of ``access``. Raises
+    SshFailed when they do not begin.
+    """
+    argv = access.argv
+
+    @contextlib.asynccontextmanager
+    async def way(script: str, arguments: Sequence[str]) -> AsyncIterator[Conversation]:
+        token = new_token()
+        command = guest_argv(script, token, "pipe", arguments)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv(command, options=["BatchMode=yes"]),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=4 * CHUNK,
+            )
+        except FileNotFoundError as error:
+            raise SshFailed(
+                "there is no ssh on PATH", hint="install openssh-client"
+            ) from error
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            stdin = process.stdin
+
+            async def send(data: bytes) -> None:
+                stdin.write(data)
+                await stdin.drain()
+
+            async with watched(_ended(process)) as end:
+                talk = Conversation(token, process.stdout, send, end)
+                await talk.begun()
+                yield talk
+        finally:
+            await asyncio.shield(_put_down(process))
+
+    return way
+
+
+async def _put_down(process: asyncio.subprocess.Process) -> None:
+    """Ends ssh: the end of its input ends the script, which cleans up."""
+    assert process.stdin is not None
+    if not process.stdin.transport.is_closing():
+        process.stdin.transport.abort()
+    try:
+        async with asyncio.timeout(_PUT_DOWN):
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    await stream.read()
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> Ended:
+    assert process.stderr is not None
+    words = (await process.stderr.read()).decode(errors="replace")
+    status = await process.wait()
+    if status == _SSH_FAILED:
+        lines = words.strip().splitlines() or ["no reason given"]
+        raise SshFailed(f"ssh failed: {lines[-1]}")
+    if status < 0:
+        raise AgentError(f"ssh was ended by signal {-status}")
+    return Ended(status, words)
