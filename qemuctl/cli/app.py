@@ -26,6 +26,9 @@ _HOMES = {
     "resume": "power",
     "reset": "power",
     "reboot": "power",
+    "clone": "copies",
+    "export": "copies",
+    "import": "copies",
     "ls": "look",
     "info": "look",
     "argv": "look",
@@ -40,6 +43,7 @@ _HOMES = {
     "spec": "specs",
     "image": "image_group",
     "disk": "disks",
+    "cdrom": "cdrom",
     "doctor": "care",
     "gc": "care",
 }

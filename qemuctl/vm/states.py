@@ -83,6 +83,9 @@ class Action(StrEnum):
     EDIT = "edit"
     REMOVE = "rm"
     RENAME = "rename"
+    CLONE = "clone"
+    EXPORT = "export"
+    MEDIUM = "change the medium"
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,10 @@ _GUEST_PAUSED = Denied("the VM is paused", "qemuctl resume NAME")
 _GOING = Denied("the VM is stopping")
 _COMING = Denied("the VM is starting")
 
-_TALK = frozenset({Action.PAUSE, Action.RESUME, Action.RESET, Action.QMP})
-_OFFLINE = frozenset({Action.REMOVE, Action.RENAME})
+_TALK = frozenset(
+    {Action.PAUSE, Action.RESUME, Action.RESET, Action.QMP, Action.MEDIUM}
+)
+_OFFLINE = frozenset({Action.REMOVE, Action.RENAME, Action.CLONE, Action.EXPORT})
 
 _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.START, State.OFF): Accepted(),

@@ -32,6 +32,7 @@ from qemuctl.qmp.commands import Command, QueryStatus, R
 from qemuctl.qmp.events import VserportChange
 from qemuctl.tail import plain, tail
 from qemuctl.vm.files import Files
+from qemuctl.vm.media import Cdrom
 from qemuctl.vm.outcome import Outcome, outcome
 from qemuctl.vm.power import Power
 from qemuctl.vm.record import Record
@@ -66,6 +67,7 @@ class Vm:
         self.agent = Agent(paths.agent_socket)
         self.power = Power(self)
         self.files = Files(self)
+        self.cdrom = Cdrom(self)
         self._session = session
         self._connecting = asyncio.Lock()
 

@@ -1,0 +1,82 @@
+"""`clone`, `export`, `import`: a VM a second time, here or elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qemuctl.cli.app import Name, command
+from qemuctl.cli.output import note
+from qemuctl.cli.progress import percent, transfer
+from qemuctl.cli.running import run_async
+from qemuctl.errors import UsageError
+
+
+@command("clone", example="qemuctl clone web web2 --linked")
+def clone(
+    source: Name,
+    target: Annotated[str, typer.Argument(metavar="NEW", help="the clone's name")],
+    linked: Annotated[
+        bool, typer.Option("--linked", help="share what the disks hold now; at once")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="copy the disks whole (the default)")
+    ] = False,
+) -> None:
+    """Make a second VM from one that is off, with addresses of its own.
+
+    A linked clone needs its source, which then cannot be removed or renamed.
+    """
+    from qemuctl.vm.clone import clone as cloning
+
+    if linked and full:
+        raise UsageError("either --linked or --full")
+    with percent(f"copying the disks of {source}") as progress:
+        copied = run_async(cloning(source, target, linked=linked, progress=progress))
+    note(f"cloned {source}; start it with: qemuctl start {target}")
+    if linked:
+        for disk in copied:
+            note(
+                f"note: copied, for only qcow2 disks of its own are linked: {disk.path}"
+            )
+
+
+@command("export", example="qemuctl export web web.tar")
+def export(
+    name: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="the archive to make")],
+    compress: Annotated[
+        bool, typer.Option("--compress", help="smaller, and slower")
+    ] = False,
+) -> None:
+    """Write a VM that is off into one file: its spec and flattened disks."""
+    from qemuctl.vm.archive import export as exporting
+    from qemuctl.vm.definitions import load
+
+    had_cd = bool(load(name).cdrom)
+    with percent(f"exporting {name}") as progress:
+        run_async(exporting(name, file, compress=compress, progress=progress))
+    note(f"exported {name}: {file}")
+    if had_cd:
+        note("note: the CD is not in it; the drive will be empty")
+
+
+@command("import", example="qemuctl import web.tar --name web2")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an exported VM")],
+    name: Annotated[
+        str | None, typer.Option(help="the VM's name; default: as it was")
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="also files of this host and arguments for QEMU"),
+    ] = False,
+) -> None:
+    """Make a VM of a file that `export` wrote."""
+    from qemuctl.vm.archive import import_ as importing
+
+    with transfer(f"importing {file.name}") as progress:
+        made = run_async(importing(file, name=name, trust=trust, progress=progress))
+    note(f"imported {made}; start it with: qemuctl start {made}")
