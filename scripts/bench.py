@@ -21,16 +21,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
+from bench_images import images
+from bench_table import Row, compare, show, timed
 from qemu.qmp import QMPClient
-from rich.console import Console
-from rich.table import Table
 
 import qemuctl
 from qemuctl import cmdline
@@ -49,37 +48,6 @@ DEFINED_VMS = 50
 # Seconds between a bare script's questions; the answer is seen at once anyway,
 # and a socket holds no more than some 250 questions.
 AGENT_POLL = 0.05
-
-Measure = Callable[[], float]
-
-
-@dataclass
-class Row:
-    """One line of the table: samples of both sides, in ``unit``.
-
-    ``target`` is the most that ours may be: a ratio to bare, or, where
-    ``absolute`` says so, a value in ``unit``.
-    """
-
-    name: str
-    unit: str
-    ours: list[float]
-    bare: list[float] = field(default_factory=list)
-    target: float | None = None
-    absolute: bool = False
-
-    @property
-    def ratio(self) -> float | None:
-        return median(self.ours) / median(self.bare) if self.bare else None
-
-
-def compare(
-    name: str, ours: Measure, bare: Measure, runs: int, target: float | None = None
-) -> Row:
-    """Seconds of both, after one of each that only warms the caches."""
-    ours(), bare()
-    pairs = [(ours(), bare()) for _ in range(runs)]
-    return Row(name, "s", [a for a, _ in pairs], [b for _, b in pairs], target)
 
 
 # -- the bare side ---------------------------------------------------------------
@@ -190,12 +158,6 @@ def run_command(plan: Plan, runs: int) -> Row:
     ours = partial(timed, [QEMUCTL, "run", "tiny", "--", "true"])
     name = "qemuctl run tiny -- true / boot"
     return compare(name, ours, partial(bare_boot, plan), runs)
-
-
-def timed(argv: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    return time.perf_counter() - started
 
 
 def listing(spec: qemuctl.Spec, runs: int) -> list[Row]:
@@ -347,28 +309,7 @@ def measure(runs: int) -> Iterator[Row]:
     yield from listing(spec, 4 * runs)
     yield from memory()
     yield run_command(plan, max(1, runs // 2))
-
-
-def show(rows: list[Row]) -> None:
-    table = Table("ours / bare", "ours", "bare", "ratio", "at most")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        target = f"{row.target:g}" if row.target else "-"
-        table.add_row(
-            row.name,
-            amount(median(row.ours), row.unit),
-            amount(median(row.bare), row.unit) if row.bare else "-",
-            f"{row.ratio:.3f}" if row.ratio else "-",
-            f"{target} {row.unit}" if row.target and row.absolute else target,
-        )
-    Console().print(table)
-
-
-def amount(value: float, unit: str) -> str:
-    if unit != "s":
-        return f"{value:.1f} {unit}"
-    return f"{value:.3f} s" if value >= 0.1 else f"{value * 1000:.3f} ms"
+    yield from images(spec, runs)
 
 
 def main() -> None:

@@ -1,0 +1,163 @@
+"""A real distribution, built here and booted: what a developer does on day one.
+
+One guest, and a clone of it: booting a whole Debian takes half a minute under
+emulation, so all that needs one is asked of these two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CACHE
+from tests.guest.conftest import Home
+
+pytestmark = pytest.mark.timeout(900)
+
+# What the first boot is told; paths in it count from the file's folder.
+SPEC = """
+name: web
+image: debian
+memory: 768M
+root: 6G
+cpu: 2
+disks:
+- size: 64M
+  serial: extra
+cloud_init:
+  ssh_keys: [mine.pub]
+  run:
+  - echo 'as a line' > /first-boot
+  - [sh, -c, 'echo "as a list" >> /first-boot']
+"""
+
+
+@pytest.fixture
+def home(home: Path) -> Path:
+    """A home with the user's own store of what the tests built: 40 s saved."""
+    kept = CACHE / "tests" / "data"
+    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (home / "data").symlink_to(kept)
+    return home
+
+
+def ssh(here: Home, vm: str, *words: str, check: int = 0) -> str:
+    done = here.run(
+        "ssh", vm, "--timeout", "240", "--", *words, check=check, timeout=300
+    )
+    return done.stdout.decode()
+
+
+def facts(here: Home, vm: str) -> dict[str, str]:
+    """What tells one machine from another."""
+    ssh(here, vm, "sudo", "cloud-init", "status", "--wait")
+    names = {
+        "host": "hostname",
+        "machine": "cat /etc/machine-id",
+        "key": "cat /etc/ssh/ssh_host_ed25519_key.pub",
+        "mac": "cat /sys/class/net/e*/address",
+    }
+    script = "; ".join(names.values())
+    return dict(zip(names, ssh(here, vm, script).splitlines(), strict=True))
+
+
+def test_a_real_distribution_from_nothing_to_ssh_and_a_clone(
+    here: Home, tmp_path: Path
+) -> None:
+    here.run("image", "build", "debian", timeout=600)
+    here.run("image", "verify", "debian", timeout=120)
+    key = tmp_path / "mine"
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True
+    )
+    (tmp_path / "web.yaml").write_text(SPEC)
+    here.run("create", "-f", tmp_path / "web.yaml")
+    here.run("start", "web")
+
+    # The free port is read back, and ssh waits for sshd by itself.
+    words = "a  b", "$HOME", "'"
+    assert ssh(here, "web", "printf", "%s|", *words) == "a  b|$HOME|'|"
+    assert "->22" in here.text("ls")
+    ssh(here, "web", "exit 7", check=7)
+    web = facts(here, "web")
+    assert web["host"] == "web"
+    _first_boot(here)
+    _own_key(here, key)
+    _copies(here, tmp_path)
+    stanza = here.text("ssh-config", "web")
+    (tmp_path / "config").write_text(stanza)
+    by_config = ["ssh", "-F", str(tmp_path / "config"), "web", "true"]
+    subprocess.run(by_config, check=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert "shut down (agent)" in here.words("stop", "web", timeout=150)
+
+    here.run("clone", "web", "web2", "--linked")
+    assert "web2" in here.words("rm", "web", check=1)
+    here.run("start", "web2")
+    clone = facts(here, "web2")
+    assert clone["host"] == "web2"
+    assert {name for name in web if web[name] == clone[name]} == set()
+    assert "as a list" in ssh(here, "web2", "cat", "/first-boot")
+    here.run("kill", "web2")
+    here.run("rm", "web2", "web")
+    here.run("image", "verify", "debian", timeout=120)  # nobody wrote to it
+    assert os.listdir(here.path / "state/vms") == []  # noqa: PTH208
+
+
+def _first_boot(here: Home) -> None:
+    assert ssh(here, "web", "cat", "/first-boot") == "as a line\nas a list\n"
+    size, serials, state = ssh(
+        here, "web",
+        "df --output=size -BG / | tail -n1;"
+        "for d in /sys/block/vd?; do echo $(cat $d/serial); done | xargs;"
+        "systemctl is-system-running",
+    ).splitlines()  # fmt: skip
+    assert int(size.strip(" G")) >= 5, "the root file system has not grown"
+    assert serials.split() == ["disk0", "extra", "cidata"]
+    assert state == "running"
+
+
+def _own_key(here: Home, key: Path) -> None:
+    """The key of the spec lets its owner in with plain ssh."""
+    (forward,) = (w for w in here.text("ls").split() if w.endswith("->22"))
+    port = forward.removesuffix("->22").rpartition(":")[2]
+    plain = [
+        "ssh", "-F", "none", "-i", str(key), "-p", port, "-o", "IdentitiesOnly=yes",
+        "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+        "-o", "LogLevel=ERROR", "debian@127.0.0.1", "sudo", "id", "-u",
+    ]  # fmt: skip
+    done = subprocess.run(
+        plain, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    assert done.stdout == b"0\n"
+
+
+def _copies(here: Home, tmp_path: Path) -> None:
+    source = tmp_path / "söurce, file"
+    source.write_bytes(os.urandom(5_000_001))
+    source.chmod(0o751)
+    wanted = hashlib.sha256(source.read_bytes()).hexdigest()
+    for way in ("ssh", "agent"):
+        remote = f"/tmp/by {way}"
+        here.run("cp", "--via", way, source, f"web:{remote}")
+        seen = ssh(
+            here,
+            "web",
+            "sudo",
+            "sh",
+            "-c",
+            f"stat -c %a '{remote}'; sha256sum '{remote}'",
+        )
+        assert seen.split()[:2] == ["751", wanted]
+        back = tmp_path / f"back by {way}"
+        here.run("cp", "--via", way, f"web:{remote}", back)
+        assert hashlib.sha256(back.read_bytes()).hexdigest() == wanted
+        assert back.stat().st_mode & 0o777 == 0o751
+    begun = time.monotonic()
+    words = here.words("cp", tmp_path / "nowhere", "web:", check=1)
+    assert "nowhere" in words
+    assert time.monotonic() - begun < 10
