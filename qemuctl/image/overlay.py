@@ -8,11 +8,10 @@ from typing import Literal
 
 from qemuctl.errors import ImageError
 from qemuctl.image import qemu_img
-from qemuctl.image.qcow2 import read_header
+from qemuctl.image.qcow2 import is_qcow2, read_header
 from qemuctl.image.whole import whole
 from qemuctl.units import format_size
 
-_QCOW2_MAGIC = b"QFI\xfb"
 Format = Literal["qcow2", "raw"]
 
 
@@ -22,14 +21,10 @@ def check_format(path: Path, format: Format) -> None:
     A raw image that begins like a qcow2 one is refused: its guest could have
     written that header to reach files of the host through a backing file.
     """
-    if path.is_fifo():  # to open it would be to wait
-        raise ImageError(f"not a file: {path}")
-    qemu_img.check_readable(path, "the disk image")
-    with path.open("rb") as file:
-        is_qcow2 = file.read(4) == _QCOW2_MAGIC
-    if format == "qcow2" and not is_qcow2:
+    found = is_qcow2(path)
+    if format == "qcow2" and not found:
         raise ImageError(f"not a qcow2 image: {path}", hint="is it raw? say so: format")
-    if format == "raw" and is_qcow2:
+    if format == "raw" and found:
         raise ImageError(
             f"said to be raw, but it has a qcow2 header: {path}",
             hint="if it is meant to be qcow2, say format: qcow2",

@@ -87,12 +87,12 @@ def open_image(path: Path) -> BinaryIO:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError as error:
         raise ImageError(
-            f"the image does not exist: {path}", hint=blocking_folder(path)
+            f"the disk image does not exist: {path}", hint=blocking_folder(path)
         ) from error
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or error
         raise ImageError(
-            f"cannot read the image: {path}: {words}", hint=blocking_folder(path)
+            f"cannot read the disk image: {path}: {words}", hint=blocking_folder(path)
         ) from error
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):

@@ -136,7 +136,9 @@ def _check_base(base: Base, spec: Spec) -> None:
 
 
 def _check_trusted(path: Path, format: Format, spec: Spec) -> list[Layer]:
-    inside = (images_dir(), vms_dir())
+    inside = [images_dir(), vms_dir()]
+    if spec.image is not None and spec.image_is_file:
+        inside.append(Path(spec.image))  # said by name what to make the disk from
     return check_trusted(path, format, inside=inside, trust_backing=spec.trust_backing)
 
 

@@ -90,7 +90,7 @@ def test_a_chain_is_shown_as_a_tree_and_made_one_file(here: Home, folder: Path) 
     here.run("image", "rebase", "--unsafe", top, flat)
     flat.unlink()
     words = here.words("image", "info", top, check=1)
-    assert f"the image does not exist: {flat}" in words
+    assert f"the disk image does not exist: {flat}" in words
     assert "qemuctl image rebase" in words
 
 

@@ -43,7 +43,7 @@ async def look(spec: qemuctl.Spec) -> list[str]:
 
 async def test_q35_with_disks_on_every_bus(tmp_path: Path) -> None:
     iso = tmp_path / "a, b.iso"
-    iso.write_bytes(bytes(64 * 1024))
+    iso.write_bytes((bytes(16 * 2048) + b"\1CD001").ljust(64 * 1024, b"\0"))
     found = await look(
         parse_spec(f"""
 name: q
@@ -174,7 +174,7 @@ async def test_a_kernel_and_initrd_of_ones_own_boot() -> None:
         boot={
             "kernel": str(image.folder / "bzimage"),
             "initrd": str(image.initrd),
-            "cmdline": f"{image.cmdline} qemuctl.hostname=mine",
+            "cmdline": f"{image.manifest.cmdline} qemuctl.hostname=mine",
         },
     )
     async with qemuctl.launch(spec) as vm:

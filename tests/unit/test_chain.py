@@ -132,7 +132,7 @@ def test_a_missing_layer_is_named_with_its_overlay(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         chain(top, "qcow2")
     assert str(caught.value) == (
-        f"the backing file of {top}: the image does not exist: {missing}"
+        f"the backing file of {top}: the disk image does not exist: {missing}"
     )
     assert "qemuctl image rebase" in (caught.value.hint or "")
     assert str(missing.parent) in (caught.value.hint or "")
@@ -167,7 +167,7 @@ except ImageError as error:
         check=True,
     )
     barred.chmod(0o700)
-    assert "cannot read the image" in done.stdout
+    assert "cannot read the disk image" in done.stdout
     assert "the folder does not let you in: " in done.stdout
 
 

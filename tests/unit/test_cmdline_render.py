@@ -44,12 +44,13 @@ def through_a_shell(text: str, folder: Path) -> list[str]:
     return done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
 
 
-def test_the_listening_sockets_are_monitors_serial_and_agent() -> None:
+def test_the_listening_sockets_are_monitors_serial_agent_and_copies() -> None:
     assert machine(display="vnc").listening == (
         PATHS.owner_socket,
         PATHS.tools_socket,
         PATHS.serial_socket,
         PATHS.agent_socket,
+        PATHS.copy_socket,
     )
 
 

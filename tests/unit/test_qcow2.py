@@ -217,7 +217,7 @@ except ImageError as error:
         check=True,
     )
     barred.chmod(0o700)
-    assert "cannot read the image" in done.stdout
+    assert "cannot read the disk image" in done.stdout
     assert "the folder does not let you in: " in done.stdout
 
 
