@@ -52,14 +52,26 @@ def checks() -> Iterator[Check]:
     yield _memory()
     yield Check("processors", "ok", f"{cpu_count()} for this process")
     yield _space("state folder", paths.state_home())
+    yield _space("image store", paths.images_dir())
     yield _space("cache folder", paths.cache_home())
     yield _sockets()
     yield _open_files()
     yield _inotify()
+    for tool in ("ssh", "ssh-keygen"):
+        yield _tool(
+            tool,
+            "warn",
+            "needed for ssh into guests: sudo apt-get install openssh-client",
+        )
     for tool in ("apt-get", "dpkg-deb"):
         yield _tool(
             tool, "warn", "needed to build the tiny guest; or use qemuctl run --kernel"
         )
+    yield _tool(
+        "mmdebstrap",
+        "warn",
+        "needed for qemuctl image build debian: sudo apt-get install mmdebstrap uidmap",
+    )
 
 
 def _python() -> Check:
