@@ -89,6 +89,9 @@ def private_dir(path: Path) -> Path:
             private_dir(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
         status = path.lstat()
+        # A link of one's own, as to a larger disk, is as good as a folder.
+        if stat.S_ISLNK(status.st_mode) and status.st_uid == os.getuid():
+            status = path.stat()
     except OSError as error:
         raise HostError(
             f"cannot make the folder {path}: {error.strerror}",

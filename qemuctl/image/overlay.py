@@ -61,6 +61,11 @@ def freeze(path: Path) -> Path:
     disk must not be in use. Raises ImageError.
     """
     header = read_header(path)
+    if header.snapshots:
+        raise ImageError(
+            f"its snapshots would go out of reach: {path}",
+            hint="make a full clone, or remove them: qemuctl image snapshot ls",
+        )
     if header.untouched and header.backing_file in _bases(path):
         return path.parent / header.backing_file
     number = len(_bases(path)) + 1

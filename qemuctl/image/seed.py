@@ -103,7 +103,7 @@ def seed_files(
 ) -> dict[str, bytes]:
     """The files of a seed by name, as `write_seed` puts them into it."""
     cloud = cloud_init or CloudInit()
-    everyone = [*keys, *_given_keys(cloud.ssh_keys)]
+    everyone = [*keys, *given_keys(cloud.ssh_keys)]
     everyone = list(dict.fromkeys(everyone))
     files = {
         "meta-data": _own_file(cloud, "meta_data")
@@ -189,7 +189,7 @@ def _yaml(data: Mapping[str, Any]) -> bytes:
     return str(text).encode()
 
 
-def _given_keys(keys: Sequence[str]) -> list[str]:
+def given_keys(keys: Sequence[str]) -> list[str]:
     """The public keys of `ssh_keys`, files read. Raises SpecError."""
     found = []
     for index, key in enumerate(keys):

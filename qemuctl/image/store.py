@@ -162,12 +162,19 @@ def describe(folder: Path, manifest: Manifest) -> None:
 def steady(*, alone: bool = False) -> Iterator[None]:
     """While a VM's disks are made from images, none is removed.
 
-    With ``alone`` for whoever removes: waits until no disk is being made.
+    ``alone`` is for whoever removes. Raises ImageError when disks are being made
+    just then: that may take long, and to wait would be to stand still.
     """
     path = private_dir(images_dir()) / ".lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise ImageError(
+                "another command is making a VM's disks from images",
+                hint="try again when it is done",
+            ) from None
         yield
     finally:
         os.close(fd)

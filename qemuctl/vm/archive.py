@@ -1,11 +1,12 @@
 """A VM as one file, to be kept or taken elsewhere.
 
-A tar archive with, in this order::
+A tar archive::
 
-    qemuctl.json     what is in it: name, and size and SHA-256 of each file
-    vm.yaml          the spec, complete in itself: no image is needed
+    qemuctl.json     first: its name, and size and SHA-256 of each file
+    vm.yaml          second: the spec, complete in itself, no image is needed
     disks/diskN.qcow2  every disk, flattened
     kernel, initrd   where the VM is booted without a boot loader
+    instance-id      where cloud-init knows the guest by it
 
 Nothing in an archive is believed: names, sizes and checksums are held
 against the list, disks may not name other files, and the spec may not lead
@@ -15,9 +16,13 @@ outside of the VM unless its user says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import glob
 import hashlib
 import io
 import json
+import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -27,23 +32,32 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-from qemuctl.errors import ImageError, SpecError
-from qemuctl.image import Image
+from qemuctl.errors import ImageError
 from qemuctl.image.chain import chain
 from qemuctl.image.convert import convert
 from qemuctl.image.manifest import sha256_of
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import WHOLE, Progress, silent
+from qemuctl.image.qemu_img import check_readable
 from qemuctl.image.whole import whole
-from qemuctl.paths import VmPaths
-from qemuctl.spec import Spec, dump, load_spec, parse_spec
+from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, disk_files, make_seed
-from qemuctl.vm.resolve import image_of, resolved
+from qemuctl.vm.portable import (
+    BOOT_FILES,
+    boot_files,
+    check_inside,
+    disk_name,
+    image_to_go,
+    made,
+    portable,
+)
+from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import Action
 
-_LIST = "qemuctl.json"
+_LIST, _SPEC = "qemuctl.json", "vm.yaml"
+_DISK = re.compile(r"disks/disk[0-9]{1,3}\.qcow2")
 _FORMAT = 1
 _LARGEST_TEXT = 1024 * 1024
 _PART = 4 * 1024 * 1024
@@ -68,18 +82,16 @@ async def export(
     """
     with locked(name, Action.EXPORT) as paths, whole(target) as fresh:
         spec = load_spec(paths.spec, name=name)
-        image = image_of(spec)
+        image = await image_to_go(spec)
         disks = disk_files(spec, paths, image)
-        with tempfile.TemporaryDirectory(
-            prefix=".qemuctl-", dir=fresh.parent
-        ) as scratch:
-            folder = Path(scratch)
+        text = dump(portable(spec, paths, image, disks))
+        with _scratch(fresh.parent) as folder:
             (folder / "disks").mkdir()
-            for disk in disks:
-                await _flatten(disk, folder / _disk_name(disk), compress, progress)
-            text = dump(_portable(spec, paths, image, disks))
-            (folder / "vm.yaml").write_text(text, encoding="utf-8")
-            beside = _boot_files(spec, paths, image)
+            for disk in made(spec, disks):
+                copy = folder / disk_name(disk)
+                await _flatten(disk, copy, spec, compress, progress)
+            (folder / _SPEC).write_text(text, encoding="utf-8")
+            beside = boot_files(spec, paths, image)
             if paths.instance.exists():
                 beside[paths.instance.name] = paths.instance
             for key, path in beside.items():
@@ -87,12 +99,23 @@ async def export(
             await in_thread(partial(_pack, name, folder, fresh, progress))
 
 
-def _disk_name(disk: DiskFile) -> str:
-    return f"disks/{disk.target}.qcow2"
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder beside the archive, for there is the room; with what killed
+    exports have left there removed."""
+    prefix = f".qemuctl-export-{os.uname().nodename}-"
+    for stale in parent.glob(f"{glob.escape(prefix)}*"):
+        pid = stale.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{prefix}{os.getpid()}-", dir=parent
+    ) as scratch:
+        yield Path(scratch)
 
 
 async def _flatten(
-    disk: DiskFile, target: Path, compress: bool, progress: Progress
+    disk: DiskFile, target: Path, spec: Spec, compress: bool, progress: Progress
 ) -> None:
     if disk.problem:
         raise ImageError(
@@ -100,48 +123,8 @@ async def _flatten(
         )
     await convert(
         disk.path, target, source_format=disk.format, format="qcow2",
-        compress=compress, progress=progress,
+        compress=compress, progress=progress, trust_backing=spec.trust_backing,
     )  # fmt: skip
-
-
-def _boot_files(spec: Spec, paths: VmPaths, image: Image | None) -> dict[str, Path]:
-    """The kernel and initrd that the archive has to bring; tiny's is everywhere."""
-    boot = resolved(spec, paths, image).boot
-    if image is not None and image.disk is None:
-        return {}
-    files = {"kernel": boot.kernel, "initrd": boot.initrd}
-    return {key: Path(path) for key, path in files.items() if path is not None}
-
-
-def _portable(
-    spec: Spec, paths: VmPaths, image: Image | None, disks: list[DiskFile]
-) -> Spec:
-    """The spec with every file it needs named inside of the archive."""
-    whole_spec = resolved(spec, paths, image)
-    own = [
-        disk.model_copy(update={"path": _disk_name(file), "format": None})
-        for disk, file in zip(whole_spec.disks, disks, strict=False)
-    ]
-    update: dict[str, object] = {
-        "disks": tuple(own),
-        "cdrom": "" if spec.cdrom else spec.cdrom,
-    }
-    files = _boot_files(spec, paths, image)
-    if files:
-        boot = {"kernel": None, "initrd": None} | {key: key for key in files}
-        update["boot"] = whole_spec.boot.model_copy(update=boot)
-    if image is None or image.disk is not None:
-        update |= {"image": None, "root": type(spec.root)()}
-        update["memory"] = whole_spec.memory
-    if image is not None and image.manifest.cloud_init and spec.cloud_init is None:
-        update["cloud_init"] = _cloud_init(image)
-    return spec.model_copy(update=update)
-
-
-def _cloud_init(image: Image) -> object:
-    from qemuctl.spec import CloudInit
-
-    return CloudInit(user=image.manifest.user)
 
 
 @dataclass(frozen=True)
@@ -165,7 +148,7 @@ def _pack(
             path.stat().st_size,
             sha256_of(path, tick),
         )
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(folder.rglob("*"), key=_first_the_spec)
         if path.is_file()
     ]
     about = {
@@ -187,6 +170,10 @@ def _pack(
                 tar.addfile(member, cast(IO[bytes], _Watched(file, tick)))
 
 
+def _first_the_spec(path: Path) -> tuple[bool, Path]:
+    return path.name != _SPEC, path
+
+
 async def import_(
     source: Path,
     *,
@@ -201,7 +188,7 @@ async def import_(
     no archive, SpecError, NameInUse. The VM is there whole or not at all.
     """
     try:
-        with tarfile.open(source, "r:") as tar:
+        with _opened(source) as tar:
             members = _members(tar, _about(tar, source), source)
             spec = _spec(tar, members, name, source, trust=trust)
             with creating(spec) as fresh:
@@ -211,21 +198,36 @@ async def import_(
                 if name is not None:  # a second one, perhaps beside the first
                     fresh.instance.unlink(missing_ok=True)
                 for disk in fresh.disks.glob("*"):
-                    await asyncio.to_thread(_check_disk, disk)
-                await asyncio.to_thread(make_seed, spec, fresh, image_of(spec))
+                    await asyncio.to_thread(_check_disk, disk, source)
+                there = resolve_paths(spec, fresh.state)
+                await asyncio.to_thread(make_seed, there, fresh, image_of(there))
     except (tarfile.TarError, EOFError) as error:
         raise ImageError(
             f"not an archive of a VM, or damaged: {source}: {error}"
         ) from error
-    except FileNotFoundError as error:
-        raise ImageError(f"no such file: {source}") from error
     return spec.name
 
 
-def _check_disk(path: Path) -> None:
-    check_format(path, "qcow2")
-    if len(chain(path, "qcow2")) > 1:
-        raise ImageError(f"a disk in the archive names another file: {path.name}")
+def _opened(source: Path) -> tarfile.TarFile:
+    if source.is_fifo():  # to open it would be to wait
+        raise ImageError(f"not a file: {source}")
+    check_readable(source, "the archive")
+    return tarfile.open(source, "r:")
+
+
+def _check_disk(path: Path, source: Path) -> None:
+    try:
+        check_format(path, "qcow2")
+        layers = chain(path, "qcow2")
+    except ImageError as error:
+        reason = error.message.replace(str(path), path.name)
+        raise ImageError(
+            f"a disk in the archive cannot be used: {source}: {reason}"
+        ) from error
+    if len(layers) > 1:
+        raise ImageError(
+            f"a disk in the archive names another file: {source}: {path.name}"
+        )
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, source: Path) -> bytes:
@@ -252,7 +254,9 @@ def _about(tar: tarfile.TarFile, source: Path) -> dict[str, _File]:
                 hint="a newer qemuctl reads it",
             )
         files = [_File(**entry) for entry in about["files"]]
-    except (ValueError, TypeError, LookupError) as error:
+        if not all(isinstance(file.name, str) for file in files):
+            raise TypeError
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise _damaged(source, f"{_LIST} makes no sense") from error
     for file in files:
         _check_name(file.name, source)
@@ -260,10 +264,7 @@ def _about(tar: tarfile.TarFile, source: Path) -> dict[str, _File]:
 
 
 def _check_name(name: str, source: Path) -> None:
-    folder, _, last = name.rpartition("/")
-    known = name in ("vm.yaml", "kernel", "initrd", "instance-id") or (
-        folder == "disks" and last.removesuffix(".qcow2").removeprefix("disk").isdigit()
-    )
+    known = name in (_SPEC, *BOOT_FILES, "instance-id") or _DISK.fullmatch(name)
     if not known:
         raise _damaged(source, f"it holds a file that does not belong: {name!r}")
 
@@ -280,12 +281,14 @@ def _members(
     members = {}
     for info in _rest(tar):
         file = about.get(info.name)
-        if file is None or not info.isreg() or info.size != file.size:
+        # A sparse one would be of any size, whatever that of the archive.
+        plain = info.isreg() and not info.issparse() and info.name not in members
+        if file is None or not plain or info.size != file.size:
             raise _damaged(source, f"{info.name!r} is not what the list says")
         members[info.name] = _Member(info, file)
     missing = about.keys() - members.keys()
-    if missing or "vm.yaml" not in members:
-        raise _damaged(source, f"missing: {', '.join(sorted(missing)) or 'vm.yaml'}")
+    if missing or _SPEC not in members:
+        raise _damaged(source, f"missing: {', '.join(sorted(missing)) or _SPEC}")
     return members
 
 
@@ -302,42 +305,14 @@ def _spec(
     *,
     trust: bool,
 ) -> Spec:
-    member = members["vm.yaml"]
+    member = members[_SPEC]
     text = _text(tar, member.info, source)
     if hashlib.sha256(text).hexdigest() != member.file.sha256:
         raise _damaged(source, "the checksum of vm.yaml is wrong")
     spec = parse_spec(text, source=f"{source}: vm.yaml", name=name)
     if not trust:
-        _check_inside(spec, set(members), source)
+        check_inside(spec, set(members), source)
     return spec
-
-
-def _check_inside(spec: Spec, names: set[str], source: Path) -> None:
-    """Raises SpecError for a spec that has QEMU open more than its own files."""
-    outside = {
-        "extra_args": spec.extra_args,
-        "qemu": spec.qemu,
-        "cdrom": spec.cdrom,
-        "image": spec.image if spec.image_is_file else None,
-        "trust_backing": spec.trust_backing,
-        "sandbox": not spec.sandbox,
-        "nics": [nic for nic in spec.nics if nic.type in ("tap", "socket")],
-        "display.address": spec.display.address,
-        "boot": [
-            f for f in (spec.boot.kernel, spec.boot.initrd) if f and f not in names
-        ],
-        "disks": [d for d in spec.disks if d.path is not None and d.path not in names],
-    }
-    if spec.cloud_init is not None:
-        files = ("user_data", "meta_data", "network_config", "ssh_keys")
-        found = [name for name in files if getattr(spec.cloud_init, name)]
-        outside["cloud_init"] = found
-    for key, value in outside.items():
-        if value:
-            raise SpecError(
-                "leads outside of the VM", path=str(source), key=key,
-                hint="if you trust where the file comes from, add --trust",
-            )  # fmt: skip
 
 
 def _unpack(
@@ -352,7 +327,7 @@ def _unpack(
     done = 0
     (folder / "disks").mkdir(mode=0o700, exist_ok=True)
     for name, member in members.items():
-        if name == "vm.yaml":
+        if name == _SPEC:
             continue  # it is there already, with the name that it is to have
         content = tar.extractfile(member.info)
         assert content is not None

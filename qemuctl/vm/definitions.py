@@ -123,10 +123,10 @@ def set_cdrom(name: str, medium: str) -> None:
 
     Raises NotFound, SpecError.
     """
-    from qemuctl.spec import changed
+    from qemuctl.spec import changed, parse_spec
 
-    paths = find(name)
-    replace(name, changed(paths.spec.read_text(), load(name), "cdrom", medium))
+    text = find(name).spec.read_text()
+    replace(name, changed(text, parse_spec(text, name=name), "cdrom", medium))
 
 
 @contextlib.contextmanager
@@ -201,7 +201,7 @@ def rename(name: str, new: str) -> None:
     Raises NotFound, NameInUse, and StateError when it is on, or when another
     VM's disks are made from its own.
     """
-    from qemuctl.spec import load_spec, renamed, validate_name
+    from qemuctl.spec import parse_spec, renamed, validate_name
 
     validate_name(new)
     with locked(name, Action.RENAME) as paths:
@@ -209,7 +209,8 @@ def rename(name: str, new: str) -> None:
         target = VmPaths.of(new)
         if target.state.exists():
             raise name_in_use(new)
-        text = renamed(paths.spec.read_text(), load_spec(paths.spec), new)
+        text = paths.spec.read_text()
+        text = renamed(text, parse_spec(text, source=str(paths.spec)), new)
         try:
             paths.state.rename(target.state)
         except OSError as error:

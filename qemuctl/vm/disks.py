@@ -56,12 +56,12 @@ class DiskFile:
 def disk_files(spec: Spec, paths: VmPaths, image: Image | None) -> list[DiskFile]:
     """The disks of a VM, those that are not made yet included."""
     return [
-        _disk_file(index, disk, paths)
+        _disk_file(index, disk, paths, trusted=spec.trust_backing)
         for index, disk in enumerate(placed(spec, paths, image))
     ]
 
 
-def _disk_file(index: int, disk: Disk, paths: VmPaths) -> DiskFile:
+def _disk_file(index: int, disk: Disk, paths: VmPaths, *, trusted: bool) -> DiskFile:
     path = Path(disk.path or "")
     own = path.parent == paths.disks
     layers: list[Layer] = []
@@ -69,6 +69,8 @@ def _disk_file(index: int, disk: Disk, paths: VmPaths) -> DiskFile:
     try:
         if own and not path.exists():
             problem = "not made yet"
+        elif trusted:
+            layers = check_trusted(path, disk.driver, inside=(), trust_backing=True)
         else:
             layers = chain(path, disk.driver)
     except ImageError as error:

@@ -236,14 +236,13 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
         await asyncio.gather(connecting, ending, return_exceptions=True)
 
 
-_LOCKED = 'Failed to get "write" lock'
+_LOCKED = re.compile(r'Failed to get (shared )?"[a-z ]+" lock')
 # What QEMU's words mean to somebody who did not write its code.
 _MEANINGS = (
     (
         "Could not set up host forwarding rule",
         "a host port is taken: choose another one, or :PORT for a free one",
     ),
-    (_LOCKED, "another VM is using this disk image"),
     ("Could not access KVM", "KVM cannot be used here: accel: tcg works everywhere"),
     ("Cannot allocate memory", "the host has not this much memory: memory: less"),
 )
@@ -254,10 +253,10 @@ def _launch_error(paths: VmPaths, plan: Plan) -> LaunchError:
     status = read_exit(paths.exit).status
     how = f"status {status}" if status is None or status >= 0 else f"signal {-status}"
     hint = next((hint for text, hint in _MEANINGS if text in words), None)
-    if _LOCKED in words:  # in the moment between our look and QEMU's
+    if _LOCKED.search(words):  # in the moment between our look and QEMU's
         files = [Path(disk.path) for disk in plan.spec.disks if disk.path]
         others = filter(None, (user_of(file, but=paths.name) for file in files))
-        hint = f"the VM {other} is using it" if (other := next(others, None)) else hint
+        hint = f"{next(others, 'another process')} is using this disk image"
     return LaunchError(
         f"QEMU did not start ({how}): {words or 'it gave no reason'}",
         hint=hint,

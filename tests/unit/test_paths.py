@@ -177,9 +177,19 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     assert str(tmp_path / "a") in (caught.value.hint or str(caught.value))
 
 
-def test_a_symbolic_link_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_of_ones_own_is_taken(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "a").symlink_to(tmp_path / "target")
+    private_dir(tmp_path / "a")
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_that_is_somebody_elses_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "target")
+    as_somebody_else(monkeypatch)
     with pytest.raises(HostError, match="not a folder of yours"):
         private_dir(tmp_path / "a")
 

@@ -53,6 +53,9 @@ TABLE = {
     Action.EDIT: "y y y y y y y y y y",
     Action.REMOVE: "y l l l l l l l l l",
     Action.RENAME: "y l l l l l l l l l",
+    Action.CLONE: "y l l l l l l l l l",
+    Action.EXPORT: "y l l l l l l l l l",
+    Action.MEDIUM: "o s y y y y y y g u",
 }
 CELLS = [
     (action, state, sign)
