@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from typing import Annotated
 
@@ -35,12 +34,14 @@ def gc(
     json: Json = False,
 ) -> None:
     """Remove what crashes left behind; VMs that were created are never touched."""
-    from qemuctl.vm.definitions import leftovers
+    from qemuctl.image import store
+    from qemuctl.vm.definitions import clear, leftovers
 
-    found = leftovers()
-    if not dry_run:
-        for path in found:
-            shutil.rmtree(path, ignore_errors=True)
+    found = [*leftovers(), *store.leftovers()]
+    for path in [] if dry_run else found:
+        kept = clear(path)
+        if kept is not None:
+            note(f"kept the disks of a VM that was being removed: {kept}")
     if json:
         print_json([str(path) for path in found])
         return

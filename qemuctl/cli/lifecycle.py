@@ -104,12 +104,12 @@ def edit(name: Name) -> None:
         images = image_of(written), image_of(spec)
         check_disks_kept(written, spec, paths, images)
         draft(spec, paths)
+        definitions.replace(name, after, expected=before)
     except QemuctlError as error:
         kept = Path(tempfile.mkdtemp(prefix="qemuctl-")) / f"{name}.yaml"
         kept.write_text(after)
         error.hint = "\n".join(filter(None, [error.hint, f"your text is kept: {kept}"]))
         raise
-    definitions.replace(name, after)
     note(f"changed {name}" + (", from its next start" if held(paths.lock) else ""))
 
 

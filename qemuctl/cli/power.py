@@ -181,6 +181,8 @@ async def power(name: str, verb: str, **options: Any) -> Any:
         require(Action(verb), State.OFF, name)
         return None
     paths = find(name)
+    if paths.busy.exists():
+        require(Action(verb), State.BUSY, name)
     if verb == "kill" and Record.read(paths.record) is None:
         await kill_unknown(paths)
         return None

@@ -8,11 +8,15 @@ from typing import Literal
 
 from qemuctl.errors import ImageError
 from qemuctl.image import qemu_img
+from qemuctl.image.chain import chain
+from qemuctl.image.locks import check_unused
 from qemuctl.image.qcow2 import is_qcow2, read_header
 from qemuctl.image.whole import whole
 from qemuctl.units import format_size
 
 Format = Literal["qcow2", "raw"]
+# Each file of a chain costs every start and every first read; QEMU has no limit.
+_DEEPEST = 50
 
 
 def check_format(path: Path, format: Format) -> None:
@@ -27,7 +31,7 @@ def check_format(path: Path, format: Format) -> None:
     if format == "raw" and found:
         raise ImageError(
             f"said to be raw, but it has a qcow2 header: {path}",
-            hint="if it is meant to be qcow2, say format: qcow2",
+            hint="a guest may have written that header, to reach files of this host",
         )
 
 
@@ -57,10 +61,13 @@ def freeze(path: Path) -> Path:
 
     The disk becomes an overlay on that file, which lies beside it; nobody
     writes to it any more. A disk that was not written to since the last time
-    already is one. At no moment is the disk's name without its content. The
-    disk must not be in use. Raises ImageError.
+    already is one. At no moment is the disk's name without its content.
+
+    Raises ImageInUse, and ImageError: also for snapshots in it, which would go
+    out of reach, and for a chain that is too long.
     """
     header = read_header(path)
+    check_unused(path)
     if header.snapshots:
         raise ImageError(
             f"its snapshots would go out of reach: {path}",
@@ -68,6 +75,12 @@ def freeze(path: Path) -> Path:
         )
     if header.untouched and header.backing_file in _bases(path):
         return path.parent / header.backing_file
+    if len(chain(path, "qcow2")) > _DEEPEST:
+        raise ImageError(
+            f"made of more than {_DEEPEST} files, one upon the other: {path}",
+            hint="make a full clone, or give the disk one file: "
+            f"qemuctl image rebase {path} --flatten",
+        )
     number = len(_bases(path)) + 1
     base = path.with_name(f"{path.stem}.base{number}.qcow2")
     # Two names for one file, until the overlay takes the place of the first.
@@ -81,8 +94,11 @@ def freeze(path: Path) -> Path:
     try:
         with whole(path, replace=True) as fresh:
             create_overlay(fresh, Path(base.name), "qcow2", header.virtual_size)
+            check_unused(path)
     except BaseException:
-        base.unlink()
+        # Once the overlay is in its place, this is the only name of the content.
+        if path.samefile(base):
+            base.unlink()
         raise
     base.chmod(0o400)
     return base

@@ -17,7 +17,9 @@ async def attach(name: str, action: Action = Action.QMP) -> Vm:
     Raises NotFound, and StateError when it is off or still starting.
     """
     paths = find(name)
-    record = Record.read(paths.record) if held(paths.lock) else None
+    # While it is busy, the record is that of an earlier run.
+    is_on = held(paths.lock) and not paths.busy.exists()
+    record = Record.read(paths.record) if is_on else None
     if record is None:
         require(action, await state_of(paths), name)
         raise StateError(f"reach {name}", "starting", "it is still starting")

@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import NameInUse, NotFound, StateError
+from qemuctl.errors import HostError, NameInUse, NotFound, StateError
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import held, take
 from qemuctl.vm.record import Record
@@ -110,12 +110,28 @@ def name_in_use(name: str) -> NameInUse:
     return NameInUse(name, VmPaths.of(name).state)
 
 
-def replace(name: str, text: str) -> None:
-    """Puts a new spec in the place of a VM's, as a whole."""
+def replace(name: str, text: str, *, expected: str | None = None) -> None:
+    """Puts a new spec in the place of a VM's, as a whole.
+
+    Raises StateError unless the present one is ``expected``, if that is given.
+    """
     path = find(name).spec
+    if expected is not None and path.read_text() != expected:
+        raise StateError(
+            f"change {name}", "changed", "another command has changed it meanwhile"
+        )
+    _beside(path, text).replace(path)
+
+
+def _beside(path: Path, text: str) -> Path:
+    """A new file next to another one, there as a whole."""
     fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
-    fresh.write_text(text)
-    fresh.replace(path)
+    try:
+        fresh.write_text(text)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    return fresh
 
 
 def set_cdrom(name: str, medium: str) -> None:
@@ -126,7 +142,8 @@ def set_cdrom(name: str, medium: str) -> None:
     from qemuctl.spec import changed, parse_spec
 
     text = find(name).spec.read_text()
-    replace(name, changed(text, parse_spec(text, name=name), "cdrom", medium))
+    new = changed(text, parse_spec(text, name=name), "cdrom", medium)
+    replace(name, new, expected=text)
 
 
 @contextlib.contextmanager
@@ -141,12 +158,16 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
     except FileNotFoundError as error:  # removed in this moment
         raise NotFound(name) from error
     if lock is None:
-        require(action, State.RUNNING, name)
+        busy = paths.busy.exists()
+        require(action, State.BUSY if busy else State.RUNNING, name)
         raise StateError(f"{action} {name}", "on", "the VM is on")
     try:
         find(name)  # whoever had the lock before may have removed it
+        # Who meets the lock must not take us for a QEMU, and kill us.
+        paths.busy.write_text(f"{action}\n")
         yield paths
     finally:
+        paths.busy.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -159,12 +180,25 @@ def remove(name: str, *, keep_disks: bool = False) -> Path | None:
     """
     with locked(name, Action.REMOVE) as paths:
         _refuse_needed(paths, Action.REMOVE)
-        kept = _keep(paths) if keep_disks else None
+        (paths.state / _KEEP).unlink(missing_ok=True)
+        if keep_disks and paths.disks.exists():
+            (paths.state / _KEEP).touch()
         # Out of sight first: a removal that is cut short leaves no half VM.
         doomed = vms_dir() / f".removed-{name}-{os.getpid()}"
         paths.state.rename(doomed)
         shutil.rmtree(paths.run, ignore_errors=True)
-        shutil.rmtree(doomed)
+        return clear(doomed)
+
+
+def clear(path: Path) -> Path | None:
+    """Removes what `leftovers` found, or a VM that is out of sight.
+
+    Disks that were to be kept are moved to the folder that is returned.
+    """
+    kept = None
+    if (path / _KEEP).exists():
+        kept = _keep(path)
+    shutil.rmtree(path, ignore_errors=True)
     return kept
 
 
@@ -179,19 +213,21 @@ def _refuse_needed(paths: VmPaths, action: Action) -> None:
         raise StateError(
             f"{action} {paths.name}", State.OFF,
             f"disks of other VMs are made from its own: {others}",
-            hint=f"first remove, or flatten, what needs them: {others}",
+            hint="first remove these, or give them disks of their own: "
+            "qemuctl image rebase DISK --flatten",
         )  # fmt: skip
 
 
-def _keep(paths: VmPaths) -> Path | None:
-    """Moves the disks of a VM to where no VM owns them."""
-    if not paths.disks.exists():
+def _keep(doomed: Path) -> Path | None:
+    """Moves the disks of a VM that is being removed to where no VM owns them."""
+    disks = VmPaths(doomed, doomed).disks
+    if not disks.exists():
         return None
     folder = private_dir(kept_dir())
-    others = (f"{paths.name}-{number}" for number in count(2))
-    names = chain([paths.name], others)
+    name = doomed.name.removeprefix(".removed-").rpartition("-")[0]
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
     target = next(folder / name for name in names if not (folder / name).exists())
-    paths.disks.rename(target)
+    disks.rename(target)
     return target
 
 
@@ -211,11 +247,15 @@ def rename(name: str, new: str) -> None:
             raise name_in_use(new)
         text = paths.spec.read_text()
         text = renamed(text, parse_spec(text, source=str(paths.spec)), new)
+        # Before the folder has its new name: the disk may be full.
+        fresh = _beside(paths.spec, text)
         try:
             paths.state.rename(target.state)
         except OSError as error:
+            fresh.unlink(missing_ok=True)
             raise name_in_use(new) from error
-        replace(new, text)
+        (target.state / fresh.name).replace(target.spec)
+        target.busy.unlink(missing_ok=True)
 
 
 def leftovers() -> list[Path]:
@@ -252,5 +292,7 @@ def _abandoned(paths: VmPaths) -> bool:
     return True
 
 
+# A file in the folder of a VM whose disks are to stay when it is removed.
+_KEEP = "keep-disks"
 # A file in the folder of a throwaway VM; it holds the owner's pid.
 THROWAWAY = "throwaway"

@@ -153,12 +153,13 @@ async def _bring_up(
     except FileNotFoundError as error:
         raise NotFound(paths.name) from error  # removed in this moment
     if lock is None:
+        require(Action.START, await state_of(paths), paths.name)
         raise StateError(
             f"start {paths.name}", "starting", "another command is starting it"
         )
     try:
         # First of all: while the lock is held, an old record would be believed.
-        for stale in (paths.record, paths.exit):
+        for stale in (paths.record, paths.exit, paths.busy):
             stale.unlink(missing_ok=True)
         once = boot or (None if paths.booted.exists() else spec.boot.once)
         with store.steady():

@@ -8,7 +8,7 @@ counts as unresponsive.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qemuctl.paths import VmPaths
@@ -116,6 +116,8 @@ async def _on(name: str) -> Entry | None:
         return None
     state = await state_of(paths)
     record = Record.read(paths.record)
+    if state is State.BUSY:
+        return replace(_off(paths), state=state)
     if state is State.OFF or record is None:
         return Entry(name, state) if state is not State.OFF else None
     return Entry(

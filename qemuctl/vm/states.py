@@ -25,6 +25,7 @@ class State(StrEnum):
     """The states that `ls` shows."""
 
     OFF = "off"
+    BUSY = "busy"
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
@@ -38,7 +39,7 @@ class State(StrEnum):
     @property
     def live(self) -> bool:
         """Whether there is a process."""
-        return self is not State.OFF
+        return self not in (State.OFF, State.BUSY)
 
 
 # RunState of QEMU's schema (run-state.json).
@@ -117,6 +118,8 @@ _HALTED = Denied("the guest has stopped for good", "qemuctl reset NAME, or stop 
 _GUEST_PAUSED = Denied("the VM is paused", "qemuctl resume NAME")
 _GOING = Denied("the VM is stopping")
 _COMING = Denied("the VM is starting")
+# It is off, and being cloned, exported, renamed or removed.
+_BUSY = Denied("another command is working on it", "try again when that is done")
 
 _TALK = frozenset(
     {Action.PAUSE, Action.RESUME, Action.RESET, Action.QMP, Action.MEDIUM}
@@ -149,6 +152,8 @@ def admit(action: Action, state: State) -> Verdict:
     special = _SPECIAL.get((action, state))
     if special is not None:
         return special
+    if state is State.BUSY:
+        return Accepted() if action is Action.EDIT else _BUSY
     if action is Action.START:
         return NothingToDo(f"it is on already ({state})")
     if action in _OFFLINE:

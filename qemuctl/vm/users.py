@@ -33,7 +33,8 @@ def opened() -> Iterator[Opened]:
     """The disk images of all VMs that are on, as their command lines say."""
     for name in names():
         paths = VmPaths.of(name)
-        record = Record.read(paths.record) if held(paths.lock) else None
+        is_on = held(paths.lock) and not paths.busy.exists()
+        record = Record.read(paths.record) if is_on else None
         if record is not None:
             yield from _opened(name, record.argv)
 

@@ -288,6 +288,8 @@ async def state_of(
     ``patience`` seconds."""
     if not held(paths.lock):
         return State.OFF
+    if paths.busy.exists():
+        return State.BUSY
     record = Record.read(paths.record)
     if record is None:
         return State.STARTING

@@ -13,12 +13,15 @@ import pytest
 
 from qemuctl import paths as every_path
 from qemuctl.errors import NameInUse, NotFound, SpecError, StateError
-from qemuctl.paths import VmPaths, private_dir, run_home, vms_dir
+from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import Identity, take
 from qemuctl.spec import Spec
 from qemuctl.vm import definitions
+from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import THROWAWAY
 from qemuctl.vm.record import Record
+from qemuctl.vm.states import Action, State
+from qemuctl.vm.vm import state_of
 
 pytestmark = pytest.mark.usefixtures("bare_home")
 
@@ -157,6 +160,50 @@ def test_replace_puts_a_whole_new_text(web: VmPaths) -> None:
     definitions.replace("web", "name: web\n")
     assert web.spec.read_text() == "name: web\n"
     assert sorted(p.name for p in web.state.iterdir()) == ["lock", "vm.yaml"]
+
+
+def test_replace_does_not_undo_what_another_has_changed(web: VmPaths) -> None:
+    before = web.spec.read_text()
+    definitions.replace("web", "memory: 1G\n", expected=before)
+    with pytest.raises(StateError, match="another command has changed it"):
+        definitions.replace("web", "memory: 2G\n", expected=before)
+    assert web.spec.read_text() == "memory: 1G\n"
+
+
+async def test_a_vm_that_is_worked_on_is_busy_and_not_on(web: VmPaths) -> None:
+    with definitions.locked("web", Action.CLONE):
+        assert await state_of(web) is State.BUSY
+        for action in (Action.CLONE, Action.RENAME):
+            with (
+                pytest.raises(StateError, match="another command is working on it"),
+                definitions.locked("web", action),
+            ):
+                pass
+        with pytest.raises(StateError, match="another command is working on it"):
+            await attach("web")
+    assert await state_of(web) is State.OFF
+
+
+def test_a_removal_cut_short_still_keeps_the_disks(
+    web: VmPaths, gone_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.disks.mkdir()
+    (web.disks / "disk0.raw").write_text("mine")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(definitions, "clear", killed)
+        with pytest.raises(KeyboardInterrupt):
+            definitions.remove("web", keep_disks=True)
+    (doomed,) = (path for path in vms_dir().iterdir() if path.name.startswith("."))
+    doomed = doomed.rename(vms_dir() / f".removed-web-{gone_pid}")
+    assert definitions.leftovers() == [doomed]
+    kept = definitions.clear(doomed)
+    assert kept == kept_dir() / "web"
+    assert (kept / "disk0.raw").read_text() == "mine"
+    assert not doomed.exists()
 
 
 def test_rename_keeps_comments_and_files(web: VmPaths) -> None:

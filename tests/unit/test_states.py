@@ -26,6 +26,7 @@ REASONS = {
     "h": "the guest has stopped for good",
     "u": "QEMU does not answer",
     "n": "another command is starting it",
+    "b": "another command is working on it",
 }
 COLUMNS = (
     State.OFF,
@@ -38,24 +39,25 @@ COLUMNS = (
     State.CRASHED,
     State.STOPPING,
     State.UNRESPONSIVE,
+    State.BUSY,
 )
 TABLE = {
-    Action.START: "y n = = = = = = g u",
-    Action.STOP: "= y y y y y y y y y",
-    Action.KILL: "= y y y y y y y y y",
-    Action.PAUSE: "o s y = = h = h g u",
-    Action.RESUME: "o s = y y h y h g u",
-    Action.RESET: "o s y y y y y y g u",
-    Action.REBOOT: "o y y p p h p h g u",
-    Action.EXEC: "o y y p p h p h g u",
-    Action.CONSOLE: "o y y y y y y y y y",
-    Action.QMP: "o y y y y y y y y u",
-    Action.EDIT: "y y y y y y y y y y",
-    Action.REMOVE: "y l l l l l l l l l",
-    Action.RENAME: "y l l l l l l l l l",
-    Action.CLONE: "y l l l l l l l l l",
-    Action.EXPORT: "y l l l l l l l l l",
-    Action.MEDIUM: "o s y y y y y y g u",
+    Action.START: "y n = = = = = = g u b",
+    Action.STOP: "= y y y y y y y y y b",
+    Action.KILL: "= y y y y y y y y y b",
+    Action.PAUSE: "o s y = = h = h g u b",
+    Action.RESUME: "o s = y y h y h g u b",
+    Action.RESET: "o s y y y y y y g u b",
+    Action.REBOOT: "o y y p p h p h g u b",
+    Action.EXEC: "o y y p p h p h g u b",
+    Action.CONSOLE: "o y y y y y y y y y b",
+    Action.QMP: "o y y y y y y y y u b",
+    Action.EDIT: "y y y y y y y y y y y",
+    Action.REMOVE: "y l l l l l l l l l b",
+    Action.RENAME: "y l l l l l l l l l b",
+    Action.CLONE: "y l l l l l l l l l b",
+    Action.EXPORT: "y l l l l l l l l l b",
+    Action.MEDIUM: "o s y y y y y y g u b",
 }
 CELLS = [
     (action, state, sign)
@@ -116,7 +118,7 @@ def test_require_raises_for_what_is_denied_and_names_the_vm(
         assert str(caught.value) == f"cannot {action} web: {REASONS[sign]}"
         hint = caught.value.hint or ""
         assert "NAME" not in hint
-        assert "web" in hint or sign in "sgn"
+        assert "web" in hint or sign in "sgnb"
     else:
         assert (require(action, state, "web") is None) == (sign == "y")
 
@@ -130,5 +132,5 @@ def test_a_run_state_of_a_later_qemu_counts_as_running() -> None:
     assert from_run_state("dreaming") is State.RUNNING
 
 
-def test_only_off_has_no_process() -> None:
-    assert [state for state in State if not state.live] == [State.OFF]
+def test_only_what_is_off_has_no_process() -> None:
+    assert [state for state in State if not state.live] == [State.OFF, State.BUSY]
