@@ -226,6 +226,12 @@ class VmPaths:
         return self.state / "known_hosts"
 
     @property
+    def made(self) -> Path:
+        """The names of the disks that were made, a line for each: one of these is
+        never made a second time."""
+        return self.state / "made"
+
+    @property
     def busy(self) -> Path:
         """There while a command works on the VM, which is off, under its lock."""
         return self.state / "busy"

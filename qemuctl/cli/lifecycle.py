@@ -65,16 +65,18 @@ async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.image import store
     from qemuctl.paths import VmPaths
     from qemuctl.vm import definitions
-    from qemuctl.vm.disks import make_disks
+    from qemuctl.vm.disks import check_media, make_disks
     from qemuctl.vm.plan import draft
-    from qemuctl.vm.resolve import image_of
+    from qemuctl.vm.resolve import image_of, resolved
 
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
     draft(spec, VmPaths.of(spec.name), spec.boot.once)
     with percent(f"copying {spec.image}") as progress:
         with store.steady(), definitions.creating(spec, text) as paths:
-            await make_disks(spec, paths, image_of(spec), progress=progress)
+            image = image_of(spec)
+            await make_disks(spec, paths, image, progress=progress)
+            check_media(resolved(spec, paths, image))
 
 
 @command("edit", example="EDITOR=nano qemuctl edit web")

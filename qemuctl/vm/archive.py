@@ -118,9 +118,7 @@ async def _flatten(
     disk: DiskFile, target: Path, spec: Spec, compress: bool, progress: Progress
 ) -> None:
     if disk.problem:
-        raise ImageError(
-            f"{disk.target} cannot be exported: {disk.problem}: {disk.path}"
-        )
+        raise ImageError(f"{disk.target} cannot be exported: {disk.problem}")
     await convert(
         disk.path, target, source_format=disk.format, format="qcow2",
         compress=compress, progress=progress, trust_backing=spec.trust_backing,

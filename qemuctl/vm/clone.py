@@ -7,9 +7,9 @@ becomes a file which nobody writes to, and both go on in overlays on it.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from qemuctl.image.convert import convert
@@ -25,6 +25,7 @@ from qemuctl.spec import (
     resolve_paths,
     validate_name,
 )
+from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, disk_files, make_seed
 from qemuctl.vm.resolve import image_of
@@ -55,21 +56,28 @@ async def clone(
             for disk in disks:
                 if disk.readonly and not disk.own:
                     continue
-                if disk.own and not disk.path.exists():
+                if disk.awaited:
                     continue  # it is made by the clone's first start
                 copy = private_dir(fresh.disks) / f"{disk.target}.{disk.format}"
                 if linked and disk.own and disk.format == "qcow2":
-                    base = await asyncio.to_thread(freeze, disk.path)
-                    await asyncio.to_thread(create_overlay, copy, base, "qcow2")
+                    await in_thread(partial(_link, disk.path, copy))
                 else:
                     await _copy(disk, copy, spec, progress)
                     copied.append(disk)
             for file in own_boot_files(spec, paths).values():
-                await asyncio.to_thread(shutil.copy2, file, fresh.state)
-            await asyncio.to_thread(make_seed, changed, fresh, image)
+                await in_thread(partial(_take, file, fresh.state))
+            await in_thread(lambda _: make_seed(changed, fresh, image))
             if paths.booted.exists():  # nothing is to be installed again
                 fresh.booted.touch()
     return copied
+
+
+def _link(disk: Path, copy: Path, _: Tick) -> None:
+    create_overlay(copy, freeze(disk), "qcow2")
+
+
+def _take(file: Path, folder: Path, _: Tick) -> None:
+    shutil.copy2(file, folder)
 
 
 async def _copy(disk: DiskFile, copy: Path, spec: Spec, progress: Progress) -> None:

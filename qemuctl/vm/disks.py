@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import itertools
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from qemuctl.errors import ImageError, SpecError
@@ -18,10 +21,12 @@ from qemuctl.image.overlay import check_format, create_disk, create_overlay
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.image.whole import whole
-from qemuctl.paths import VmPaths, images_dir, private_dir, vms_dir
+from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Disk, Spec
+from qemuctl.thread import Tick, in_thread
 from qemuctl.units import format_size
 from qemuctl.vm.resolve import SEED_SERIAL, Base, base_of, placed, seeded
+from qemuctl.vm.trust import check_chain
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class DiskFile:
 
     ``target`` is the device's id, ``chain`` its file and those below it, from
     the top; it is empty where ``problem`` says why nothing can be told.
-    ``own`` tells that qemuctl made the file for this VM.
+    ``own`` tells that qemuctl makes the file for this VM, ``awaited`` that the
+    next start does so.
     """
 
     target: str
@@ -39,6 +45,7 @@ class DiskFile:
     format: Format
     readonly: bool
     own: bool
+    awaited: bool
     chain: list[Layer]
     problem: str | None = None
 
@@ -64,10 +71,11 @@ def disk_files(spec: Spec, paths: VmPaths, image: Image | None) -> list[DiskFile
 def _disk_file(index: int, disk: Disk, paths: VmPaths, *, trusted: bool) -> DiskFile:
     path = Path(disk.path or "")
     own = path.parent == paths.disks
+    awaited = own and not path.exists() and path.name not in _made(paths)
     layers: list[Layer] = []
     problem = None
     try:
-        if own and not path.exists():
+        if awaited:
             problem = "not made yet"
         elif trusted:
             layers = check_trusted(path, disk.driver, inside=(), trust_backing=True)
@@ -82,6 +90,7 @@ def _disk_file(index: int, disk: Disk, paths: VmPaths, *, trusted: bool) -> Disk
         format=disk.driver,
         readonly=disk.readonly,
         own=own,
+        awaited=awaited,
         chain=layers,
         problem=problem,
     )
@@ -92,8 +101,8 @@ async def make_disks(
 ) -> None:
     """Makes the disks of a VM that are not there yet, and its seed.
 
-    Raises ImageError or SpecError; a disk that exists is never touched, and
-    each is made whole or not at all.
+    Raises ImageError, also for one that was made and is lost, or SpecError; a disk
+    that exists is never touched, and each is made whole or not at all.
     """
     sizes = [disk.size for disk in spec.disks]
     base = base_of(spec, image)
@@ -103,19 +112,49 @@ async def make_disks(
         private_dir(paths.disks)
     for index, disk in enumerate(placed(spec, paths, image)):
         path, size = Path(disk.path or ""), sizes[index]
-        if path.parent == paths.disks and not path.exists():
+        if path.parent != paths.disks:
+            continue
+        if not path.exists():
+            _check_not_lost(path, paths)
             if base is not None and index == 0:
                 await _make_root(path, base, spec, progress)
             elif size is not None:
-                await asyncio.to_thread(create_disk, path, disk.driver, size)
-    await asyncio.to_thread(make_seed, spec, paths, image)
+                await in_thread(partial(_make_empty, path, disk.driver, size))
+        _remember(path, paths)
+    await in_thread(lambda _: make_seed(spec, paths, image))
+
+
+def _make_empty(path: Path, format: Format, size: int, _: Tick) -> None:
+    create_disk(path, format, size)
+
+
+def _made(paths: VmPaths) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return paths.made.read_text().splitlines()
+    return []
+
+
+def _check_not_lost(path: Path, paths: VmPaths) -> None:
+    """An empty disk in the place of a lost one would look like a wiped one."""
+    if path.name in _made(paths):
+        raise ImageError(
+            f"this disk of the VM is gone: {path}",
+            hint="put it back; or, to go on with a new one, remove its name from "
+            f"{paths.made}",
+        )
+
+
+def _remember(path: Path, paths: VmPaths) -> None:
+    if path.exists() and path.name not in _made(paths):
+        with paths.made.open("a") as file:
+            file.write(f"{path.name}\n")
 
 
 async def _make_root(path: Path, base: Base, spec: Spec, progress: Progress) -> None:
-    await asyncio.to_thread(_check_base, base, spec)
+    _check_base(base, spec)
     size = spec.root.size
     if spec.root.mode == "overlay":
-        await asyncio.to_thread(create_overlay, path, base.path, base.format, size)
+        await in_thread(lambda _: create_overlay(path, base.path, base.format, size))
         return
     with whole(path) as fresh:
         await convert(
@@ -138,10 +177,9 @@ def _check_base(base: Base, spec: Spec) -> None:
 
 
 def _check_trusted(path: Path, format: Format, spec: Spec) -> list[Layer]:
-    inside = [images_dir(), vms_dir()]
-    if spec.image is not None and spec.image_is_file:
-        inside.append(Path(spec.image))  # said by name what to make the disk from
-    return check_trusted(path, format, inside=inside, trust_backing=spec.trust_backing)
+    named = spec.image is not None and spec.image_is_file
+    image = Path(spec.image or "") if named else None
+    return check_chain(path, format, image=image, trust_backing=spec.trust_backing)
 
 
 def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
@@ -175,6 +213,18 @@ def check_files(spec: Spec) -> None:
 
     ``spec`` is resolved.
     """
+    check_media(spec)
+    for name, what in (
+        (spec.boot.kernel, "the kernel"),
+        (spec.boot.initrd, "the initrd"),
+    ):
+        if name:
+            check_readable(Path(name), what)
+
+
+def check_media(spec: Spec) -> None:
+    """As `check_files`, for disks and CD: a tiny image's kernel may be built yet."""
+    _check_once_each(spec.disks)
     for disk in spec.disks:
         path = Path(disk.path or "")
         check_format(path, disk.driver)
@@ -183,12 +233,19 @@ def check_files(spec: Spec) -> None:
         _check_trusted(path, disk.driver, spec)
     if spec.cdrom:
         check_iso(Path(spec.cdrom))
-    for name, what in (
-        (spec.boot.kernel, "the kernel"),
-        (spec.boot.initrd, "the initrd"),
-    ):
-        if name:
-            check_readable(Path(name), what)
+
+
+def _check_once_each(disks: Sequence[Disk]) -> None:
+    """Raises SpecError when one file is two disks, and one of these is written to."""
+    for (first, one), (second, other) in itertools.combinations(enumerate(disks), 2):
+        if one.readonly and other.readonly:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if Path(one.path or "").samefile(other.path or ""):
+                raise SpecError(
+                    f"disk{first} and disk{second} have one file: {other.path}",
+                    key="disks",
+                )
 
 
 def check_disks_kept(
@@ -199,7 +256,7 @@ def check_disks_kept(
     The files are named by their place among the disks.
     """
     old, new = (
-        _made_from(spec, paths, image)
+        _sources(spec, paths, image)
         for spec, image in zip((before, after), images, strict=True)
     )
     for path, made in old.items():
@@ -219,13 +276,16 @@ class _Made:
     source: tuple[object, ...]
 
 
-def _made_from(spec: Spec, paths: VmPaths, image: Image | None) -> dict[Path, _Made]:
+def _sources(spec: Spec, paths: VmPaths, image: Image | None) -> dict[Path, _Made]:
     base = base_of(spec, image)
     made = {}
     if base is not None:
         made[paths.disk(0, "qcow2")] = _Made("image", (spec.image, spec.root))
     for index, disk in enumerate(spec.disks):
+        key, path = f"disks[{index}]", Path(disk.path or "")
         if disk.size is not None:
             path = paths.disk(index + (base is not None), disk.driver)
-            made[path] = _Made(f"disks[{index}]", (disk.size,))
+            made[path] = _Made(key, (disk.size,))
+        elif path.parent == paths.disks:
+            made[path] = _Made(key, (disk.driver,))
     return made

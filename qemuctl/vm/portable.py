@@ -41,7 +41,7 @@ def made(spec: Spec, disks: list[DiskFile]) -> list[DiskFile]:
     return [
         disk
         for disk, size in zip(disks, sizes, strict=True)
-        if size is None or disk.path.exists()
+        if size is None or not disk.awaited
     ]
 
 

@@ -85,9 +85,19 @@ def placed(spec: Spec, paths: VmPaths, image: Image | None) -> tuple[Disk, ...]:
 
 
 def seeded(spec: Spec, image: Image | None) -> bool:
-    """Whether the guest is told things at its first boot by a seed."""
+    """Whether the guest is told things at its first boot by a seed.
+
+    Raises SpecError for a wish that the image cannot fulfil.
+    """
+    if spec.cloud_init is not None and spec.cloud_init.enabled:
+        if spec.image == store.TINY and spec.boot.order is None:
+            raise SpecError(
+                "the image tiny has no cloud-init", key="cloud_init",
+                hint="qemuctl image build debian makes one that has it",
+            )  # fmt: skip
+        return True
     if spec.cloud_init is not None:
-        return spec.cloud_init.enabled
+        return False
     return image is not None and image.manifest.cloud_init
 
 

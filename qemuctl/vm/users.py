@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemuctl.errors import ImageError, QemuctlError, StateError
-from qemuctl.image import chain
-from qemuctl.paths import VmPaths, kept_dir
+from qemuctl.errors import ImageError, QemuctlError, SpecError, StateError
+from qemuctl.image.chain import DEEPEST, backing_path
+from qemuctl.image.qcow2 import is_qcow2, read_header
+from qemuctl.paths import VmPaths, images_dir, kept_dir, vms_dir
 from qemuctl.process import held
 from qemuctl.spec import Spec, load_spec
 from qemuctl.vm.definitions import names
 from qemuctl.vm.record import Record
-from qemuctl.vm.resolve import image_of, placed
+from qemuctl.vm.resolve import image_of
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,14 @@ def user_of(path: Path, *, written: bool = False, but: str = "") -> str | None:
 
 def check_not_written(spec: Spec, paths: VmPaths) -> None:
     """Raises StateError, naming the other VM, when a disk of this resolved spec
-    is open elsewhere and either of the two writes to it."""
-    for disk in spec.disks:
+    is open elsewhere and either of the two writes to it; and SpecError when it
+    would write to what others are made from, or own."""
+    for index, disk in enumerate(spec.disks):
         path = Path(disk.path or "")
         if path.parent == paths.disks:
             continue
+        if not disk.readonly:
+            _check_nobodys(path, f"disks[{index}]", paths)
         other = user_of(path, written=disk.readonly, but=paths.name)
         if other is not None:
             raise StateError(
@@ -75,56 +79,87 @@ def check_not_written(spec: Spec, paths: VmPaths) -> None:
             )  # fmt: skip
 
 
+def _check_nobodys(path: Path, key: str, paths: VmPaths) -> None:
+    """Raises SpecError for a file that is not this VM's, or the user's, to change."""
+    where = path.resolve()
+    owner = None
+    if where.is_relative_to(images_dir().resolve()):
+        owner = "it is in the image store"
+    elif where.is_relative_to(vms_dir().resolve()):
+        name = where.relative_to(vms_dir().resolve()).parts[0]
+        owner = f"it belongs to the VM {name}" if name != paths.name else None
+    above = [name for name in built_on(path) if name != paths.name]
+    if above:
+        owner = f"disks of other VMs are made from it: {', '.join(above)}"
+    if owner is not None:
+        raise SpecError(
+            f"not to be written to, for {owner}: {path}",
+            key=key,
+            hint="say readonly: on, or give a copy: qemuctl image convert",
+        )
+
+
 def needing(where: Path) -> list[str]:
     """The VMs, on or off, that cannot do without the files below a folder, which
-    is not their own; and kept disks, in words."""
+    is not their own; and kept disks, in words. One whose spec cannot be read
+    needs what its text has the name of."""
     inside = where.resolve()
     found = []
     for name in names():
         paths = VmPaths.of(name)
-        if paths.state.resolve() != inside and any(
-            file.resolve().is_relative_to(inside) for file in _files(paths)
-        ):
+        if paths.state.resolve() == inside:
+            continue
+        files, named = itertools.chain.from_iterable(_stacks_in(paths.disks)), False
+        try:
+            files = itertools.chain(files, _named(load_spec(paths.spec)))
+        except QemuctlError:
+            named = inside.name in paths.spec.read_text(errors="replace")
+        if any(file.resolve().is_relative_to(inside) for file in files):
             found.append(name)
+        elif named:
+            found.append(f"{name}, whose spec cannot be read")
     with contextlib.suppress(FileNotFoundError):
         for folder in sorted(kept_dir().iterdir()):
-            files = itertools.chain.from_iterable(_stacks_in(folder))
-            if any(file.resolve().is_relative_to(inside) for file in files):
+            kept = itertools.chain.from_iterable(_stacks_in(folder))
+            if any(file.resolve().is_relative_to(inside) for file in kept):
                 found.append(f"the kept disks in {folder}")
     return found
 
 
 def built_on(path: Path) -> list[str]:
-    """The VMs, on or off, that have a disk on top of a file."""
-    below = path.resolve()
-    return [
-        name
-        for name in names()
-        if any(
-            file.resolve() == below
-            for stack in _stacks(VmPaths.of(name))
-            for file in stack[1:]
-        )
-    ]
+    """The VMs, on or off, that have a disk on top of a file, whatever its name."""
+    found = []
+    for name in names():
+        stacks = list(_stacks_in(VmPaths.of(name).disks))
+        with contextlib.suppress(QemuctlError):
+            stacks += _given(load_spec(VmPaths.of(name).spec))
+        if any(_same(file, path) for stack in stacks for file in stack[1:]):
+            found.append(name)
+    return found
 
 
-def _files(paths: VmPaths) -> Iterator[Path]:
-    """All that a VM's disks are made of, as far as it can be told."""
-    for stack in _stacks(paths):
-        yield from stack
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def _named(spec: Spec) -> Iterator[Path]:
+    """What a spec names: disks with all below them, and its image."""
+    yield from itertools.chain.from_iterable(_given(spec))
+    if spec.image is not None:
+        yield Path(spec.image) if spec.image_is_file else images_dir() / spec.image
     with contextlib.suppress(QemuctlError):
-        image = image_of(load_spec(paths.spec))
+        image = image_of(spec)  # a tiny one has a folder elsewhere
         if image is not None:
             yield image.folder
 
 
-def _stacks(paths: VmPaths) -> Iterator[list[Path]]:
-    """The files of each disk of a VM, from the top."""
-    yield from _stacks_in(paths.disks)
-    with contextlib.suppress(QemuctlError):
-        spec = load_spec(paths.spec)
-        for disk in placed(spec, paths, image_of(spec)):
-            yield _stack(Path(disk.path or ""), disk.driver)
+def _given(spec: Spec) -> Iterator[list[Path]]:
+    """The files of each disk that is the user's own, from the top."""
+    for disk in spec.disks:
+        if disk.path is not None:
+            yield _stack(Path(disk.path), disk.driver)
 
 
 def _stacks_in(folder: Path) -> Iterator[list[Path]]:
@@ -134,7 +169,18 @@ def _stacks_in(folder: Path) -> Iterator[list[Path]]:
 
 
 def _stack(path: Path, format_: str) -> list[Path]:
-    try:
-        return [layer.path for layer in chain.chain(path, format_)]
-    except ImageError:  # at least what its name says
-        return [path]
+    """A disk's file and those below it, trusted or not, as far as they are there:
+    what is missing or damaged hides nothing that is known."""
+    found = [path]
+    while format_ == "qcow2" and len(found) <= DEEPEST:
+        try:
+            header = read_header(path)
+            below = backing_path(path, header.backing_file or "json:")
+            if below is None:
+                break
+            format_ = header.backing_format or ("qcow2" if is_qcow2(below) else "raw")
+        except ImageError:
+            break
+        path = below
+        found.append(path)
+    return found

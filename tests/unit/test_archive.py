@@ -220,6 +220,7 @@ async def test_what_is_flat_needs_no_trust_any_more(target: Path) -> None:
 async def test_a_disk_that_is_not_made_yet_is_made_there(target: Path) -> None:
     web = add_vm("web", disks=(Disk(size=MIB), Disk(size=2 * MIB, format="raw")))
     web.disk(1, "raw").unlink()
+    web.made.write_text("disk0.qcow2\n")  # as if it had just been added
     await export("web", target)
     await import_(target, name="new")
     spec = definitions.load("new")
