@@ -55,6 +55,8 @@ def export(
     from qemuctl.vm.archive import export as exporting
     from qemuctl.vm.definitions import load
 
+    if str(file) == "-":
+        raise UsageError("an archive is a file, it cannot go to standard output")
     had_cd = bool(load(name).cdrom)
     with percent(f"exporting {name}") as progress:
         run_async(exporting(name, file, compress=compress, progress=progress))

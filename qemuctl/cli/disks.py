@@ -21,7 +21,6 @@ def list_disks(name: Name, json: Json = False) -> None:
     A disk's target is the id of its device and, unless the spec gives another
     one, its serial in the guest (/dev/disk/by-id).
     """
-    from qemuctl.units import format_rounded, format_size
     from qemuctl.vm.definitions import find, load
     from qemuctl.vm.disks import disk_files
     from qemuctl.vm.resolve import image_of
@@ -31,21 +30,25 @@ def list_disks(name: Name, json: Json = False) -> None:
     if json:
         print_json([{**asdict(d), "size": d.size, "used": d.used} for d in found])
         return
+    rows = [_row(disk) for disk in found]
+    if spec.cdrom is not None:
+        iso = spec.cdrom or "(empty)"
+        rows.append(("cdrom", None, None, None, "raw", "ro", iso))
     head = ("TARGET", "SERIAL", "SIZE", "USED", "FORMAT", "MODE", "FILE")
-    print_table(
-        head,
-        (
-            (
-                d.target,
-                d.serial,
-                format_size(d.size) if d.size is not None else None,
-                format_rounded(d.used) if d.used is not None else None,
-                d.format,
-                "ro" if d.readonly else "rw",
-                _chain(d),
-            )
-            for d in found
-        ),
+    print_table(head, rows)
+
+
+def _row(disk: DiskFile) -> tuple[str | None, ...]:
+    from qemuctl.units import format_rounded, format_size
+
+    return (
+        disk.target,
+        disk.serial,
+        format_size(disk.size) if disk.size is not None else None,
+        format_rounded(disk.used) if disk.used is not None else None,
+        disk.format,
+        "ro" if disk.readonly else "rw",
+        _chain(disk),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from qemuctl.cli.output import note, report
-from qemuctl.errors import ImageInUse, QemuctlError, ToolError
+from qemuctl.errors import ImageInUse, LaunchError, QemuctlError
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def explain(error: QemuctlError) -> None:
         user = user_of(error.path)
         if user is not None:
             error.hint = f"the VM {user} has it open: qemuctl stop {user}"
-    if isinstance(error, ToolError) and error.argv:
+    if isinstance(error, LaunchError) and error.argv:
         from qemuctl.cmdline import format_argv
 
         # First, for it is long, and the reason should be what stays in sight.

@@ -154,7 +154,11 @@ def _pack(
         "name": name,
         "files": [asdict(entry) for entry in entries],
     }
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with (
+        os.fdopen(fd, "wb") as out,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
         text = json.dumps(about, indent=1).encode() + b"\n"
         listed = tarfile.TarInfo(_LIST)
         listed.size = len(text)
@@ -330,13 +334,18 @@ def _unpack(
         content = tar.extractfile(member.info)
         assert content is not None
         digest = hashlib.sha256()
-        with (folder / name).open("xb") as target:
-            for part in _parts(content):
-                tick()
-                digest.update(part)
-                target.write(part)
-                done += len(part)
-                progress(done, total)
+        try:
+            with (folder / name).open("xb") as target:
+                for part in _parts(content):
+                    tick()
+                    digest.update(part)
+                    target.write(part)
+                    done += len(part)
+                    progress(done, total)
+        except OSError as error:
+            raise ImageError(
+                f"cannot unpack {source} to {folder.parent}: {error.strerror}"
+            ) from error
         if digest.hexdigest() != member.file.sha256:
             raise _damaged(source, f"the checksum of {name} is wrong")
 

@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import HostError, NameInUse, NotFound, StateError
+from qemuctl.errors import HostError, NameInUse, NotFound, StateError, UsageError
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import held, take
 from qemuctl.vm.record import Record
@@ -164,7 +164,8 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
     try:
         find(name)  # whoever had the lock before may have removed it
         # Who meets the lock must not take us for a QEMU, and kill us.
-        paths.busy.write_text(f"{action}\n")
+        with contextlib.suppress(OSError):  # on a full disk, too, one can remove
+            paths.busy.touch()
         yield paths
     finally:
         paths.busy.unlink(missing_ok=True)
@@ -240,6 +241,8 @@ def rename(name: str, new: str) -> None:
     from qemuctl.spec import parse_spec, renamed, validate_name
 
     validate_name(new)
+    if name == new and find(name):
+        raise UsageError(f"that is its name already: {name}")
     with locked(name, Action.RENAME) as paths:
         _refuse_needed(paths, Action.RENAME)
         target = VmPaths.of(new)

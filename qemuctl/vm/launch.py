@@ -242,7 +242,7 @@ _LOCKED = re.compile(r'Failed to get (shared )?"[a-z ]+" lock')
 _MEANINGS = (
     (
         "Could not set up host forwarding rule",
-        "a host port is taken: choose another one, or :PORT for a free one",
+        "a host port is taken, or below 1024: choose another, or :PORT for a free one",
     ),
     ("Could not access KVM", "KVM cannot be used here: accel: tcg works everywhere"),
     ("Cannot allocate memory", "the host has not this much memory: memory: less"),

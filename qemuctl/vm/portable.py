@@ -120,6 +120,12 @@ def check_inside(spec: Spec, names: Collection[str], source: Path) -> None:
         "trust_backing": spec.trust_backing,
         "sandbox": not spec.sandbox,
         "nics": [nic for nic in spec.nics if nic.type in ("tap", "socket")],
+        "forward": [
+            forward
+            for nic in spec.nics
+            for forward in nic.forward
+            if forward.address != "127.0.0.1"
+        ],
         "display.address": spec.display.address,
         "boot": [
             key

@@ -17,6 +17,7 @@ from qemuctl.errors import SpecError
 from qemuctl.host.resources import tsc_khz
 from qemuctl.image import Image, store, tiny
 from qemuctl.image.manifest import Format
+from qemuctl.image.qemu_img import check_readable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, Disk, Forward, Memory, Nic, Spec
 from qemuctl.units import format_size
@@ -51,7 +52,8 @@ def image_of(spec: Spec) -> Image | None:
 def base_of(spec: Spec, image: Image | None) -> Base | None:
     """What the first disk is made from; None without an image that has one.
 
-    Raises SpecError for a path that does not name its format.
+    Raises ImageError for a path to nothing, SpecError for one that does not name
+    its format.
     """
     if image is not None:
         kind = image.manifest.format
@@ -59,6 +61,7 @@ def base_of(spec: Spec, image: Image | None) -> Base | None:
     if spec.image is None or not spec.image_is_file:
         return None
     disk = Disk.model_construct(path=spec.image)
+    check_readable(Path(spec.image), "the disk image")
     if disk.by_suffix is None:
         raise SpecError(
             f"the format of {spec.image!r} is not known: name it .qcow2 or .raw",

@@ -17,7 +17,7 @@ from qemuctl.image import qemu_img
 from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths, vms_dir
 from qemuctl.process import take
-from qemuctl.spec import Boot, CloudInit, Disk, Nic, Root, Spec
+from qemuctl.spec import Boot, CloudInit, Disk, Forward, Nic, Root, Spec
 from qemuctl.vm import definitions
 from qemuctl.vm.archive import export, import_
 from qemuctl.vm.resolve import image_of, resolved
@@ -338,6 +338,23 @@ async def test_a_spec_that_leads_outside_needs_trust(
     assert "--trust" in (caught.value.hint or "")
     await import_(target, name="new", trust=True)
     assert definitions.load("new").extra_args == ("-no-user-config",)
+
+
+async def test_a_port_for_the_whole_network_needs_trust(target: Path) -> None:
+    forward = Forward(address="0.0.0.0", host_port=8080, guest_port=80)
+    add_vm("web", nics=(Nic(forward=(forward,)),))
+    await export("web", target)
+    with pytest.raises(SpecError, match="leads outside of the VM") as caught:
+        await import_(target, name="new")
+    assert caught.value.key == "forward"
+    await import_(target, name="new", trust=True)
+
+
+async def test_an_archive_is_for_its_owner_only(target: Path) -> None:
+    """It holds disks with keys in them."""
+    add_vm("web", disks=(Disk(size=MIB),))
+    await export("web", target)
+    assert target.stat().st_mode & 0o777 == 0o600
 
 
 async def test_the_archive_is_what_its_description_says(target: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qemuctl import paths as every_path
-from qemuctl.errors import NameInUse, NotFound, SpecError, StateError
+from qemuctl.errors import NameInUse, NotFound, SpecError, StateError, UsageError
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import Identity, take
 from qemuctl.spec import Spec
@@ -218,11 +218,17 @@ def test_rename_keeps_comments_and_files(web: VmPaths) -> None:
 
 def test_rename_to_a_name_in_use_changes_nothing(web: VmPaths) -> None:
     definitions.create(Spec(name="db"))
-    for new in ("db", "web"):
-        with pytest.raises(NameInUse):
-            definitions.rename("web", new)
+    with pytest.raises(NameInUse):
+        definitions.rename("web", "db")
     assert folders() == ["db", "web"]
     assert web.spec.read_text() == TEXT
+
+
+def test_rename_to_its_own_name_is_said_to_be_that(web: VmPaths) -> None:
+    with pytest.raises(UsageError, match="its name already: web"):
+        definitions.rename("web", "web")
+    with pytest.raises(NotFound):
+        definitions.rename("db", "db")
 
 
 def test_rename_lets_go_of_the_lock(web: VmPaths) -> None:
