@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qemuctl.cli.app import Timeout, command, seconds
-from qemuctl.cli.output import note, working
+from qemuctl.cli.output import SAY_AFTER, note, working
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def copy(
     """Copy files into a VM, or out of it.
 
     A file appears whole or not at all, with its mode. A folder as the target
-    takes in what is copied. In the guest, a path without a leading slash
-    counts from the home folder: the ssh user's, or with --via agent root's.
+    takes in what is copied. In the guest, a path without a leading slash, or
+    with ~/, counts from the home folder: the ssh user's, or with --via agent
+    root's.
     --timeout is for the agent or the ssh server to be there.
     """
     from qemuctl.errors import UsageError
@@ -107,8 +108,8 @@ async def _copy(
     from qemuctl.vm.ssh import SshFailed
     from qemuctl.vm.states import Action, require
 
-    async with await attach(name, Action.EXEC) as vm:
-        require(Action.EXEC, await vm.state(), name)
+    async with await attach(name, Action.COPY) as vm:
+        require(Action.COPY, await vm.state(), name)
         await vm.close()  # the monitor is for others while the copy runs
         way = await _way(vm, via, patience)
         for source in sources:
@@ -152,11 +153,11 @@ async def _way(vm: Vm, via: Via, patience: float) -> Way | None:
         no_ssh = (StateError, WaitTimeout, HostError, ImageError)
         with contextlib.suppress(*(no_ssh if via is Via.AUTO else ())):
             access = await asyncio.to_thread(access_of, vm, load(vm.name))
-            with working("waiting for the guest's ssh server"):
+            with working(f"waiting for sshd of {vm.name}", say_after=SAY_AFTER):
                 await wait_ssh(
                     vm, access, patience if via is Via.SSH else _SSH_PATIENCE
                 )
             return through_ssh(access)
-    with working("waiting for the guest's agent"):
+    with working(f"waiting for the agent of {vm.name}", say_after=SAY_AFTER):
         await vm.wait_ready(timeout=patience)
     return None

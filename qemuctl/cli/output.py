@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+SAY_AFTER = 3.0
+"""Seconds after which a wait is told in a pipe too."""
 
 
 def print_json(value: Any) -> None:
@@ -51,19 +55,47 @@ def report(message: str, hint: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def working(text: str) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal that something takes a while; gone at the end.
+def working(
+    text: str, *, say_after: float | None = None
+) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal what takes a while, and for how long; gone at the end.
 
-    Gives a function that changes the text. In a pipe nothing is shown: there
-    only `note` speaks.
+    Gives a function that changes the text. In a pipe one line tells it when
+    ``say_after`` seconds have passed, and without that nothing does: there only
+    `note` speaks.
     """
-    if not sys.stderr.isatty():
-        yield lambda _text: None
+    if sys.stderr.isatty():
+        with _spinner(text) as change:
+            yield change
         return
-    from rich.console import Console
+    words = text
 
-    with Console(stderr=True).status(text) as status:
-        yield lambda changed: status.update(changed)
+    def change_words(changed: str) -> None:
+        nonlocal words
+        words = changed
+
+    with contextlib.ExitStack() as stack:
+        if say_after is not None:
+            # A thread, for not everybody who waits does so in an event loop.
+            timer = threading.Timer(say_after, lambda: note(f"{words} …"))
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
+        yield change_words
+
+
+@contextlib.contextmanager
+def _spinner(text: str) -> Iterator[Callable[[str], None]]:
+    # Loading rich takes longer than most commands run.
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    # No markup: the text holds the names of files.
+    words = TextColumn("{task.description}", markup=False)
+    columns = SpinnerColumn(), words, TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(text, total=None)
+        yield lambda changed: shown.update(task, description=changed)
 
 
 def building(text: str) -> Callable[[str], None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from qemuctl.cli.app import Name, Timeout, command, seconds
-from qemuctl.cli.output import working
+from qemuctl.cli.output import SAY_AFTER, working
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ async def _ready(name: str, patience: float) -> Access:
     from qemuctl.vm.ssh import access_of, wait_ssh
     from qemuctl.vm.states import Action, require
 
-    async with await attach(name, Action.EXEC) as vm:
-        require(Action.EXEC, await vm.state(), name)
+    async with await attach(name, Action.SSH) as vm:
+        require(Action.SSH, await vm.state(), name)
         await vm.close()  # the monitor is for others while we wait
         found = access_of(vm, load(name))
-        with working("waiting for the guest's ssh server"):
+        with working(f"waiting for sshd of {name}", say_after=SAY_AFTER):
             await wait_ssh(vm, found, patience)
         return found
 

@@ -9,7 +9,7 @@ sha256sum 50, sha1sum 45), and against accidents it is good enough. A guest
 without md5sum is held to the size alone.
 
 Names without a leading slash count from the home folder of the user in
-the guest.
+the guest, and so do those that begin with ``~/``.
 A folder as the target takes the file in, under the file's own name.
 """
 
@@ -19,14 +19,14 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from qemuctl.errors import AgentError, HostError
+from qemuctl.errors import AgentError, HostError, ImageError
 from qemuctl.guest.port import CHUNK, Conversation, CopyError, Ended, Way
 from qemuctl.image.progress import Progress, silent
+from qemuctl.image.whole import scratch
 
 # A read from the port gives a page at most (virtio_console's buffers), so
 # blocks are gathered: dd with blocks of 32 KiB to 1 MiB reads 70 to 80 MB/s
@@ -42,17 +42,17 @@ receive() {
 # Where a target is meant to be: `target`, its folder `dir`, and `part` there.
 PLACE = """
 place() {
-  target=$1 name=$2
-  case $target in /*) ;; *) target=./$target ;; esac
+  named "$1"
+  target=$named name=$2
   if [ -d "$target" ]; then
     [ -z "$name" ] || target=${target%/}/$name
   else
-    case $target in */) [ "$3" = tree ] || die "no such folder: $target" ;; esac
+    case $target in */) [ "$3" = tree ] || die "the folder $target is missing" ;; esac
     target=${target%/}
   fi
   [ ! -L "$target" ] || target=$(readlink -f "$target") || die "a broken link: $target"
   dir=${target%/*}/
-  [ -d "$dir" ] || die "no such folder: $dir"
+  [ -d "$dir" ] || die "the folder $dir is missing"
   part=$dir.qemuctl-$token
 }
 """
@@ -79,8 +79,8 @@ say "$target"
 """
 
 _GET = """
-source=$1
-case $source in /*) ;; *) source=./$source ;; esac
+named "$1"
+source=$named
 [ -e "$source" ] || die "no such file: $1"
 [ ! -d "$source" ] || die "a folder, which needs -r: $1"
 [ -f "$source" ] || die "not an ordinary file: $1"
@@ -155,7 +155,7 @@ async def get_file(
     with _replacing(place) as file:
         async with way(_GET, [source]) as talk:
             size, mode = _size_and_mode(talk)
-            sum_ = await receive(talk, file, size or None, progress)
+            sum_ = await receive(talk, file, place, size or None, progress)
             await talk.send(b"ok\n")
             compare(await talk.ended(), sum_ if size else "", source)
         os.fchmod(file.fileno(), mode)
@@ -173,12 +173,17 @@ def _size_and_mode(talk: Conversation) -> tuple[int, int]:
 
 
 async def receive(
-    talk: Conversation, file: BinaryIO, size: int | None, progress: Progress
+    talk: Conversation,
+    file: BinaryIO,
+    place: Path,
+    size: int | None,
+    progress: Progress,
 ) -> str:
     """Writes what comes into ``file``; gives its sum.
 
-    Raises CopyError unless it has ``size`` bytes. Files of /proc say that
-    they have none, and of folders nobody knows: then any number will do.
+    ``place`` is what it will become, for errors. Raises HostError, and CopyError
+    unless ``size`` bytes come. Files of /proc say that they have none, and of
+    folders nobody knows: then any number will do.
     """
     sum_, done = md5(), 0
     progress(0, size)
@@ -188,7 +193,7 @@ async def receive(
             if size is not None and done > size:
                 break
             sum_.update(chunk)
-            with _told(file.name):
+            with told(place):
                 file.write(chunk)
             progress(done, size)
     if size is not None and done != size:
@@ -214,7 +219,7 @@ def md5() -> hashlib._Hash:
 @contextlib.contextmanager
 def opened(source: Path) -> Iterator[BinaryIO]:
     """A file to be read, which must be an ordinary one. Raises HostError."""
-    with _told(source):
+    with told(source):
         # A pipe would keep open() waiting, and a device may do worse.
         fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -261,22 +266,31 @@ def placed(target: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _replacing(place: Path) -> Iterator[BinaryIO]:
-    """A file that becomes ``place`` at the end of the block, or is gone."""
-    with _told(place):
-        fd, name = tempfile.mkstemp(dir=place.parent, prefix=".qemuctl-")
-        try:
-            with os.fdopen(fd, "wb") as file:
-                yield file
-                file.flush()
-            Path(name).replace(place)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+def beside(place: Path) -> Iterator[Path]:
+    """A folder beside ``place`` that nobody else may enter, gone after the block.
+
+    Raises HostError, also for an OSError of the block.
+    """
+    try:
+        with told(place), scratch(place.parent) as work:
+            yield work
+    except ImageError as error:
+        raise HostError(error.message, hint=error.hint) from error
 
 
 @contextlib.contextmanager
-def _told(path: object) -> Iterator[None]:
+def _replacing(place: Path) -> Iterator[BinaryIO]:
+    """A file that becomes ``place`` at the end of the block, or is gone."""
+    with beside(place) as work:
+        fresh = work / "file"
+        with fresh.open("xb") as file:
+            yield file
+            file.flush()
+        fresh.replace(place)
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
     """Raises HostError for an OSError about a file of this host."""
     try:
         yield

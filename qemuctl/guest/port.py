@@ -43,6 +43,7 @@ from asyncinotify import Inotify, Mask
 from qemuctl.errors import AgentError, QemuctlError, UsageError
 from qemuctl.guest.agent import Agent, makes_sense
 from qemuctl.guest.stream import run_streaming
+from qemuctl.tail import plain
 
 T = TypeVar("T")
 
@@ -57,12 +58,17 @@ _LAST_BYTES = 0.5
 _CLEANUP = 2.0
 
 # $1 is the token, $2 says where the bytes go: `port`, or `pipe` for the
-# script's own input and output. Relative names count from the home folder.
+# script's own input and output. Relative names count from the home folder, which
+# an agent that init started knows nothing of: the kernel calls it /.
 PROLOGUE = """
 token=$1 via=$2
 shift 2
 umask 077
-cd "${HOME:-/root}" 2>/dev/null || cd /
+[ "${HOME:-/}" != / ] || [ "$(id -u)" != 0 ] || HOME=~root
+cd "${HOME:-/}" 2>/dev/null || cd /
+named() {
+  case $1 in /*) named=$1 ;; "~" | "~/"*) named=.${1#"~"} ;; *) named=./$1 ;; esac
+}
 say() { printf '\\n%s\\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 others() {
@@ -150,7 +156,10 @@ class Conversation:
         self.head = line.decode(errors="replace").split()
 
     async def _more(self) -> bytes:
-        chunk = await self._alive(self._reader.read(CHUNK))
+        try:
+            chunk = await self._alive(self._reader.read(CHUNK))
+        except OSError as error:
+            raise await self._closed() from error
         if not chunk:
             raise await self._closed()
         return chunk
@@ -219,7 +228,7 @@ def _spoken(words: str) -> str:
     """What a script said on its standard error, without dd's statistics."""
     return "; ".join(
         line.strip()
-        for line in words.splitlines()
+        for line in plain(words).splitlines()
         if line.strip() and " records " not in line and " copied" not in line
     )
 

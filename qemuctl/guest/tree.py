@@ -3,29 +3,27 @@
 Modes (but set-user-ID and its like), times and symbolic links are kept; what
 is neither a file, a folder nor a link is refused. The tree is unpacked beside
 its target and takes its place, or joins a folder that is there, when all of
-it has arrived. A tar that comes from the guest is a stranger's: nothing of it
-may lie outside its folder, or point there (tarfile's `data` filter, PEP 706).
+it has arrived. A tar that comes from the guest is a stranger's, and unpacked
+with care (`qemuctl.guest.unpack`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import os
 import re
-import shutil
 import stat
 import tarfile
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from qemuctl.errors import HostError
 from qemuctl.guest.copy import (
     PLACE,
     RECEIVE,
+    beside,
     exactly,
     md5,
     opened,
@@ -33,7 +31,9 @@ from qemuctl.guest.copy import (
     receive,
 )
 from qemuctl.guest.port import Conversation, CopyError, Way
+from qemuctl.guest.unpack import unpack
 from qemuctl.image.progress import Progress, silent
+from qemuctl.thread import in_thread
 
 _BLOCK = tarfile.BLOCKSIZE
 _QUOTED = re.compile(rb"[\n\r\\]")
@@ -66,8 +66,8 @@ say "$target"
 """
 
 _GET = """
-source=$1
-case $source in /*) ;; *) source=./$source ;; esac
+named "$1"
+source=$named
 [ -e "$source" ] || die "no such file: $1"
 [ -d "$source" ] || { say "not a folder: $1"; exit 72; }
 gone() { [ "$via" = pipe ] || others KILL; exit 1; }
@@ -212,85 +212,66 @@ async def get_tree(
     one of that name. Raises as `get_file` does, and CopyError for a tar that
     would reach outside its folder.
     """
-    place = placed(target, Path(os.path.normpath(source)).name.removeprefix(".."))
-    with _beside(place) as work:
-        archive, unpacked = work / "tar", work / "tree"
-        with archive.open("w+b") as file:
-            async with way(_GET, [source]) as talk:
-                if place.exists() and not place.is_dir():
-                    raise HostError(f"not a folder: {place}")
-                await receive(talk, file, None, progress)
-                await talk.send(b"ok\n")
-                sums = b"".join([chunk async for chunk in talk.chunks()])
-                await talk.send(b"ok\n")
-                await talk.ended()
-        await asyncio.to_thread(_unpack, archive, unpacked)
-        await asyncio.to_thread(_compare, unpacked, sums)
-        await asyncio.to_thread(_join, unpacked, place)
+    place = placed(target, _name_of(source))
+    with beside(place) as work:
+        try:
+            await _get_beside(way, source, place, work, progress)
+        finally:
+            _let_in(work)
     return place
 
 
-def _compare(tree: Path, sums: bytes) -> None:
+async def _get_beside(
+    way: Way, source: str, place: Path, work: Path, progress: Progress
+) -> None:
+    tree = work / "tree"
+    with (work / "tar").open("w+b") as file:
+        async with way(_GET, [source]) as talk:
+            if place.exists() and not place.is_dir():
+                raise HostError(f"not a folder: {place}")
+            await receive(talk, file, place, None, progress)
+            await talk.send(b"ok\n")
+            sums = b"".join([chunk async for chunk in talk.chunks()])
+            await talk.send(b"ok\n")
+            await talk.ended()
+        file.seek(0)
+        found = await in_thread(partial(unpack, file, tree))
+    _compare(found, sums)
+    await in_thread(lambda _tick: _join(tree, place))
+
+
+def _name_of(source: str) -> str:
+    """The name of a folder in the guest; "" where only the guest knows it."""
+    name = PurePosixPath(os.path.normpath(source)).name
+    return "" if name in ("~", "..") else name
+
+
+def _compare(found: Mapping[str, str], sums: bytes) -> None:
     """Raises CopyError for a file that the guest now has another sum of."""
     for line in sums.split(b"\n"):
-        sum_, _, name = line.partition(b"  ./")
-        path = tree / os.fsdecode(name)
         # Lines with a backslash before them quote the name, each in its way.
-        if len(sum_) != _SUM or not path.is_file() or path.is_symlink():
-            continue
-        if not path.resolve().is_relative_to(tree.resolve()):
-            continue
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, md5).hexdigest().encode() != sum_:
-                raise CopyError(f"it changed while it was copied: {path.name}")
+        sum_, _, name = line.partition(b"  ./")
+        here = found.get(os.fsdecode(name))
+        if here is not None and len(sum_) == _SUM and here.encode() != sum_:
+            raise CopyError(f"it changed while it was copied: {os.fsdecode(name)!r}")
 
 
-@contextlib.contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A folder on the same file system, gone at the end of the block."""
-    try:
-        work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".qemuctl-"))
-        try:
-            yield work
-        finally:
-            _remove(work)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise HostError(f"cannot copy to {place}: {reason}") from error
-
-
-def _remove(work: Path) -> None:
-    """Removes a tree, also folders in it that nobody may write to."""
+def _let_in(work: Path) -> None:
+    """Makes what is left of a tree removable: folders may forbid it."""
     for folder, folders, _ in os.walk(work):
-        for name in folders:
-            path = Path(folder, name)
+        for path in (Path(folder, name) for name in folders):
             if not path.is_symlink():
                 path.chmod(0o700)
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a stranger's tar. Raises CopyError."""
-    folder.mkdir(mode=0o700)
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            tar.extractall(folder, filter=_harmless)  # noqa: S202 (filtered)
-    except (tarfile.TarError, UnicodeError, ValueError, RecursionError) as error:
-        raise CopyError(
-            f"the guest's folder holds what is not copied: {error}"
-        ) from error
-
-
-def _harmless(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """PEP 706's `data` filter, but modes stay (it drops those of folders)."""
-    safe = tarfile.data_filter(member, folder)
-    return safe.replace(mode=(member.mode or 0) & 0o777, deep=False)
 
 
 def _join(tree: Path, place: Path) -> None:
     """Moves a tree to its place, file by file where there is one already."""
-    if not place.exists():
+    # Moving a folder, or out of it, takes the right to write to it.
+    mode = stat.S_IMODE(tree.stat().st_mode)
+    tree.chmod(0o700)
+    if not os.path.lexists(place):
         tree.replace(place)
+        place.chmod(mode)
         return
     for path in sorted(tree.iterdir()):
         target = place / path.name

@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 
 from qemuctl.errors import SpecError
+from qemuctl.image.user_data import check_user_data, mapping
 from qemuctl.image.whole import whole
 from qemuctl.paths import blocking_folder
 from qemuctl.spec.cloud import CloudInit, check_key, key_is_path
-from qemuctl.spec.document import LOADER
 
 SIZE_MAX = 1024 * 1024
 """The largest file of a user's own that is taken, in bytes."""
@@ -61,12 +61,15 @@ def write_seed(
     cloud_init: CloudInit | None,
     default_user: str | None,
     keys: Sequence[str],
+    fresh_instance: bool = False,
 ) -> None:
     """Makes the seed of the VM called ``name``, or replaces it as a whole.
 
     ``instance_id`` is what cloud-init knows a first boot by; ``keys`` are
     public keys that get in whatever the user-data says, for ``default_user``
     (None: the image's cloud-init knows whom) unless the spec names another.
+    ``fresh_instance`` is for a clone: its id also takes the place of the one in
+    the user's own meta-data, or the clone would take itself for the original.
     Only its owner may read the file. Raises SpecError, with file and line, for
     files of the user's that cannot be used.
     """
@@ -74,7 +77,7 @@ def write_seed(
 
     files = seed_files(
         name=name, instance_id=instance_id, cloud_init=cloud_init,
-        default_user=default_user, keys=keys,
+        default_user=default_user, keys=keys, fresh_instance=fresh_instance,
     )  # fmt: skip
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=1, vol_ident="cidata", joliet=3, rock_ridge="1.09")
@@ -100,13 +103,14 @@ def seed_files(
     cloud_init: CloudInit | None,
     default_user: str | None,
     keys: Sequence[str],
+    fresh_instance: bool = False,
 ) -> dict[str, bytes]:
     """The files of a seed by name, as `write_seed` puts them into it."""
     cloud = cloud_init or CloudInit()
     everyone = [*keys, *given_keys(cloud.ssh_keys)]
     everyone = list(dict.fromkeys(everyone))
     files = {
-        "meta-data": _own_file(cloud, "meta_data")
+        "meta-data": _own_meta_data(cloud, instance_id if fresh_instance else None)
         or _yaml(_meta_data(name, instance_id, cloud, everyone)),
         "user-data": _own_file(cloud, "user_data")
         or _config(_user_data(name, cloud, default_user, everyone)),
@@ -147,15 +151,13 @@ def _user_data(
         "ssh_pwauth": False,
     }
     if cloud.user is not None and cloud.user != default_user:
-        config["users"] = [
-            {
-                "name": cloud.user,
-                "sudo": "ALL=(ALL) NOPASSWD:ALL",
-                "shell": "/bin/bash",
-                "lock_passwd": True,
-                "ssh_authorized_keys": list(keys),
-            }
-        ]
+        # The default user by another name: groups, shell and the like are the
+        # distribution's, and the keys are for this one.
+        config["user"] = {
+            "name": cloud.user,
+            "sudo": "ALL=(ALL) NOPASSWD:ALL",
+            "lock_passwd": True,
+        }
     if keys:
         config["ssh_authorized_keys"] = list(keys)
     if cloud.packages:
@@ -214,6 +216,15 @@ def given_keys(keys: Sequence[str]) -> list[str]:
     return found
 
 
+def _own_meta_data(cloud: CloudInit, instance_id: str | None) -> bytes | None:
+    """The user's own, with ``instance_id`` in the place of its own, if given."""
+    content = _own_file(cloud, "meta_data")
+    if content is None or instance_id is None:
+        return content
+    meta = mapping(content, Path(cloud.meta_data or ""), "cloud_init.meta_data")
+    return _yaml(meta | {"instance-id": instance_id})
+
+
 def _own_file(cloud: CloudInit, field: str) -> bytes | None:
     """A file of the user's own, looked through. Raises SpecError."""
     name: str | None = getattr(cloud, field)
@@ -221,9 +232,10 @@ def _own_file(cloud: CloudInit, field: str) -> bytes | None:
         return None
     key, path = f"cloud_init.{field}", Path(name).expanduser()
     content = _read(path, key, SIZE_MAX)
-    # User-data may also be a script, an archive, or a list of addresses.
-    if field != "user_data" or content.startswith(_HEAD.strip().encode()):
-        _check_mapping(content, path, key)
+    if field == "user_data":
+        check_user_data(content, path, key)
+    else:
+        mapping(content, path, key)
     return content
 
 
@@ -244,25 +256,3 @@ def _read(path: Path, key: str, most: int) -> bytes:
 def _at_once(path: str, flags: int) -> int:
     # Without the flag a pipe would keep open() waiting.
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _check_mapping(content: bytes, path: Path, key: str) -> None:
-    try:
-        data = yaml.load(content, Loader=LOADER)  # noqa: S506 (a safe loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise SpecError(
-            f"not valid YAML: {error.problem or error.context}",
-            path=str(path),
-            line=mark.line + 1 if mark else None,
-            key=key,
-        ) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SpecError("not valid YAML", path=str(path), key=key) from error
-    if not isinstance(data, dict):
-        raise SpecError(
-            "not a mapping: it must be lines of `key: value`",
-            path=str(path),
-            line=1,
-            key=key,
-        )

@@ -18,9 +18,9 @@ class Files:
     """The files of one guest. They go through its agent, or another ``way``.
 
     A file is there whole or not at all, and its mode is kept. A name in the
-    guest without a leading slash counts from the home folder of the user who
-    writes there, for the agent root's. A folder as the target takes in what
-    is copied, under its own name.
+    guest without a leading slash, or with ``~/``, counts from the home folder of
+    the user who writes there, for the agent root's. A folder as the target takes
+    in what is copied, under its own name.
     """
 
     def __init__(self, vm: Vm) -> None:

@@ -22,6 +22,7 @@ from qemuctl.guest.port import (
     new_token,
     watched,
 )
+from qemuctl.tail import plain
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load
 from qemuctl.vm.states import Action
@@ -117,7 +118,7 @@ async def access(name: str) -> Access:
     Raises NotFound, StateError when it is off or forwards no port to its port
     22, and HostError when there is no key pair and none can be made.
     """
-    async with await attach(name, Action.EXEC) as vm:
+    async with await attach(name, Action.SSH) as vm:
         return access_of(vm, load(name))
 
 
@@ -252,6 +253,9 @@ async def _put_down(process: asyncio.subprocess.Process) -> None:
     assert process.stdin is not None
     if not process.stdin.transport.is_closing():
         process.stdin.transport.abort()
+    # Some Pythons complain of an end that nobody asked about.
+    with contextlib.suppress(OSError):
+        await process.stdin.wait_closed()
     try:
         async with asyncio.timeout(_PUT_DOWN):
             for stream in (process.stdout, process.stderr):
@@ -269,7 +273,7 @@ async def _ended(process: asyncio.subprocess.Process) -> Ended:
     words = (await process.stderr.read()).decode(errors="replace")
     status = await process.wait()
     if status == _SSH_FAILED:
-        lines = words.strip().splitlines() or ["no reason given"]
+        lines = plain(words).strip().splitlines() or ["no reason given"]
         raise SshFailed(f"ssh failed: {lines[-1]}")
     if status < 0:
         raise AgentError(f"ssh was ended by signal {-status}")

@@ -79,6 +79,8 @@ class Action(StrEnum):
     RESET = "reset"
     REBOOT = "reboot"
     EXEC = "exec"
+    SSH = "ssh"
+    COPY = "cp"
     CONSOLE = "console"
     QMP = "qmp"
     EDIT = "edit"

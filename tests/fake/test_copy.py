@@ -216,7 +216,7 @@ async def test_a_script_that_ends_too_soon_is_told_in_its_own_words(
     async def script(port: FakePort) -> None:
         await port.say(await port.token() + b" ready\n")
         await port.reader.read(10)
-        port.end(1, b"dd: No space left\n1+0 records in\n0+0 records out\n")
+        port.end(1, b"dd: \x1b[2JNo space left\n1+0 records in\n0+0 records out\n")
         await asyncio.sleep(1)  # it does not read on: the host has to notice
 
     (tmp_path / "s").write_bytes(bytes(50_000_000))
@@ -318,11 +318,11 @@ async def test_what_is_no_tar_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_tar_loses_set_user_id_and_an_absolute_name_its_slash(
+async def test_a_tar_loses_set_user_id(
     path: Path, agent: Agent, tmp_path: Path
 ) -> None:
     async def script(port: FakePort) -> None:
-        await sent_tree(port, tar_of(member("/a"), member("./b")))
+        await sent_tree(port, tar_of(member("a"), member("./b")))
 
     async with guest_that(script, path, agent) as way:
         got = await get_tree(way, "/x", tmp_path / "out")

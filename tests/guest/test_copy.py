@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -91,7 +92,12 @@ async def test_relative_names_count_from_the_home_folder(
 ) -> None:
     (tmp_path / "-a").write_text("here")
     await vm.files.put(tmp_path / "-a", "")
-    assert await said(vm, "cat ~/-a && rm -- ~/-a") == "here"
+    await vm.files.put(tmp_path / "-a", "~/b")
+    assert await said(vm, "cd ~root && cat ./-a b && rm ./-a") == "herehere"
+    await vm.files.get("~/b", tmp_path)
+    assert (tmp_path / "b").read_text() == "here"
+    assert (await vm.files.get("b", tmp_path / "c")).read_text() == "here"
+    await said(vm, "rm ~root/b")
 
 
 async def test_a_file_of_proc_comes_whole_though_its_size_is_zero(
@@ -108,8 +114,8 @@ async def test_what_cannot_be_copied_in_says_why_and_leaves_the_target(
     source.write_text("new")
     await said(vm, "cd /tmp/t; mkdir dir dir/file; mkfifo pipe; ln -s nowhere link")
     for target, words in [
-        ("/tmp/no/x", "no such folder: /tmp/no/"),
-        ("/tmp/t/no/", "no such folder: /tmp/t/no/"),
+        ("/tmp/no/x", "the folder /tmp/no/ is missing"),
+        ("/tmp/t/no/", "the folder /tmp/t/no/ is missing"),
         ("/tmp/t/pipe", "not an ordinary file"),
         ("/tmp/t/dir", "a folder is there: /tmp/t/dir/file"),
         ("/dev/null", "not an ordinary file"),
@@ -147,16 +153,23 @@ async def test_what_cannot_be_copied_out_says_why_and_leaves_the_target(
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-async def test_a_full_disk_in_the_guest_is_told_and_nothing_stays(
-    vm: qemuctl.Vm, big: Path
+@pytest.mark.parametrize("port", [True, False])
+async def test_a_full_disk_in_the_guest_is_told_once_and_nothing_stays(
+    vm: qemuctl.Vm, big: Path, tmp_path: Path, port: bool
 ) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, it: told.append(it))
+    way = None if port else through_agent(vm.agent, tmp_path / "no-socket")
     await said(vm, "mkdir -p /tmp/full && mount -t tmpfs -o size=1M full /tmp/full")
     try:
         with pytest.raises(CopyError, match="No space left"):
-            await vm.files.put(big, "/tmp/full")
+            await vm.files.put(big, "/tmp/full", way=way)
         assert await said(vm, "ls -A /tmp/full") == ""
     finally:
         await said(vm, "umount /tmp/full")
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
 
 
 async def test_a_file_that_changes_on_the_way_is_an_error(
@@ -227,7 +240,7 @@ async def test_after_a_killed_copy_the_next_one_gets_none_of_its_bytes(
     def moving() -> bool:
         if way == "in":
             return position(process.pid, big) > MIB
-        return any(path.stat().st_size for path in folder.glob(".qemuctl-*"))
+        return any(path.stat().st_size for path in folder.glob(".qemuctl-*/*"))
 
     try:
         # In a thread: until the loop has closed our connection, cp waits for it.
@@ -365,7 +378,15 @@ def test_cp_copies_both_ways_and_explains_itself(
     shared.run(*cp, f"{web}:/tmp/a", f"{web}:/tmp/b c", "-r", ".", cwd=tmp_path / "..")
     assert (tmp_path / "../b c").read_text() == "b c"
     words = shared.words(*cp, "a", "b c", f"{web}:/tmp/no", cwd=tmp_path, check=1)
-    assert "no such folder: /tmp/no/" in words
+    assert "the folder /tmp/no/ is missing" in words
+
+
+def test_a_vm_that_is_off_is_told_with_the_commands_own_name(shared: Home) -> None:
+    shared.run("create", "idle", "--image", "tiny")
+    for verb, words in [("ssh", ["idle"]), ("cp", [__file__, "idle:/tmp/"])]:
+        told = shared.words(verb, *words, check=1)
+        assert told.startswith(f"error: cannot {verb} idle: the VM is off\n")
+    shared.run("rm", "idle")
 
 
 async def test_ssh_is_there_when_its_server_greets_and_not_before(

@@ -106,12 +106,11 @@ def test_every_field_says_what_it_says() -> None:
     )  # fmt: skip
     config = parsed(files(cloud)["user-data"])
     assert config["hostname"] == "db.example.org"
-    assert config["users"] == [
-        {
-            "name": "bob", "sudo": "ALL=(ALL) NOPASSWD:ALL", "shell": "/bin/bash",
-            "lock_passwd": True, "ssh_authorized_keys": [OWN, OTHER],
-        }
-    ]  # fmt: skip
+    assert config["user"] == {
+        "name": "bob", "sudo": "ALL=(ALL) NOPASSWD:ALL", "lock_passwd": True,
+    }  # fmt: skip
+    assert "users" not in config
+    assert config["ssh_authorized_keys"] == [OWN, OTHER]
     assert (config["packages"], config["package_update"]) == (
         ["vim", "nginx=1.2"], True,
     )  # fmt: skip
@@ -120,9 +119,8 @@ def test_every_field_says_what_it_says() -> None:
 
 
 def test_the_images_own_user_is_left_to_the_image() -> None:
-    assert "users" not in parsed(
-        files(CloudInit(user="debian"), default_user="debian")["user-data"]
-    )
+    made = files(CloudInit(user="debian"), default_user="debian")
+    assert not {"user", "users"} & parsed(made["user-data"]).keys()
 
 
 def test_own_files_go_in_byte_by_byte_and_our_key_beside_them(tmp_path: Path) -> None:
@@ -152,7 +150,8 @@ def test_user_data_may_be_a_script(tmp_path: Path) -> None:
     [
         ("user_data", b"#cloud-config\na: 1\nb: [\n", "not valid YAML", 4),
         ("user_data", b"#cloud-config\n- a\n", "not a mapping", 1),
-        ("user_data", b"#cloud-config\na: \x00\n", "not valid YAML", None),
+        ("user_data", b"#cloud-config\na: \x00\n", "not valid YAML", 2),
+        ("user_data", b"#cloud-config\n\na: \xff\n", "not valid YAML", 3),
         ("user_data", b"#cloud-config\n" + b"[" * 5000, "not valid YAML", None),
         ("meta_data", b"", "not a mapping", 1),
         ("network_config", b"version: 2\n\tx: 1\n", "not valid YAML", 2),
@@ -168,6 +167,116 @@ def test_a_bad_file_is_named_with_its_line(
     assert (error.value.key, error.value.path) == (f"cloud_init.{field}", str(path))
     if line is not None:
         assert error.value.line == line
+
+
+GOOD = b"""#cloud-config and words
+packages: [a, [b, 1.2], {snap: [c]}]
+bootcmd: [echo, [sh, -c, 1, true], null]
+runcmd:
+- 'echo a: b'
+- [touch, 1]
+users: [default, {name: bob, ssh_authorized_keys: [k]}, {lock_passwd: true}, [a, b]]
+user: {name: eve}
+write_files:
+- {path: /a}
+- {path: /b, content: x, permissions: 0644, encoding: b64}
+- {path: /c, content: !!binary aGk=}
+ssh_authorized_keys: [k]
+unknown: [{}]
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#cloud-config-archive\n- type: text/cloud-config\n",
+        b'#cloud-config-jsonp\n[{"op": "add"}]\n',
+        b"#include\nhttps://example.org/x\n", b"#include-once\nhttp://x\n",
+        b"#cloud-boothook\n#!/bin/sh\n", b"#part-handler\n", b"#upstart-job\n",
+        b"## template: jinja\n#cloud-config\nhostname: {{ v1.x }}\n{% if a %}\n",
+        b"Content-Type: multipart/mixed; boundary=x\nMIME-Version: 1.0\n\n--x\n",
+        b"From x\nMIME-Version: 1.0\n\n",
+        b"\x1f\x8b\x08\x00", b"\n#Cloud-Config\na: 1\n", b"#!/bin/sh", GOOD,
+    ],
+)  # fmt: skip
+def test_user_data_may_be_all_that_cloud_init_knows(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "u").write_bytes(content)
+    made = files(CloudInit(user_data=str(tmp_path / "u")))
+    assert made["user-data"] == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"packages: [vim]\n", b"", b"\xef\xbb\xbf#cloud-config\na: 1\n", b"\x7fELF\n",
+     b"# cloud-config\na: 1\n", b"echo #!\n", b"{}"],
+)  # fmt: skip
+def test_user_data_that_cloud_init_would_pass_over_is_refused(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "u").write_bytes(content)
+    with pytest.raises(SpecError, match=r"does not know .* first line") as error:
+        files(CloudInit(user_data=str(tmp_path / "u")))
+    assert (error.value.line, error.value.key) == (1, "cloud_init.user_data")
+    assert error.value.hint is not None
+    assert "#cloud-config" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "line"),
+    [
+        ("packages: vim\n", "packages: not a list", 2),
+        ("packages:\n- vim\n- 7\n", "packages[1]: not a package", 4),
+        ("packages: [[a, b, c]]\n", "packages[0]: not a package", 2),
+        ("packages:\n- apt: vim\n", "packages[0].apt: not a list of packages", 3),
+        ("a: 1\nruncmd:\n- echo a: b\n", "runcmd[0]: not a command", 4),
+        ("runcmd:\n- [sh, {a: b}]\n", "runcmd[0][1]: not a word of a command", 3),
+        ("bootcmd: [1]\n", "bootcmd[0]: not a command", 2),
+        ("runcmd: {a: b}\n", "runcmd: not a list", 2),
+        ("users: 7\n", "users: not a list", 2),
+        ("users:\n- default\n- 7\n", "users[1]: not a user", 4),
+        ("users:\n- name: 7\n", "users[0].name: not a name", 3),
+        ("users:\n- name: a\n  ssh_authorized_keys: 7\n", "not a list of public", 4),
+        ("users: [{ssh_authorized_keys: [{}]}]\n", "keys[0]: not a public key", 2),
+        ("user: [a]\n", "user: neither a name nor a mapping", 2),
+        ("write_files: /x\n", "write_files: not a list", 2),
+        ("write_files:\n- /x\n", "write_files[0]: not a file", 3),
+        ("write_files:\n- content: x\n", "write_files[0]: without a path", 3),
+        ("write_files:\n- path: 7\n", "write_files[0].path: without a path", 3),
+        ("write_files: [{path: /x, content: 7}]\n", "content: not text", 2),
+        ("write_files: [{path: /x, permissions: []}]\n", "not a mode", 2),
+        ("ssh_authorized_keys:\n- a: b\n", "ssh_authorized_keys[0]: not a", 3),
+        ("x: &x [7]\nruncmd: *x\n", "runcmd[0]: not a command", 2),
+    ],
+)
+def test_user_data_of_the_wrong_type_is_named_with_its_line(
+    tmp_path: Path, config: str, words: str, line: int
+) -> None:
+    (tmp_path / "u").write_text(f"#cloud-config\n{config}")
+    with pytest.raises(SpecError, match=re.escape(words)) as error:
+        files(CloudInit(user_data=str(tmp_path / "u")))
+    assert (error.value.line, error.value.path) == (line, str(tmp_path / "u"))
+
+
+@pytest.mark.parametrize("own", ["instance-id: mine\nlocal-hostname: a\n", "a: 1\n"])
+def test_a_clone_gets_an_instance_id_also_into_the_users_own_meta_data(
+    tmp_path: Path, own: str
+) -> None:
+    (tmp_path / "m").write_text(own)
+    cloud = CloudInit(meta_data=str(tmp_path / "m"))
+    assert files(cloud)["meta-data"] == own.encode()
+    made = parsed(files(cloud, fresh_instance=True)["meta-data"])
+    assert made == yaml.safe_load(own) | {"instance-id": "i-1"}
+    options: Any = {"name": "web", "default_user": None, "keys": []}
+    write_seed(
+        tmp_path / "seed.iso", instance_id="i-2", cloud_init=cloud,
+        fresh_instance=True, **options,
+    )  # fmt: skip
+    meta = parsed(from_iso(tmp_path / "seed.iso", "rr_path")["meta-data"])
+    assert meta["instance-id"] == "i-2"
+    # Without a file of the user's own nothing is different.
+    assert files(fresh_instance=True) == files()
 
 
 def test_a_file_that_cannot_be_read_or_is_too_large_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import resource
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from qemuctl.cli.copy import _machine
-from qemuctl.errors import UsageError
+from qemuctl.errors import HostError, UsageError
 from qemuctl.guest.copy import get_file, put_file
 from qemuctl.guest.port import CopyError, NotAFolder, Way
 from qemuctl.guest.tree import get_tree, put_tree
@@ -150,9 +153,15 @@ class Here(Access):
         return ["sh", "-c", super().argv(command)[-1]]
 
 
+class Silent(Here):
+    def argv(self, *_words: object, **_options: object) -> list[str]:
+        return ["sh", "-c", "cat >/dev/null"]
+
+
 class Broken(Here):
     def argv(self, *_words: object, **_options: object) -> list[str]:
-        return ["sh", "-c", "echo debian@web: Permission denied. >&2; exit 255"]
+        words = "debian@web: \\033[2JPermission denied.\\n"
+        return ["sh", "-c", f"printf '{words}' >&2; exit 255"]
 
 
 def way(folder: Path, kind: type[Access] = Here) -> Way:
@@ -191,13 +200,119 @@ async def test_files_and_folders_go_through_the_shell_at_the_far_end(
 async def test_the_far_end_says_why_it_cannot(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("f")
     (tmp_path / "d").mkdir()
-    for target, words in [("/no/x", "no such folder: /no/"), ("/dev/full", "ordinary")]:
+    os.mkfifo(tmp_path / "pipe")
+    for target, words in [
+        ("/no/x", "the folder /no/ is missing"),
+        (str(tmp_path / "pipe"), "ordinary"),
+    ]:
         with pytest.raises(CopyError, match=words):
             await put_file(way(tmp_path), tmp_path / "f", target)
     with pytest.raises(CopyError, match="no such file"):
         await get_file(way(tmp_path), "/no", tmp_path / "x")
     with pytest.raises(NotAFolder):
         await get_tree(way(tmp_path), str(tmp_path / "f"), tmp_path / "x")
+
+
+async def test_folders_that_nobody_may_write_to_come_as_they_are(
+    tmp_path: Path,
+) -> None:
+    source, got = tmp_path / "there/it", tmp_path / "it"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub/f").write_text("f")
+    for folder in (source / "sub", source):
+        folder.chmod(0o555)
+    try:
+        assert await get_tree(way(tmp_path), str(source), tmp_path) == got
+        modes = [path.stat().st_mode & 0o777 for path in (got, got / "sub")]
+        assert modes == [0o555, 0o555]
+        for folder in (got, got / "sub", got / "sub/f"):
+            folder.chmod(0o755)
+        (got / "sub/f").write_text("old")
+        # What is there already keeps its mode.
+        await get_tree(way(tmp_path), str(source), tmp_path)
+        assert (got / "sub/f").read_text() == "f"
+        assert (got / "sub").stat().st_mode & 0o777 == 0o755
+    finally:
+        for folder in (source, source / "sub", got, got / "sub"):
+            folder.chmod(0o755)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["it", "there"]
+
+
+async def test_names_may_count_from_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "f").write_text("f")
+    for target, name in [("~/a", "a"), ("b", "b"), ("~", "f"), ("~x", "~x")]:
+        await put_file(way(tmp_path), tmp_path / "f", target)
+        assert (home / name).read_text() == "f"
+    for source, name in [("~/a", "a"), ("b", "b"), ("~x", "~x")]:
+        assert await get_file(way(tmp_path), source, here) == here / name
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_text("f")
+    for target in ("~/d1", "d2", "~/", ""):
+        await put_tree(way(tmp_path), tmp_path / "d", target)
+    assert sorted(entry.name for entry in home.iterdir()) == [
+        "a", "b", "d", "d1", "d2", "f", "~x",
+    ]  # fmt: skip
+    assert await get_tree(way(tmp_path), "~/d1/", here) == here / "d1"
+    assert await get_tree(way(tmp_path), "d2", here) == here / "d2"
+    # What the home folder is called, only the guest knows.
+    assert await get_tree(way(tmp_path), "~", here / "all") == here / "all"
+    assert await get_tree(way(tmp_path), "~", here) == here
+    assert (here / "d/f").read_text() == "f"
+
+
+async def test_a_full_disk_here_is_told_with_the_targets_own_name(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_bytes(bytes(3_000_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        for copy in (
+            get_file(way(tmp_path), str(tmp_path / "d/f"), tmp_path / "t"),
+            get_tree(way(tmp_path), str(tmp_path / "d"), tmp_path / "t"),
+        ):
+            with pytest.raises(HostError) as error:
+                await copy
+            words = f"cannot copy {tmp_path}/t: file too large"
+            assert error.value.message == words
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+
+
+async def test_what_a_killed_copy_left_is_swept_by_the_next(
+    tmp_path: Path, until: Callable[..., Any]
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "big").write_bytes(bytes(1000))
+    # It waits for a guest that says nothing.
+    copy = f"""
+import asyncio
+from pathlib import Path
+from tests.unit.test_ssh import Silent, get_file, get_tree, way
+async def main():
+    await asyncio.gather(
+        get_file(way(Path("/"), Silent), "/x", Path({str(here)!r})),
+        get_tree(way(Path("/"), Silent), "/x", Path({str(here)!r})),
+    )
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", copy)
+    await asyncio.to_thread(until, lambda: len(list(here.iterdir())) == 2, 20)
+    process.kill()
+    await process.wait()
+    assert len(list(here.iterdir())) == 2
+    await get_file(way(tmp_path), str(there / "big"), here)
+    assert [entry.name for entry in here.iterdir()] == ["big"]
 
 
 async def test_a_copy_that_is_cancelled_leaves_nothing_at_the_far_end(
@@ -226,3 +341,35 @@ async def test_an_ssh_that_is_not_let_in_says_so(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("f")
     with pytest.raises(SshFailed, match=r"ssh failed: debian@web: Permission denied"):
         await put_file(way(tmp_path, Broken), tmp_path / "f", "/x")
+
+
+class Small(Here):
+    """No file at the far end may pass 64 KiB, as if the disk were full."""
+
+    def argv(self, command: Sequence[str] = (), **_options: object) -> list[str]:
+        words = super().argv(command)
+        return ["sh", "-c", f"trap '' XFSZ; ulimit -f 128; {words[-1]}"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+async def test_a_full_disk_at_the_far_end_is_one_error_and_no_more(
+    tmp_path: Path, folder: bool
+) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, it: told.append(it))
+    (tmp_path / "there").mkdir()
+    source = tmp_path / "s"
+    source.mkdir()
+    (source / "f").write_bytes(bytes(30_000_000))
+    put: Any = put_tree if folder else put_file
+    with pytest.raises(CopyError, match=r"(?i)cannot copy.*(too large|only)") as error:
+        await put(
+            way(tmp_path, Small), source if folder else source / "f",
+            str(tmp_path / "there"),
+        )  # fmt: skip
+    assert len(error.value.message.splitlines()) == 1
+    assert list((tmp_path / "there").iterdir()) == []
+    del error
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []

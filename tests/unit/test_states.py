@@ -50,6 +50,8 @@ TABLE = {
     Action.RESET: "o s y y y y y y g u b",
     Action.REBOOT: "o y y p p h p h g u b",
     Action.EXEC: "o y y p p h p h g u b",
+    Action.SSH: "o y y p p h p h g u b",
+    Action.COPY: "o y y p p h p h g u b",
     Action.CONSOLE: "o y y y y y y y y y b",
     Action.QMP: "o y y y y y y y y u b",
     Action.EDIT: "y y y y y y y y y y y",

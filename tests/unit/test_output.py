@@ -1,0 +1,59 @@
+"""What tells the user that something takes a while."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qemuctl.cli.output import working
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_what_is_waited_for_and_how_long(
+    monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
+) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with working("waiting for [web]", say_after=0) as change:
+        until(lambda: "waiting for [web]" in shown.getvalue())
+        change("nearly")
+        until(lambda: "nearly" in shown.getvalue())
+        until(lambda: "0:00:01" in shown.getvalue())
+    assert " …" not in shown.getvalue()
+
+
+def test_a_pipe_hears_of_a_long_wait_once(
+    capsys: pytest.CaptureFixture[str], until: Callable[..., Any]
+) -> None:
+    said = ""
+
+    def heard() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return bool(said)
+
+    with working("waiting for web", say_after=0.01):
+        until(heard)
+    assert said == "waiting for web …\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_hears_nothing_of_a_short_wait_or_where_nobody_wants_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with working("short", say_after=0.1):
+        pass
+    with working("quiet") as change:
+        change("quiet still")
+        time.sleep(0.2)
+    assert capsys.readouterr() == ("", "")
