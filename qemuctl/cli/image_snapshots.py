@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from qemuctl.cli.app import Json, typer_app
-from qemuctl.cli.image_files import File, Format, named_format, writable
+from qemuctl.cli.image_targets import (
+    File,
+    Format,
+    Target,
+    named_format,
+    resolve,
+    writable,
+)
 from qemuctl.cli.images import image
 from qemuctl.cli.running import run_async
 from qemuctl.errors import ImageError
@@ -39,12 +46,13 @@ def snapshot_create(file: File, name: SnapshotName, format: Format = None) -> No
 
 
 @snapshot.command("ls", epilog="Example:  qemuctl image snapshot ls disk.qcow2")
-def snapshot_ls(file: File, format: Format = None, json: Json = False) -> None:
+def snapshot_ls(target: Target, format: Format = None, json: Json = False) -> None:
     """List the snapshots in a file."""
     from qemuctl.cli.image_print import print_snapshots
     from qemuctl.image.snapshots import snapshots
 
-    print_snapshots(snapshots(_qcow2(file, format)), json)
+    path, known = resolve(target)
+    print_snapshots(snapshots(_qcow2(path, format or known)), json)
 
 
 @snapshot.command("apply", epilog="Example:  qemuctl image snapshot apply d.qcow2 a")

@@ -103,7 +103,11 @@ def _follow(path: Path, format: str, *, trusted: bool) -> list[Layer]:
         if header.backing_file is None:
             return layers
         if len(layers) > DEEPEST:
-            raise ImageError(f"more than {DEEPEST} backing files: {layers[0].path}")
+            raise ImageError(
+                f"more than {DEEPEST} backing files: {layers[0].path}",
+                hint="give one in the middle no backing file: "
+                f"qemuctl image rebase --flatten {layers[DEEPEST // 2].path}",
+            )
         below = backing_path(path, header.backing_file)
         if below is None or (trusted and not _followed(header.backing_format)):
             return [*layers, _unseen(path, header, trusted)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from qemuctl.errors import UsageError
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import refuse_data_file
+from qemuctl.image.limits import LOOK
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ async def check(path: Path, format: str, *, repair: bool = False) -> Check:
     text = await qemu_img.job(
         "check", "--output=json", *(["-r", "all"] if repair else []),
         qemu_img.alone(path, format),
-        limited=not repair, accept=(0, 2, 3), writes=path,
+        limits=None if repair else LOOK, accept=(0, 2, 3), writes=path,
     )  # fmt: skip
     found = json.loads(text)
     return Check(

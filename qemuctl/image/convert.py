@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from qemuctl.errors import ImageError, UsageError
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import Layer, Untrusted, check_trusted
-from qemuctl.image.locks import check_unused, check_unwritten
+from qemuctl.image.complete import check_complete
+from qemuctl.image.limits import reading
+from qemuctl.image.locks import check_unwritten, unshared
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.qcow2 import open_image
 from qemuctl.image.whole import whole
@@ -31,30 +34,41 @@ async def convert(
     """Writes what a guest sees of ``source`` to ``target``: one file, no backing.
 
     ``target`` appears as a whole, and only ``replace`` lets it take the place of
-    another file; that one is kept until the new one is on the disk. A file that
-    replaces nothing is not waited for: it is no safer than its source. Holes stay
-    holes.
+    another file; that one is kept until the new one is on the disk, and no QEMU can
+    open it meanwhile. A file that replaces nothing is not waited for: it is no safer
+    than its source. Holes stay holes.
 
     Raises UsageError for a format that is unknown or cannot be compressed,
-    ImageError when ``target`` exists or is one of the files that are read,
-    ImageInUse when a VM writes to one of them, and what `chain` raises.
+    ImageError when ``target`` exists or is one of the files that are read, and when
+    one of those is cut short or corrupt; ImageInUse when a VM writes to one of them
+    or has ``target`` open; and what `chain` raises.
     """
     _check_formats(source_format, format, compress)
     layers = readable(source, source_format, trust_backing=trust_backing)
-    for layer in layers:
-        if layer.remote is None:
-            check_unwritten(layer.path)
-    replaced = replace and target.exists()
-    if replaced:
-        _check_replaced(target, layers)
+    await _check_layers(layers)
     more = ["-c", *(["-W"] if format == "qcow2" else [])] if compress else []
     more += ["-o", "subformat=streamOptimized"] if _streamed(format, compress) else []
-    with whole(target, replace=replace, durable=replaced) as fresh:
+    # What the foreign readers believe of a file, nobody has looked at before.
+    known = source_format in ("qcow2", "raw")
+    limits = None if known else reading(layers[0].file_size)
+    replaced = replace and target.exists()
+    with (
+        _kept_from_others(target, layers) if replaced else nullcontext(),
+        whole(target, replace=replaced, durable=replaced) as fresh,
+    ):
         await qemu_img.job(
             "convert", "-f", source_format, "-O", format, *more,
             qemu_img.file(source), qemu_img.file(fresh),
-            progress=progress, writes=target,
+            progress=progress, limits=limits, writes=target,
         )  # fmt: skip
+
+
+async def _check_layers(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        if layer.remote is None:
+            check_unwritten(layer.path)
+            if layer.format == "qcow2":
+                await check_complete(layer.path)
 
 
 def _check_formats(source_format: str, format: str, compress: bool) -> None:
@@ -112,10 +126,13 @@ def _streamed(format: str, compress: bool) -> bool:
     return compress and format == "vmdk"
 
 
-def _check_replaced(target: Path, layers: Sequence[Layer]) -> None:
-    """Raises ImageError when a file that is about to be replaced is needed."""
+@contextmanager
+def _kept_from_others(target: Path, layers: Sequence[Layer]) -> Iterator[None]:
+    """For the block, a file that is about to be replaced; raises ImageError when it
+    is needed."""
     for layer in layers:
         if layer.remote is None and layer.path.samefile(target):
             raise ImageError(f"the target is one of the files that are read: {target}")
     # A rename takes a running VM's disk away under it, whatever locks it holds.
-    check_unused(target)
+    with unshared(target):
+        yield

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import Layer, chain
+from qemuctl.image.limits import LOOK
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def usage(path: Path, format: str) -> Usage:
 def _map(path: Path, format: str) -> list[Extent]:
     text = qemu_img.run(
         "map", "--output=json", "--force-share", "-f", format, qemu_img.file(path),
-        limited=True,
+        limits=LOOK,
     )  # fmt: skip
     return [
         Extent(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from qemuctl.errors import ImageError, UsageError
 from qemuctl.image import qemu_img
-from qemuctl.image.chain import chain, refuse_data_file
+from qemuctl.image.chain import Layer, chain, refuse_data_file
+from qemuctl.image.locks import check_unwritten
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.whole import whole
 from qemuctl.units import format_size
@@ -23,13 +24,22 @@ PREALLOCATION = {
 
 
 async def create(
-    path: Path, size: int, format: str, preallocation: str | None = None
+    path: Path,
+    size: int | None,
+    format: str,
+    preallocation: str | None = None,
+    *,
+    backing: Path | None = None,
+    backing_format: str | None = None,
 ) -> None:
     """Makes an empty image of ``size`` bytes, whole or not at all.
 
     ``preallocation`` takes its room at once, as qemu-img's option of that name.
-    Raises UsageError for a format or preallocation that there is not, ImageError
-    when the file exists or there is no room.
+    With ``backing`` it is an overlay on that file, by default of its size.
+    Raises UsageError for a format or preallocation that there is not, for what
+    cannot have a backing file, or a backing file without format; ImageError when the
+    file exists or there is no room, and what `chain` raises; ImageInUse when a VM
+    writes to the backing file.
     """
     if format not in PREALLOCATION:
         raise UsageError(f"unknown format: {format}", hint=", ".join(PREALLOCATION))
@@ -39,11 +49,45 @@ async def create(
             hint=", ".join(PREALLOCATION[format]),
         )
     more = ["-o", f"preallocation={preallocation}"] if preallocation else []
+    if backing is not None:
+        if preallocation not in (None, "off"):
+            raise UsageError("there is no preallocation of an image on a backing file")
+        below = _checked_backing(path, format, backing, backing_format)
+        size = below.virtual_size if size is None else size
+        more += _below(below.path, below.format)
+    if size is None:
+        raise UsageError(f"the size is missing: {path}")
     with whole(path) as fresh:
         await qemu_img.job(
             "create", "-q", "-f", format, *more, qemu_img.file(fresh), str(size),
             writes=path,
         )  # fmt: skip
+
+
+def _checked_backing(
+    path: Path, format: str, backing: Path, backing_format: str | None
+) -> Layer:
+    layers = chain(backing, _format_below(path, format, backing, backing_format))
+    for layer in layers:
+        # QEMU itself would let it be, below a raw one.
+        check_unwritten(layer.path)
+    return layers[0]
+
+
+def _format_below(
+    path: Path, format: str, backing: Path, backing_format: str | None
+) -> str:
+    if format != "qcow2":
+        raise UsageError(f"a {format} image has no backing file: {path}")
+    if backing_format is None:
+        raise UsageError(f"the format of the backing file is missing: {backing}")
+    return backing_format
+
+
+def _below(backing: Path, format: str) -> list[str]:
+    # An absolute name is never taken for a protocol; without `file:`, for other
+    # programs read it too.
+    return ["-b", str(backing.absolute()), "-F", format]
 
 
 async def resize(path: Path, format: str, size: int, *, shrink: bool = False) -> None:
@@ -93,14 +137,11 @@ async def rebase(
         refuse_data_file(path)
     else:
         chain(path, format)
-    below: list[str | Path] = ["-b", ""]
+    below = ["-b", ""]
     if backing is not None:
-        if backing_format is None:
-            raise UsageError(f"the format of the backing file is missing: {backing}")
-        _check_not_below(path, backing, backing_format)
-        # An absolute name is never taken for a protocol; without `file:`, for
-        # other programs read it too.
-        below = ["-b", backing.absolute(), "-F", backing_format]
+        kind = _format_below(path, format, backing, backing_format)
+        _check_not_below(path, backing, kind)
+        below = _below(backing, kind)
     await qemu_img.job(
         "rebase", "-f", format, *(["-u"] if unsafe else []), *below,
         qemu_img.file(path),

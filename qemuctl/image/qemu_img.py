@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qemuctl.errors import HostError, ImageError, ImageInUse
+from qemuctl.image.limits import LOOK, Limits
 from qemuctl.image.progress import WHOLE, Progress, silent
 from qemuctl.paths import blocking_folder
 from qemuctl.tail import plain
@@ -23,9 +24,6 @@ from qemuctl.tail import plain
 _TIMEOUT = 60.0
 _KILL_AFTER = 2.0
 
-# What qemu-img may take for a file that somebody else made.
-_MEMORY = 1 << 30
-_CPU_SECONDS = 30
 _OUTPUT = 64 << 20
 _IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?", re.DOTALL)
 _DONE = re.compile(rb"\s*\((\d+(?:\.\d+)?)/100%\)\s*\r?")
@@ -33,26 +31,26 @@ _DONE = re.compile(rb"\s*\((\d+(?:\.\d+)?)/100%\)\s*\r?")
 
 def run(
     *arguments: str | Path,
-    limited: bool = False,
+    limits: Limits | None = None,
     accept: Collection[int] = (0,),
     writes: Path | None = None,
     timeout: float = _TIMEOUT,
 ) -> str:
     """Runs qemu-img and gives its standard output.
 
-    ``limited``: bounds its memory, processor time and output, for a file that may
-    be hostile. ``accept``: the exit statuses that are no failure. ``writes``: the
-    file that is written, to say where there is no room. ``timeout`` in seconds.
+    ``limits``: what it may take, for a file that may be hostile. ``accept``: the
+    exit statuses that are no failure. ``writes``: the file that is written, to say
+    where there is no room. ``timeout`` in seconds.
 
     Raises HostError when there is no qemu-img, ImageInUse when another process
     has the image open, ImageError with its command line and its own words when it
     fails.
     """
-    argv = [*(_limits() if limited else []), _find("qemu-img"), *map(str, arguments)]
+    argv = [*_behind(limits), _find("qemu-img"), *map(str, arguments)]
     with _memory_file() as stdout, _memory_file() as stderr:
         with subprocess.Popen(
             argv, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL,
-            env=_environment(limited),
+            env=_environment(limits),
         ) as process:  # fmt: skip
             try:
                 if not _ends(process.pid, timeout):
@@ -64,7 +62,7 @@ def run(
         if process.returncode not in accept:
             words = _text(stderr.read(_LONGEST_WORDS))
             raise _failure(
-                argv, arguments[0], process.returncode, words, limited, writes
+                argv, arguments[0], process.returncode, words, limits, writes
             )
         stdout.seek(0)
         return _text(stdout.read())
@@ -91,7 +89,7 @@ def _memory_file() -> BinaryIO:
 async def job(
     *arguments: str | Path,
     progress: Progress = silent,
-    limited: bool = False,
+    limits: Limits | None = None,
     accept: Collection[int] = (0,),
     writes: Path | None = None,
     timeout: float | None = None,
@@ -106,8 +104,8 @@ async def job(
     verb, *rest = map(str, arguments)
     shown = ["-p"] if verb in _SHOW_PROGRESS else []
     qemu_img = [_find("qemu-img"), verb, *shown, *rest]
-    argv = [*(_limits() if limited else []), *qemu_img]
-    process = await _spawn(argv, limited)
+    argv = [*_behind(limits), *qemu_img]
+    process = await _spawn(argv, limits)
     assert process.stdout is not None
     assert process.stderr is not None
     try:
@@ -122,7 +120,7 @@ async def job(
     finally:
         await asyncio.shield(_end(process))
     if returncode not in accept:
-        raise _failure(argv, verb, returncode, words.result(), limited, writes)
+        raise _failure(argv, verb, returncode, words.result(), limits, writes)
     return out.result()
 
 
@@ -130,14 +128,16 @@ _SHOW_PROGRESS = frozenset({"convert", "rebase", "commit", "amend", "compare"})
 _LONGEST_WORDS = 64 << 10
 
 
-async def _spawn(argv: Sequence[str], limited: bool) -> asyncio.subprocess.Process:
+async def _spawn(
+    argv: Sequence[str], limits: Limits | None
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         # setpriv(1) from util-linux: PR_SET_PDEATHSIG without a fork of our own.
         _find("setpriv"), "--pdeathsig", "KILL", "--", *argv,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(limited),
+        env=_environment(limits),
         start_new_session=True,
     )  # fmt: skip
 
@@ -186,30 +186,14 @@ def _find(program: str) -> str:
     return found
 
 
-def _limits() -> list[str]:
-    return [
-        # At the hard limit comes SIGKILL, which could be anybody's.
-        _find("prlimit"), f"--as={_MEMORY}", f"--cpu={_CPU_SECONDS}:{_CPU_SECONDS + 5}",
-        f"--fsize={_OUTPUT}", "--core=0", "--",
-    ]  # fmt: skip
+def _behind(limits: Limits | None) -> list[str]:
+    return [] if limits is None else limits.command(_find("prlimit"))
 
 
-def _environment(limited: bool) -> dict[str, str] | None:
+def _environment(limits: Limits | None) -> dict[str, str] | None:
     # glibc reserves 64 MiB of addresses for each thread that asks for memory, which
     # would count as memory used.
-    return {**os.environ, "MALLOC_ARENA_MAX": "2"} if limited else None
-
-
-def _limit_hit(returncode: int, words: str) -> str | None:
-    if returncode == -signal.SIGXCPU:
-        return f"{_CPU_SECONDS} s of processor time"
-    if returncode == -signal.SIGXFSZ:
-        return f"{_OUTPUT >> 20} MiB of output"
-    # How a process ends that gets no memory: glib and QEMU abort.
-    no_memory = (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGSEGV)
-    if returncode in no_memory or "annot allocate memory" in words:
-        return f"{_MEMORY >> 20} MiB of memory"
-    return None
+    return {**os.environ, "MALLOC_ARENA_MAX": "2"} if limits else None
 
 
 def _too_slow(argv: Sequence[str], verb: str | Path, seconds: float) -> ImageError:
@@ -221,19 +205,19 @@ def _failure(
     verb: str | Path,
     returncode: int,
     stderr: str,
-    limited: bool,
+    limits: Limits | None,
     writes: Path | None,
 ) -> ImageError:
     in_use = _IN_USE.search(stderr)
     if in_use:
         return ImageInUse(Path(in_use[1]), returncode=returncode, stderr=stderr)
     # They may quote what a file says.
-    words = plain(stderr).strip().removeprefix("qemu-img: ")
+    words = plain(_unmarked(stderr, argv)).strip().removeprefix("qemu-img: ")
     hint = None
     if "No space left on device" in words and writes is not None:
         message = f"no room left to write {writes.name}: {writes.absolute().parent}"
         return ImageError(message, returncode=returncode, stderr=stderr)
-    limit = _limit_hit(returncode, words) if limited else None
+    limit = limits.hit(returncode, words) if limits else None
     if limit is not None:
         words = f"it needed more than {limit}"
         hint = "the image may be damaged, or made to do harm"
@@ -246,6 +230,31 @@ def _failure(
         stderr=stderr,
         hint=hint,
     )
+
+
+# A name that QEMU found in a file or made itself is marked as those that we make.
+_MARK = re.compile(r"(?<![^\s'\"])file:(?=/)")
+
+
+# A name that QEMU found in a file or made itself is marked as those that we make.
+_MARK = re.compile(r"(?<![^\s'\"])file:(?=/)")
+
+
+def _unmarked(words: str, argv: Sequence[str]) -> str:
+    """QEMU's words with the names of files as their user knows them."""
+    for argument in argv:
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            words = words.replace(argument, _name(argument))
+    return _MARK.sub("", words)
+
+
+def _name(argument: str) -> str:
+    """The path in what `options` or `alone` made of it, or else the argument."""
+    if argument.startswith("json:{"):
+        return str(json.loads(argument.removeprefix("json:"))["file"]["filename"])
+    if argument.startswith("driver="):
+        return argument.partition("file.filename=")[2].replace(",,", ",")
+    return argument.removeprefix("file:")
 
 
 def _text(raw: bytes) -> str:
@@ -291,7 +300,7 @@ def info(path: Path, format: str) -> dict[str, Any]:
     format.
     """
     text = run(
-        "info", "--output=json", "--force-share", "-f", format, file(path), limited=True
+        "info", "--output=json", "--force-share", "-f", format, file(path), limits=LOOK
     )
     return dict(json.loads(text))
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
+import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from qemuctl.errors import ImageError
+from qemuctl.errors import ImageError, QemuctlError
 from qemuctl.paths import blocking_folder
 from qemuctl.process import Identity
 
 _PREFIX, _SUFFIX = ".qemuctl-", ".new"
 _numbers = itertools.count()
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -28,14 +32,15 @@ def whole(path: Path, *, replace: bool = False, durable: bool = True) -> Iterato
     with the mode that it had. Unless ``durable`` is False, the content and the
     name are on the disk at the end: a power cut leaves the old or the new.
 
-    Raises ImageError when ``path`` exists, unless ``replace``, and when it is
-    something else than a file.
+    Raises ImageError when ``path`` exists, unless ``replace``, when it is something
+    else than a file, and when its folder cannot be written to. Of what the block
+    raises, a want of room becomes an ImageError, and all errors name ``path``.
     """
     path = Path(os.path.realpath(path)) if replace else path.absolute()
     _check_free(path, replace)
-    _sweep(path.parent)
-    fresh = path.with_name(f"{_own_prefix()}{next(_numbers)}{_SUFFIX}")
-    try:
+    fresh = _fresh(path.parent)
+    with _removing(fresh), _naming(path, fresh):
+        _check_writable(path, fresh)
         yield fresh
         try:
             if durable:
@@ -44,11 +49,70 @@ def whole(path: Path, *, replace: bool = False, durable: bool = True) -> Iterato
             if durable:
                 _sync(path.parent)
         except OSError as error:
-            raise ImageError(f"cannot write: {path}: {error.strerror}") from error
+            raise _cannot(path, error) from error
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A new folder in another, for what a file is made from; it goes with the block.
+
+    What a killed process left is removed by whoever makes the next file or folder
+    there. Raises ImageError when it cannot be made.
+    """
+    fresh = _fresh(folder)
+    try:
+        fresh.mkdir(mode=0o700)
+    except OSError as error:
+        raise _cannot(folder, error) from error
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _fresh(folder: Path) -> Path:
+    _sweep(folder)
+    return folder / f"{_own_prefix()}{next(_numbers)}{_SUFFIX}"
+
+
+@contextlib.contextmanager
+def _removing(fresh: Path) -> Iterator[None]:
+    try:
+        yield
     finally:
         # A folder that vanished or became unwritable hides no other error.
         with contextlib.suppress(OSError):
             fresh.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: Path, fresh: Path) -> Iterator[None]:
+    """Errors name the file that is wanted, not the one that is gone by then."""
+    try:
+        yield
+    except QemuctlError as error:
+        error.message = error.message.replace(fresh.name, path.name)
+        raise
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _cannot(path, error) from error
+        raise
+
+
+def _check_writable(path: Path, fresh: Path) -> None:
+    # Tried, for a mode says nothing of a read-only file system or a quota.
+    try:
+        fresh.touch(exist_ok=False)
+        fresh.unlink()
+    except OSError as error:
+        raise _cannot(path, error) from error
+
+
+def _cannot(path: Path, error: OSError) -> ImageError:
+    if error.errno in _NO_ROOM:
+        return ImageError(f"no room left to write {path.name}: {path.parent}")
+    words = error.strerror or str(error)
+    return ImageError(f"cannot write {path}: {words[:1].lower()}{words[1:]}")
 
 
 def _check_free(path: Path, replace: bool) -> None:
@@ -108,11 +172,20 @@ def _own_prefix() -> str:
 
 def _sweep(folder: Path) -> None:
     """Removes what dead processes of this host had begun in a folder."""
+    begins = re.escape(f"{_PREFIX}{_here()}-")
+    ours = re.compile(rf"{begins}([0-9]+)-([0-9]+)-[0-9]+{re.escape(_SUFFIX)}")
     for stale in folder.glob(f"{_PREFIX}{_here()}-*{_SUFFIX}"):
-        pid, ticks, _ = stale.name.removeprefix(_PREFIX).split("-", 1)[1].split("-", 2)
-        if not (pid.isdecimal() and ticks.isdecimal()):
+        named = ours.fullmatch(stale.name)
+        if named is None:
             continue
-        living = Identity.of(int(pid))
-        if living is None or living.start_ticks != int(ticks):
-            with contextlib.suppress(OSError):
-                stale.unlink()
+        living = Identity.of(int(named[1]))
+        if living is None or living.start_ticks != int(named[2]):
+            _remove(stale)
+
+
+def _remove(stale: Path) -> None:
+    if stale.is_dir() and not stale.is_symlink():
+        shutil.rmtree(stale, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        stale.unlink()

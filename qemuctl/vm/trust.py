@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from qemuctl.image.chain import Layer, Untrusted, check_trusted
-from qemuctl.paths import images_dir, kept_dir, vms_dir
+from qemuctl.image.trust import is_base
 
-# What `freeze` calls the files that linked clones share.
-_BASE = re.compile(r"disk\d+\.base\d+\.qcow2")
-
-
-def is_base(path: Path) -> bool:
-    """Whether a file is one that disks are made from and nobody writes to: in the
-    image store, or frozen from a VM's disk. All else in a VM's folder is its own,
-    such as its log, or a disk that it may write to."""
-    where = path.resolve()
-    if where.is_relative_to(images_dir().resolve()):
-        return True
-    folder = where.parent
-    of_vm = folder.name == "disks" and folder.parent.parent == vms_dir().resolve()
-    kept = folder.parent == kept_dir().resolve()
-    return (of_vm or kept) and _BASE.fullmatch(where.name) is not None
+__all__ = ["check_chain", "is_base"]
 
 
 def check_chain(

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from qemuctl.errors import ImageError
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import DEEPEST, chain, check_trusted, has_protocol
+from qemuctl.image.files import rebase
+from tests.unit.disk_images import content, digest, qcow2
 
 ODD = "a, b: c ünï -x"
 
@@ -218,9 +220,28 @@ def test_a_chain_has_an_end(tmp_path: Path) -> None:
     for number in range(DEEPEST + 2):
         make_named(tmp_path / str(number), str(number + 1), like)
     make(tmp_path / str(DEEPEST + 2))
-    with pytest.raises(ImageError, match=f"more than {DEEPEST} backing files"):
+    with pytest.raises(ImageError, match=f"more than {DEEPEST} backing files") as told:
         chain(tmp_path / "0", "qcow2")
+    middle = tmp_path / str(DEEPEST // 2)
+    assert told.value.hint is not None
+    assert told.value.hint.endswith(f"qemuctl image rebase --flatten {middle}")
     assert len(chain(tmp_path / "2", "qcow2")) == DEEPEST + 1
+
+
+async def test_the_deepest_chain_becomes_one_file(tmp_path: Path) -> None:
+    like = make(tmp_path / "like", "x").read_bytes()
+    for number in range(DEEPEST):
+        make_named(tmp_path / str(number), str(number + 1), like)
+    data = os.urandom(1 << 20)
+    qcow2(tmp_path / str(DEEPEST), data)
+    with pytest.raises(ImageError, match="more than"):
+        await rebase(make_named(tmp_path / "top", "0", like), "qcow2", None, None)
+    await rebase(tmp_path / "0", "qcow2", None, None)
+    assert len(chain(tmp_path / "0", "qcow2")) == 1
+    assert content(tmp_path / "0") == digest(data)
+    # What was too deep is not, once that is done in the middle.
+    await rebase(tmp_path / "top", "qcow2", None, None)
+    assert content(tmp_path / "top") == digest(data)
 
 
 def make_named(path: Path, backing: str, like: bytes) -> Path:

@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from qemuctl.errors import ImageError, ImageInUse, UsageError
-from qemuctl.image import qemu_img
+from qemuctl.image import limits, qemu_img
 from qemuctl.image.check import check
+from qemuctl.image.complete import check_complete
 from qemuctl.image.convert import FORMATS, convert
 from qemuctl.image.extents import extents
 from qemuctl.image.files import commit, rebase, resize
+from qemuctl.image.locks import check_unused
 from qemuctl.image.qcow2 import read_header
 from qemuctl.image.snapshots import (
     snapshot_create,
@@ -138,6 +140,126 @@ async def test_an_image_in_use_is_neither_read_nor_replaced(
     assert extents(held, "qcow2")
     assert snapshots(held) == []
     assert sorted(folder.iterdir()) == [held, other]
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+@pytest.mark.parametrize("switch", [[], ["-r"]])
+async def test_nobody_opens_a_file_that_is_being_replaced(
+    folder: Path, data: bytes, format: str, switch: list[str]
+) -> None:
+    source = raw(folder / "source", data)
+    old = (qcow2 if format == "qcow2" else raw)(folder / "old", data)
+    told: list[str] = []
+
+    def look(_done: int, _total: int | None) -> None:
+        done = subprocess.run(
+            ["qemu-io", *switch, "--image-opts", qemu_img.options(old, format),
+             "-c", "read 0 512"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        told.append(done.stderr)
+        with pytest.raises(ImageInUse):
+            check_unused(old)
+
+    await convert(
+        source, old, source_format="raw", format="raw", replace=True, progress=look
+    )
+    assert told
+    assert all("Is another process using the image" in words for words in told)
+    assert old.read_bytes() == data
+    check_unused(old)
+
+
+async def test_of_two_that_replace_a_file_one_gives_up(folder: Path) -> None:
+    source = raw(folder / "source", os.urandom(MIB) * 8)
+    target = raw(folder / "target", b"old")
+    works = [
+        convert(source, target, source_format="raw", format="raw", replace=True)
+        for _ in range(2)
+    ]
+    one, other = await asyncio.gather(*works, return_exceptions=True)
+    assert one is None
+    assert isinstance(other, ImageInUse)
+    assert target.read_bytes() == source.read_bytes()
+
+
+async def test_a_file_that_appears_meanwhile_is_not_replaced(
+    folder: Path, data: bytes
+) -> None:
+    source, target = raw(folder / "source", data), folder / "target"
+    with pytest.raises(ImageError, match="there is a file already"):
+        await convert(
+            source, target, source_format="raw", format="raw", replace=True,
+            progress=lambda _done, _total: raw(target, b"theirs"),
+        )  # fmt: skip
+    assert target.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("kept", [0.99, 0.5, 0.2])
+@pytest.mark.parametrize(
+    "option", ["cluster_size=4K", "compat=0.10", "refcount_bits=1"]
+)
+async def test_an_image_that_is_cut_short_is_refused(
+    folder: Path, option: str, kept: float
+) -> None:
+    source, path = raw(folder / "source", os.urandom(16 * MIB)), folder / "disk.qcow2"
+    qemu_img.run(
+        "convert", "-f", "raw", "-O", "qcow2", "-o", option, qemu_img.file(source),
+        qemu_img.file(path),
+    )  # fmt: skip
+    await check_complete(path)
+    top = overlay(folder / "top.qcow2", path, "qcow2")
+    os.truncate(path, int(path.stat().st_size * kept))
+    for image in (path, top):
+        with pytest.raises(ImageError, match="is cut short") as caught:
+            await convert(image, folder / "x", source_format="qcow2", format="raw")
+        assert str(path) in str(caught.value)
+    assert not (folder / "x").exists()
+
+
+async def test_an_image_that_only_wastes_room_behind_its_end_is_complete(
+    folder: Path, data: bytes
+) -> None:
+    path = qcow2(folder / "disk.qcow2", data)
+    image = bytearray(path.read_bytes())
+    # A cluster that a crash let nobody write to: counted, and in no table.
+    image[131072 + 2 * (len(image) // 65536) + 1] = 1
+    path.write_bytes(image)
+    await check_complete(path)
+    await convert(path, folder / "x", source_format="qcow2", format="raw")
+    assert (folder / "x").read_bytes() == data
+
+
+async def test_tables_that_lead_out_of_the_file_are_refused(
+    folder: Path, data: bytes
+) -> None:
+    path = qcow2(folder / "disk.qcow2", data)
+    sound = path.read_bytes()
+    tables = [int.from_bytes(sound[at : at + 8], "big") for at in (40, 48)]
+    for table in tables:
+        image = bytearray(sound)
+        image[table + 3] = 0x40
+        path.write_bytes(image)
+        with pytest.raises(ImageError, match="is cut short"):
+            await check_complete(path)
+    path.write_bytes(sound[:79] + b"\x02" + sound[80:])  # QCOW2_INCOMPAT_CORRUPT
+    with pytest.raises(ImageError, match="marked as corrupt") as caught:
+        await check_complete(path)
+    assert "--repair" in (caught.value.hint or "")
+
+
+async def test_a_foreign_image_may_take_only_so_much(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder / "source.vmdk"
+    await convert(
+        raw(folder / "raw", os.urandom(MIB)), source, source_format="raw",
+        format="vmdk",
+    )  # fmt: skip
+    monkeypatch.setattr(limits, "_MEMORY", 40 * MIB)
+    with pytest.raises(ImageError, match="more than 40 MiB of memory"):
+        await convert(source, folder / "x", source_format="vmdk", format="raw")
+    assert limits.reading(1 << 40).cpu_seconds > 1 << 20
 
 
 @pytest.mark.parametrize("switch", [[], ["-r"]])

@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qemuctl.errors import ImageError, UsageError
+from qemuctl.errors import ImageError, ImageInUse, UsageError
 from qemuctl.image import qemu_img
 from qemuctl.image.check import check
 from qemuctl.image.extents import extents, usage
@@ -58,6 +59,43 @@ async def test_an_image_is_created_with_its_room(
     with pytest.raises(UsageError, match="unknown format"):
         await create(folder / "x", MIB, "vmdk")
     assert list(folder.iterdir()) == [path]
+
+
+async def test_an_overlay_is_of_its_backing_files_size_and_names_its_format(
+    folder: Path, data: bytes
+) -> None:
+    base, top = raw(folder / "base", data), folder / "top"
+    await create(top, None, "qcow2", backing=base, backing_format="raw")
+    header = read_header(top)
+    assert (header.backing_file, header.backing_format) == (str(base), "raw")
+    assert header.virtual_size == len(data)
+    assert content(top) == digest(data)
+    other = folder / "other"
+    for kind, how, below in (
+        ("raw", None, "raw"), ("qcow2", "metadata", "raw"), ("qcow2", None, None),
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            await create(other, None, kind, how, backing=base, backing_format=below)
+    with pytest.raises(UsageError, match="the size is missing"):
+        await create(other, None, "qcow2")
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+async def test_no_overlay_is_made_on_what_somebody_writes_to(
+    folder: Path, data: bytes, format: str, processes: list[subprocess.Popen[Any]]
+) -> None:
+    held = (qcow2 if format == "qcow2" else raw)(folder / "held", data)
+    process = subprocess.Popen(
+        ["qemu-io", "--image-opts", qemu_img.options(held, format)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    processes.append(process)
+    assert process.stdout is not None
+    assert process.stdout.read(8) == b"qemu-io>"
+    with pytest.raises(ImageInUse):
+        await create(folder / "top", None, "qcow2", backing=held, backing_format=format)
+    assert list(folder.iterdir()) == [held]
 
 
 @pytest.mark.parametrize("format", ["qcow2", "raw"])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from qemuctl.errors import HostError, ImageError, ImageInUse
 from qemuctl.image import qemu_img
+from qemuctl.image.limits import LOOK, Limits
 from qemuctl.image.progress import WHOLE
 
 ODD = [
@@ -247,15 +248,31 @@ asyncio.run(qemu_img.job(*sys.argv[1:]))
     until(lambda: not running(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["a, b: c", "plain"])
+async def test_words_name_a_file_as_its_user_does(tmp_path: Path, name: str) -> None:
+    bad = tmp_path / f"{name}.qcow2"
+    bad.write_bytes(b"no image")
+    for arguments in (
+        ["info", "-f", "qcow2", qemu_img.file(bad)],
+        ["snapshot", "-c", "json:{x", "--image-opts", qemu_img.options(bad, "qcow2")],
+        ["check", qemu_img.alone(bad, "qcow2")],
+    ):
+        with pytest.raises(ImageError) as caught:
+            await qemu_img.job(*arguments)
+        assert str(bad) in str(caught.value)
+        for mark in ("file:", "json:", "driver"):
+            assert mark not in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("limits", "words"),
     [
-        ("_MEMORY", 40 << 20, "it needed more than 40 MiB of memory"),
-        ("_OUTPUT", 1 << 10, "it needed more than 0 MiB of output"),
+        (Limits(40 << 20, 30, 64 << 20), "it needed more than 40 MiB of memory"),
+        (Limits(1 << 30, 30, 1 << 10), "it needed more than 0 MiB of output"),
     ],
 )
 def test_what_a_hostile_file_may_take_is_limited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int, words: str
+    tmp_path: Path, limits: Limits, words: str
 ) -> None:
     path = tmp_path / "disk.raw"
     # Data and holes in turn: a long map.
@@ -264,22 +281,19 @@ def test_what_a_hostile_file_may_take_is_limited(
             file.seek(number << 17)
             file.write(b"x" * 4096)
     arguments = ("map", "--output=json", "-f", "raw", qemu_img.file(path))
-    assert len(qemu_img.run(*arguments, limited=True)) > 4096
-    monkeypatch.setattr(qemu_img, name, value)
+    assert len(qemu_img.run(*arguments, limits=LOOK)) > 4096
     with pytest.raises(ImageError) as caught:
-        qemu_img.run(*arguments, limited=True)
+        qemu_img.run(*arguments, limits=limits)
     assert words in str(caught.value)
     assert "made to do harm" in (caught.value.hint or "")
 
 
-def test_processor_time_is_limited(
-    slow: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(qemu_img, "_CPU_SECONDS", 1)
+def test_processor_time_is_limited(slow: tuple[str, ...]) -> None:
     compressing = [word for word in slow if word not in ("-r", "4M")]
     compressing.insert(1, "-c")
-    monkeypatch.setattr(qemu_img, "_OUTPUT", 1 << 40)
     source = Path(slow[-2].removeprefix("file:"))
-    source.write_bytes(os.urandom(1 << 20) * 80)
+    # Few letters, for which zlib takes longest.
+    letters = bytes(number & 7 for number in range(256))
+    source.write_bytes(os.urandom(1 << 20).translate(letters) * 128)
     with pytest.raises(ImageError, match=r"it needed more than 1 s of processor time"):
-        qemu_img.run(*compressing, limited=True)
+        qemu_img.run(*compressing, limits=Limits(1 << 30, 1))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from qemuctl.errors import ImageError
 from qemuctl.image import whole as whole_module
-from qemuctl.image.whole import whole
+from qemuctl.image.whole import scratch, whole
 from tests.unit.disk_images import MIB, ODD, raw
 
 
@@ -92,7 +95,7 @@ def test_what_a_dead_process_left_is_removed_and_a_living_ones_kept(
     code = """
 import os, sys
 from pathlib import Path
-from qemuctl.image.whole import whole
+from qemuctl.image.whole import scratch, whole
 with whole(Path(sys.argv[1])) as fresh:
     fresh.write_text("half")
     os._exit(9)
@@ -100,13 +103,17 @@ with whole(Path(sys.argv[1])) as fresh:
     subprocess.run([sys.executable, "-c", code, folder / "file"], check=False)
     (left,) = folder.iterdir()
     other = raw(folder / ".qemuctl-00000000-1-1-0.new", b"another host's")
-    odd = raw(folder / left.name.replace("-0.new", "x-y.new"), b"not ours")
+    stem = left.name.rpartition("-")[0]
+    odd = [
+        raw(folder / f"{name}.new", b"not ours")
+        for name in (f"{stem}x-y", stem.rpartition("-")[0], stem + "-", stem + "-0\n")
+    ]
     with whole(folder / "a") as living, whole(folder / "b") as fresh:
         assert not left.exists()
         living.write_text("a")
         fresh.write_text("b")
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["a", "b", other.name, odd.name]
+        ["a", "b", other.name, *(path.name for path in odd)]
     )
 
 
@@ -128,6 +135,80 @@ def test_a_folder_is_not_replaced_and_a_missing_one_is_named(folder: Path) -> No
         with pytest.raises(ImageError, match=words):
             with whole(path, replace=True):
                 pytest.fail("it was to be refused before any work")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work() -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from qemuctl.errors import ImageError
+from qemuctl.image.whole import scratch, whole
+folder = Path(sys.argv[1])
+os.chdir(folder)
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for context in (whole(Path("file")), scratch(Path("."))):
+    try:
+        with context:
+            print("it was to be refused before any work")
+    except ImageError as error:
+        print(error)
+"""
+    # Not where pytest has its folders: they let in nobody else.
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        f"cannot write {folder / 'file'}: permission denied",
+        "cannot write .: permission denied",
+    ]
+
+
+def test_errors_name_the_file_that_is_wanted(folder: Path) -> None:
+    path = folder / "file"
+
+    def fail(error: Callable[[Path], Exception]) -> None:
+        with whole(path) as fresh:
+            fresh.write_bytes(b"half")
+            raise error(fresh)
+
+    with pytest.raises(ImageError) as caught:
+        fail(lambda fresh: ImageError(f"bad: {fresh}"))
+    assert str(caught.value) == f"bad: {path}"
+    with pytest.raises(ImageError) as caught:
+        fail(lambda _fresh: OSError(errno.ENOSPC, "No space"))
+    assert str(caught.value) == f"no room left to write file: {folder}"
+    with pytest.raises(IsADirectoryError):
+        fail(lambda _fresh: IsADirectoryError())
+    assert list(folder.iterdir()) == []
+
+
+def test_a_scratch_folder_goes_with_its_block_or_with_the_next_file(
+    folder: Path,
+) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from qemuctl.image.whole import scratch
+with scratch(Path(sys.argv[1])) as made:
+    (made / "half").touch()
+    os._exit(9)
+"""
+    with scratch(folder) as made:
+        (made / "part").touch()
+        with whole(folder / "file") as fresh:
+            fresh.touch()
+        assert (made / "part").exists()
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    subprocess.run([sys.executable, "-c", code, folder], check=False)
+    assert len(list(folder.iterdir())) == 2
+    with whole(folder / "other") as fresh:
+        fresh.touch()
+    assert sorted(path.name for path in folder.iterdir()) == ["file", "other"]
 
 
 def test_content_and_name_are_on_the_disk_before_and_after(
