@@ -107,9 +107,9 @@ def complete_names(incomplete: str) -> list[str]:
 
 def complete_images(incomplete: str) -> list[str]:
     """Image names for the shell's completion."""
-    from qemuctl.image.store import TINY, names
+    from qemuctl.image.names import TINY, stored
 
-    return [name for name in (TINY, *names()) if name.startswith(incomplete)]
+    return [name for name in (TINY, *stored()) if name.startswith(incomplete)]
 
 
 Name = Annotated[

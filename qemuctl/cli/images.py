@@ -30,6 +30,22 @@ ImageNames = Annotated[
         metavar="IMAGE…", help="names of images", autocompletion=complete_images
     ),
 ]
+
+
+def complete_catalog(incomplete: str) -> list[str]:
+    """Names that can be pulled, for the shell's completion."""
+    from qemuctl.image.names import in_catalog
+
+    return [name for name in in_catalog() if name.startswith(incomplete)]
+
+
+def complete_recipes(incomplete: str) -> list[str]:
+    """Names that can be built, for the shell's completion."""
+    from qemuctl.image.names import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
 NewName = Annotated[
     str | None, typer.Option("--name", help="what to call it in the store")
 ]
@@ -109,11 +125,18 @@ def _image_row(found: Image) -> dict[str, Any]:
 
 def _available() -> list[dict[str, Any]]:
     from qemuctl.image.catalog import catalog
-    from qemuctl.image.recipe import RECIPES
+    from qemuctl.image.fetch import shown
+    from qemuctl.image.names import RECIPES
 
     built = [_row(name, "to build", source=f"recipe {name}") for name in RECIPES]
     return built + [
-        _row(name, "to pull", format=entry.format, user=entry.user, source=entry.url)
+        _row(
+            name,
+            "to pull",
+            format=entry.format,
+            user=entry.user,
+            source=shown(entry.url),
+        )
         for name, entry in catalog().items()
     ]
 
@@ -121,7 +144,12 @@ def _available() -> list[dict[str, Any]]:
 @image.command(epilog="Example:  qemuctl image pull debian-13")
 def pull(
     what: Annotated[
-        str, typer.Argument(metavar="NAME|URL", help="of the catalogue, or any")
+        str,
+        typer.Argument(
+            metavar="NAME|URL",
+            help="of the catalogue, or any",
+            autocompletion=complete_catalog,
+        ),
     ],
     name: NewName = None,
     sha256: Annotated[
@@ -135,21 +163,31 @@ def pull(
     """
     from qemuctl.image.acquire import pull as pulling
     from qemuctl.image.checksums import parse_checksum
+    from qemuctl.image.fetch import shown
 
     try:
         expected = parse_checksum(sha256) if sha256 else None
+        if expected is not None and expected.algorithm != "sha256":
+            raise ValueError(f"not a SHA-256: {sha256}")
     except ValueError as error:
-        raise UsageError(str(error)) from error
-    if expected is not None and expected.algorithm != "sha256":
-        raise UsageError(f"not a SHA-256: {sha256}")
-    with transfer(f"pulling {what}") as progress:
+        raise UsageError(
+            f"--sha256: {error}",
+            hint="give the 64 digits that the distributor publishes, or that "
+            "sha256sum prints of the right file",
+        ) from error
+    with transfer(f"pulling {shown(what)}") as progress:
         work = pulling(what, name=name, expected=expected, progress=progress, note=note)
         print(run_async(work).name)
 
 
 @image.command(epilog="Example:  qemuctl image build debian --suite trixie")
 def build(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="tiny or debian")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="tiny or debian", autocompletion=complete_recipes
+        ),
+    ],
     name: NewName = None,
     suite: Annotated[
         str | None, typer.Option(help="debian: another suite than the host's")
@@ -179,9 +217,11 @@ def build(
     else:
         if kernel or modules:
             raise UsageError("only tiny takes --kernel and --modules")
-        default = f"{recipe}-{suite}" if suite else recipe
-        options = ["--suite", suite] if suite else []
-        work = recipes.build(recipe, name or default, options=options, progress=show)
+        if suite is not None:
+            recipes.check_suite(suite)
+        default = recipe if suite is None else f"{recipe}-{suite}"
+        name = default if name is None else name
+        work = recipes.build(recipe, name, suite=suite, progress=show)
     print(run_async(work).folder)
 
 
@@ -215,7 +255,7 @@ def import_(
 def verify(names: ImageNames) -> None:
     """Check that images are still what came into the store."""
     from qemuctl.image import store
-    from qemuctl.image.acquire import verify as verifying
+    from qemuctl.image.verify import verify as verifying
 
     def check(name: str) -> None:
         with transfer(f"verifying {name}") as progress:
@@ -257,17 +297,26 @@ def prune(
 ) -> None:
     """Remove broken downloads, what crashes left, and tiny images of old recipes."""
     from qemuctl.image import store
+    from qemuctl.units import format_rounded
     from qemuctl.vm.prune import prune as pruning
     from qemuctl.vm.prune import to_prune
 
     with store.steady(alone=True):
         found = to_prune(unused=every)
-        if not dry_run:
-            pruning(found)
-    if json:
-        print_json([{"path": str(item.path), "used": item.used} for item in found])
-        return
+        removed = found if dry_run else pruning(found)
     for item in found:
-        print(item.path)
-    if not found:
+        if item not in removed:
+            note(f"not removed, in use or not yours: {item.path}")
+    if json:
+        print_json(
+            [{"what": i.what, "path": str(i.path), "used": i.used} for i in removed]
+        )
+    elif not found:
         note("nothing to remove")
+    elif removed:
+        print_table(
+            ("WHAT", "USED", "PATH"),
+            ((item.what, format_rounded(item.used), item.path) for item in removed),
+        )
+        total = format_rounded(sum(item.used for item in removed))
+        note(f"{total} would be freed" if dry_run else f"{total} freed")

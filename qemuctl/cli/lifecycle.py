@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qemuctl.cli import flags
-from qemuctl.cli.app import Name, Names, command
+from qemuctl.cli.app import Name, Names, command, complete_images
 from qemuctl.cli.output import note
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import HostError, QemuctlError, StateError
@@ -31,7 +31,10 @@ def create(
     ] = None,
     file: flags.File = None,
     image: Annotated[
-        str | None, typer.Option(help="an image's name, or ./disk.qcow2")
+        str | None,
+        typer.Option(
+            help="an image's name, or ./disk.qcow2", autocompletion=complete_images
+        ),
     ] = None,
     memory: flags.Memory = None,
     cpus: flags.Cpus = None,

@@ -11,26 +11,26 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from qemuctl.errors import ImageError, SpecError, UsageError
+from qemuctl.errors import ImageError, QemuctlError, SpecError, UsageError
 from qemuctl.image import store
 from qemuctl.image.catalog import Entry, catalog
 from qemuctl.image.chain import check_trusted
 from qemuctl.image.check import check
 from qemuctl.image.checksums import Checksum
+from qemuctl.image.complete import check_complete
 from qemuctl.image.convert import FORMATS, convert
 from qemuctl.image.download import Downloaded, downloading
-from qemuctl.image.manifest import Format, Manifest, sha256_of
+from qemuctl.image.fetch import shown
+from qemuctl.image.manifest import STEP, Format, Manifest, sha256_of
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.qcow2 import is_qcow2, read_header
-from qemuctl.image.qemu_img import check_readable
 from qemuctl.image.store import Image
 from qemuctl.paths import cache_home
 from qemuctl.spec import validate_name
 from qemuctl.thread import Tick, in_thread
 
 Note = Callable[[str], None]
-_PART = 1024 * 1024
 _SUFFIXES = {name: name for name in FORMATS} | {"vhd": "vpc"}
 
 
@@ -59,38 +59,49 @@ async def pull(
     entry, url = _entry(what)
     name = validate_name(name) if name else what if entry else _named(_stem(url))
     if _there(name, url):
-        return _as_expected(store.find(name), expected)
-    if expected is None and entry is not None:
-        expected = await entry.expected()
-    if expected is None:
-        note(f"nothing to verify it with: no checksum is known of {url}")
+        return await _as_expected(store.find(name), expected)
+    known = expected
+    if known is None and entry is not None:
+        known = await entry.expected()
 
     def ready() -> bool:
         return _there(name, url)
 
     async with downloading(
-        url, downloads(), expected=expected, ready=ready, progress=progress, note=note
+        url, downloads(), expected=known, ready=ready, progress=progress, note=note
     ) as got:
-        if got is not None:
-            await _add(name, url, entry, got)
+        if got is None:  # another command made it while this one waited
+            return await _as_expected(store.find(name), expected)
+        await _add(name, url, entry, got)
+    if known is None:
+        note(f"nothing to verify it with: no checksum is known of {shown(url)}")
     return store.find(name)
 
 
 def _there(name: str, url: str) -> bool:
     """Whether the store has this very image. Raises ImageError for another one."""
-    if name in store.names() and store.find(name).manifest.source == url:
-        return True
+    if name in store.names():
+        source = store.find(name).manifest.source
+        if source is not None and shown(source) == shown(url):
+            return True
     store.check_free(name)
     return False
 
 
-def _as_expected(image: Image, expected: Checksum | None) -> Image:
-    """The image; raises ImageError when it is known to be not the expected one."""
-    known = image.manifest.sha256
-    if expected and expected.algorithm == "sha256" and expected.digest != known:
+async def _as_expected(image: Image, expected: Checksum | None) -> Image:
+    """The image; raises ImageError when it is not the expected one."""
+    if expected is None:
+        return image
+    found = image.manifest.sha256
+    if expected.algorithm != "sha256" and image.disk is not None:
+        algorithm = expected.algorithm
+        found = await in_thread(partial(sha256_of, image.disk, algorithm=algorithm))
+    if expected.digest != found:
         raise ImageError(
-            f"the image {image.name} is there, but with another SHA-256: {known}",
-            hint=f"choose another name with --name, or qemuctl image rm {image.name}",
+            f"the image {image.name} is there, but its {expected.algorithm} checksum "
+            f"is another: expected {expected.digest}, got {found}",
+            hint="see that the checksum is the right one; if so, choose another name "
+            f"with --name, or qemuctl image rm {image.name}",
         )
     return image
 
@@ -118,12 +129,12 @@ def _stem(url: str) -> str:
 
 
 async def _add(name: str, url: str, entry: Entry | None, got: Downloaded) -> None:
-    kind = _format_found(got.path, entry, url)
+    kind, size = await _looked_at(got.path, entry, url)
     manifest = Manifest(
-        source=url,
+        source=shown(url),
         created=_now(),
         format=kind,
-        virtual_size=await asyncio.to_thread(_virtual_size, got.path, kind),
+        virtual_size=size,
         sha256=got.sha256,
         user=entry.user if entry else None,
         cloud_init=entry is not None,
@@ -132,6 +143,25 @@ async def _add(name: str, url: str, entry: Entry | None, got: Downloaded) -> Non
     with store.fresh(name) as folder:
         store.describe(folder, manifest)
         await in_thread(partial(_move, got.path, folder / f"disk.{kind}"))
+
+
+async def _looked_at(path: Path, entry: Entry | None, url: str) -> tuple[Format, int]:
+    """The format and virtual size of a download. What is no whole image of its own
+    is removed: the next pull would go on with it, and fail for the same reason."""
+    try:
+        kind = _format_found(path, entry, url)
+        size = await asyncio.to_thread(_virtual_size, path, kind)
+        if kind == "qcow2":
+            await check_complete(path)
+    except QemuctlError as error:
+        path.unlink(missing_ok=True)
+        hint = error.hint
+        # It may be about the file, which is gone, or an option that pull has not.
+        if hint is None or str(path) in hint or "--trust-backing" in hint:
+            hint = "what came was removed; only a disk image in one file can be pulled"
+        message = error.message.replace(str(path), shown(url))
+        raise ImageError(message, hint=hint) from error
+    return kind, size
 
 
 def _move(source: Path, target: Path, tick: Tick) -> None:
@@ -165,7 +195,7 @@ def _format_found(path: Path, entry: Entry | None, url: str) -> Format:
     size = path.stat().st_size
     if packed or not size or size % _SECTOR:
         raise ImageError(
-            f"not a disk image: {url}",
+            f"not a disk image: {shown(url)}",
             hint="what is packed has to be unpacked first: then qemuctl image import"
             if packed
             else None,
@@ -266,7 +296,7 @@ def _copy(source: Path, target: Path, progress: Progress, tick: Tick) -> str:
     total, done = source.stat().st_size, 0
     try:
         with source.open("rb") as reading, target.open("xb") as writing:
-            while part := reading.read(_PART):
+            while part := reading.read(STEP):
                 tick()
                 digest.update(part)
                 writing.write(part)
@@ -277,30 +307,3 @@ def _copy(source: Path, target: Path, progress: Progress, tick: Tick) -> str:
             f"cannot copy {source} to {target.parent}: {error.strerror}"
         ) from error
     return digest.hexdigest()
-
-
-async def verify(image: Image, *, progress: Progress = silent) -> None:
-    """Raises ImageError unless an image's disk is still what came into the store."""
-    disk, known = image.disk, image.manifest.sha256
-    if disk is None or known is None:
-        raise SpecError(f"there is no checksum of the image {image.name}")
-    check_readable(disk, "the image's disk")
-    total = disk.stat().st_size
-    done = 0
-
-    def work(tick: Tick) -> str:
-        def ticked() -> None:
-            nonlocal done
-            tick()
-            done += _PART
-            progress(min(done, total), total)
-
-        return sha256_of(disk, ticked)
-
-    found = await in_thread(work)
-    if found != known:
-        raise ImageError(
-            f"the image {image.name} has changed: its SHA-256 was {known} "
-            f"and is {found}",
-            hint="VMs that were made from it cannot be trusted any more",
-        )

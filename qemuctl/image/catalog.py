@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from qemuctl.errors import SpecError
 from qemuctl.image.checksums import Checksum, fetch_checksum, parse_checksum
-from qemuctl.image.recipe import recipes
-from qemuctl.paths import config_home
+from qemuctl.image.fetch import shown
+from qemuctl.image.names import catalog_file
+from qemuctl.image.names import user_file as user_file
 from qemuctl.spec.document import Document, Location, read_document, read_file
 from qemuctl.spec.model import Model
 from qemuctl.spec.problems import spec_error
@@ -24,13 +25,13 @@ from qemuctl.units import MIB
 def _check_url(value: str) -> str:
     parts = urlsplit(value)  # raises ValueError itself for a broken [address]
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"not an http or https URL: {value}")
+        raise ValueError(f"not an http or https URL: {shown(value)}")
     return value
 
 
 def _check_file(value: str) -> str:
     if not _filename(_check_url(value)):
-        raise ValueError(f"a URL without the name of a file: {value}")
+        raise ValueError(f"a URL without the name of a file: {shown(value)}")
     return value
 
 
@@ -72,11 +73,6 @@ class Entry(Model):
         return await fetch_checksum(self.checksum, self.checksum_name or self.filename)
 
 
-def user_file() -> Path:
-    """The user's own catalogue: ``$XDG_CONFIG_HOME/qemuctl/catalog.yaml``."""
-    return config_home() / "catalog.yaml"
-
-
 def catalog() -> dict[str, Entry]:
     """Every image by its name.
 
@@ -84,7 +80,7 @@ def catalog() -> dict[str, Entry]:
     entry, add entries, and remove one (``NAME: null``). Raises SpecError with
     file, line and key for what is wrong in it.
     """
-    shipped_file, own_file = recipes() / "catalog.yaml", user_file()
+    shipped_file, own_file = catalog_file(), user_file()
     shipped, own = _read(shipped_file), Document({}, {})
     if own_file.exists() or own_file.is_symlink():
         own = _read(own_file)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 LOOK_EVERY = 0.1
@@ -31,6 +31,17 @@ async def claimed(
         yield
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def claimed_now(path: Path) -> Iterator[bool]:
+    """As `claimed`, without waiting: says whether the block has the lock."""
+    fd = _try(path)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def _try(path: Path) -> int | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # So much more than ever before has come: then the count of breaks starts again.
 _GAIN = MIB
+_TELL_EVERY = 0.1  # seconds
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -124,7 +125,7 @@ class _Download:
             headers["Range"] = f"bytes={self.part.size}-"
             headers["If-Range"] = self.part.origin.validator
         try:
-            async with opened(client, self.url, headers) as response:
+            async with self._told(), opened(client, self.url, headers) as response:
                 self.reached = True
                 if not await self._accept(response, resuming=bool(headers)):
                     return False
@@ -135,6 +136,33 @@ class _Download:
             await self.part.flush()
             raise Break(fetch.reason(error)) from error
         return True
+
+    @contextlib.asynccontextmanager
+    async def _told(self) -> AsyncIterator[None]:
+        """Tells of progress, and of a server that is silent, during the block."""
+        telling = asyncio.create_task(self._tell())
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+
+    async def _tell(self) -> None:
+        """By the clock: to tell of each chunk would cost as much as to hash it,
+        and when none comes, nothing else would wake up."""
+        seen, silent_for = self.part.size, 0.0
+        while True:
+            await asyncio.sleep(_TELL_EVERY)
+            if self.part.size != seen:
+                seen, silent_for = self.part.size, 0.0
+                self.progress(seen, self.part.origin.total)
+                continue
+            before, silent_for = silent_for, silent_for + _TELL_EVERY
+            if before < fetch.SILENT_AFTER <= silent_for:
+                self.note(
+                    f"nothing has come for {fetch.SILENT_AFTER:g} s; "
+                    "waiting for the server"
+                )
 
     async def _accept(self, response: httpx.Response, *, resuming: bool) -> bool:
         """Makes the part ready for the body; False when it has to be asked for
@@ -203,8 +231,7 @@ class _Download:
                         f"the server sends more than it said, {total} bytes: "
                         f"{shown(self.url)}"
                     )
-                if await part.add(chunk):
-                    self.progress(part.size, total)
+                await part.add(chunk)
         await part.flush()
         if total is not None and part.size < total:
             raise Break("the server ended too early")
@@ -245,9 +272,10 @@ class _Download:
             if found != expected.digest:
                 part.remove()
                 raise ImageError(
-                    f"the {expected.algorithm} checksum of {shown(self.url)} is wrong: "
-                    f"{found} instead of {expected.digest}",
-                    hint="it was removed; try again: it may have changed just now",
+                    f"wrong {expected.algorithm} checksum of {shown(self.url)}: "
+                    f"expected {expected.digest}, got {found}",
+                    hint="what came was removed; see that the checksum is of this very "
+                    "file, then try again",
                 )
         await part.finish()
         return Downloaded(part.path, part.digest("sha256"), part.size, self.final)

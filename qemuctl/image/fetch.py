@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 REDIRECTS_MAX = 10
 CONNECT_TIMEOUT = 15.0
 STALL_TIMEOUT = 30.0
+SILENT_AFTER = 5.0  # then people are told
 # Seconds before the second, third, … try after a break.
 RETRY_DELAYS: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 RETRY_AFTER_MAX = 30.0
 # Answers that a later try may not get: RFC 9110, 15.5.9 and RFC 6585, 4.
 _PASSING = frozenset({408, 425, 429})
+# A name and password before the host. A / that should have been written %2F makes
+# the password look like a port and a path.
+_USER = re.compile(r"^(\w+://)(?:[^/?#]*@|[^/?#\[\]@]*:\d*[^/?#\d][^@]*@)")
 
 
 class Break(Exception):
@@ -57,9 +62,7 @@ def new_client() -> httpx.AsyncClient:
 
 def shown(url: str) -> str:
     """A URL for messages and files: without the password that may be in it."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    return _USER.sub(r"\1", url)
 
 
 @contextlib.asynccontextmanager

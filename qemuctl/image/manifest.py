@@ -17,7 +17,7 @@ from qemuctl.spec.scalars import Argument, Size, Text
 from qemuctl.thread import Tick
 
 FILE = "image.yaml"
-_PART = 1024 * 1024
+STEP = 1024 * 1024
 Format = Literal["qcow2", "raw"]
 
 
@@ -25,8 +25,8 @@ class Manifest(Model):
     """All that is known of an image beside its files; sizes in bytes.
 
     ``format`` is that of its disk; an image without a disk, only a kernel and
-    an initrd, has none. ``sha256`` is that of the disk's file, ``recipe``
-    the hash of what it was built from.
+    an initrd, has none. ``sha256`` is that of the disk's file, ``files`` has
+    those of the files beside it, ``recipe`` is the hash of what it was built from.
     """
 
     source: Text | None = Field(None, description="where it came from")
@@ -35,6 +35,7 @@ class Manifest(Model):
     format: Format | None = None
     virtual_size: Size | None = None
     sha256: Text | None = None
+    files: dict[Text, Text] = Field({}, description="SHA-256 by a file's name")
     user: Text | None = Field(None, description="whom cloud-init makes at first boot")
     cloud_init: bool = False
     cmdline: Argument | None = None
@@ -71,11 +72,25 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         yaml.safe_dump(data, file, sort_keys=False, allow_unicode=False)
 
 
-def sha256_of(path: Path, tick: Tick = lambda: None) -> str:
-    """The SHA-256 of a file, in hexadecimal; ``tick`` is called now and then."""
-    digest = hashlib.sha256()
+def sums_beside(disk: Path, tick: Tick = lambda: None) -> dict[str, str]:
+    """The SHA-256 of each file beside an image's disk, by its name."""
+    return {
+        path.name: sha256_of(path, tick)
+        for path in sorted(disk.parent.iterdir())
+        if path.is_file() and path.name not in (disk.name, FILE)
+    }
+
+
+def sha256_of(
+    path: Path, tick: Tick = lambda: None, *, algorithm: str = "sha256"
+) -> str:
+    """The SHA-256 of a file, in hexadecimal, or another of hashlib's digests.
+
+    ``tick`` is called after each `STEP` bytes.
+    """
+    digest = hashlib.new(algorithm)
     with path.open("rb") as file:
-        while part := file.read(_PART):
-            tick()
+        while part := file.read(STEP):
             digest.update(part)
+            tick()
     return digest.hexdigest()

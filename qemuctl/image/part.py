@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import ImageError
-from qemuctl.image.claim import claimed
+from qemuctl.image.claim import claimed, claimed_now
 from qemuctl.units import MIB
 
 # Written and hashed at once: large enough that a thread's turn costs little,
@@ -29,6 +29,7 @@ from qemuctl.units import MIB
 _BLOCK = MIB // 2
 # A slow transfer reaches the file at least this often, in seconds.
 _FLUSH = 0.2
+_SUFFIXES = (".part", ".json", ".new", ".lock")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ class Part:
             finally:
                 self._close()
                 if self.peek()[0] == 0 or self._load().validator is None:
-                    for path in (self.path, self._record, self._lock):
-                        path.unlink(missing_ok=True)
+                    _remove(self._lock)
 
     def peek(self) -> tuple[int, int | None]:
         """How far somebody else is: bytes, and of how many."""
@@ -151,11 +151,11 @@ class Part:
                 hint="make room there",
             )
 
-    async def add(self, chunk: bytes) -> bool:
+    async def add(self, chunk: bytes) -> None:
         """Appends bytes; they are written and hashed while the next ones come.
 
-        Says whether some were handed on. Raises ImageError when the disk
-        refuses: for lack of space, with the file already removed.
+        Raises ImageError when the disk refuses: for lack of space, with the file
+        already removed.
         """
         if self._filled + len(chunk) > len(self._buffer):
             await self._hand_on()
@@ -164,10 +164,8 @@ class Part:
         self._buffer[self._filled : self._filled + len(chunk)] = chunk
         self._filled += len(chunk)
         self.size += len(chunk)
-        if time.monotonic() - self._flushed < _FLUSH:
-            return False
-        await self._hand_on()
-        return True
+        if time.monotonic() - self._flushed >= _FLUSH:
+            await self._hand_on()
 
     async def flush(self) -> None:
         """Comes back when all is in the file and in the hashes."""
@@ -259,6 +257,37 @@ class Part:
                     f"no space left in {self.folder}", hint="make room there"
                 ) from error
             raise _refusal(self.folder, error) from error
+
+
+def _remove(lock: Path) -> None:
+    """Removes all that belongs to a lock; the lock last, and by its holder only."""
+    for suffix in _SUFFIXES:
+        lock.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def broken(folder: Path) -> dict[Path, list[Path]]:
+    """The files of each download that nobody is at, by its lock."""
+    found: dict[Path, list[Path]] = {}
+    for path in sorted(folder.glob("*.*")):
+        lock = path.with_suffix(".lock")
+        if path.suffix in _SUFFIXES and lock not in found and not _is_held(lock):
+            found[lock] = sorted({path, *folder.glob(f"{lock.stem}.*")})
+    return found
+
+
+def _is_held(lock: Path) -> bool:
+    if not lock.exists():
+        return False  # to ask by taking it would make it
+    with claimed_now(lock) as free:
+        return not free
+
+
+def discard(lock: Path) -> bool:
+    """Removes what a broken download left; False when somebody has taken it up."""
+    with claimed_now(lock) as free:
+        if free:
+            _remove(lock)
+        return free
 
 
 @contextlib.contextmanager

@@ -7,37 +7,33 @@ beside it holds what is known of the image.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from qemuctl.errors import ImageError
+from qemuctl.errors import ImageError, UsageError
 from qemuctl.image import store
 from qemuctl.image.claim import claimed
-from qemuctl.image.manifest import FILE, read_manifest, sha256_of
+from qemuctl.image.kept import run_kept
+from qemuctl.image.manifest import FILE, read_manifest, sha256_of, sums_beside
+from qemuctl.image.names import RECIPES as RECIPES
+from qemuctl.image.names import TINY, recipes
 from qemuctl.image.qcow2 import read_header
 from qemuctl.image.qemu_img import check_readable
-from qemuctl.image.store import TINY, Image
+from qemuctl.image.store import Image
 from qemuctl.paths import cache_home, images_dir, private_dir
+from qemuctl.spec import validate_name
 from qemuctl.thread import in_thread
 
-RECIPES = (TINY, "debian")
 Stages = Callable[[str], None]
-
-
-def recipes() -> Path:
-    """The folder of recipes: inside an installed package, or beside a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "_images"
-    return installed if installed.is_dir() else package.parent / "images"
+_SUITE = re.compile(r"[a-z][a-z0-9.-]*")
 
 
 def _fingerprint(recipe: Path) -> hashlib._Hash:
@@ -47,6 +43,13 @@ def _fingerprint(recipe: Path) -> hashlib._Hash:
             digest.update(path.relative_to(recipe).as_posix().encode())
             digest.update(path.read_bytes())
     return digest
+
+
+def recipe_hash(recipe: str, options: Sequence[str] = ()) -> str:
+    """What an image's manifest says of the recipe that it was built from."""
+    digest = _fingerprint(recipes() / recipe)
+    digest.update("\0".join(options).encode())
+    return digest.hexdigest()[:12]
 
 
 def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
@@ -91,6 +94,8 @@ async def build_tiny(
     folder = private_dir(image.folder.parent)
     async with claimed(folder / ".lock"):
         if not image.present:
+            for left in folder.glob(".building-*"):  # of whoever had the lock before
+                shutil.rmtree(left, ignore_errors=True)
             async with _scratch(folder) as made:
                 await _run(TINY, [os.fspath(made), *options], progress)
                 made.rename(image.folder)
@@ -101,22 +106,24 @@ async def build(
     recipe: str,
     name: str,
     *,
-    options: Sequence[str] = (),
+    suite: str | None = None,
     progress: Stages | None = None,
 ) -> Image:
     """The image ``name`` in the store, built from a recipe if it is not there.
 
-    ``options`` are the recipe's own, such as ``--suite``. It appears whole or
-    not at all. Raises ImageError with the recipe's own words, SpecError for a
-    bad name.
+    ``suite`` is the release of its distribution, by default this host's. It
+    appears whole or not at all. Raises ImageError with the recipe's own words,
+    SpecError for a bad name, UsageError for a suite that can be none.
     """
+    validate_name(name)
+    options = ["--suite", check_suite(suite)] if suite is not None else []
     source = recipes() / recipe
-    fingerprint = _fingerprint(source)
-    fingerprint.update("\0".join(options).encode())
-    hashed = fingerprint.hexdigest()[:12]
+    hashed = recipe_hash(recipe, options)
     async with claimed(private_dir(images_dir()) / f".build-{name}.lock"):
         if name in store.names() and store.find(name).manifest.recipe == hashed:
             return store.find(name)
+        for left in store.leftovers():  # a killed build may have filled the disk
+            shutil.rmtree(left, ignore_errors=True)
         with store.fresh(name) as folder:
             await _run(recipe, [os.fspath(folder), *options], progress)
             disk = folder / "disk.qcow2"
@@ -126,11 +133,21 @@ async def build(
                 "format": "qcow2",
                 "virtual_size": read_header(disk).virtual_size,
                 "sha256": await in_thread(partial(sha256_of, disk)),
+                "files": await in_thread(partial(sums_beside, disk)),
                 "recipe": hashed,
             }
             known = read_manifest(source / FILE)
             store.describe(folder, known.model_copy(update=described))
     return store.find(name)
+
+
+def check_suite(suite: str) -> str:
+    """The suite. Raises UsageError unless it can be a release's name."""
+    if not _SUITE.fullmatch(suite):
+        raise UsageError(
+            f"not the name of a release: {suite!r}", hint="one is such as trixie"
+        )
+    return suite
 
 
 @contextlib.asynccontextmanager
@@ -143,29 +160,14 @@ async def _scratch(folder: Path) -> AsyncIterator[Path]:
 
 
 async def _run(recipe: str, arguments: Sequence[str], stages: Stages | None) -> None:
-    """Runs a recipe in a session of its own; no part of it outlives us."""
+    """Runs a recipe; no part of it outlives us."""
     argv = [os.fspath(recipes() / recipe / "build"), *arguments]
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        reading = asyncio.create_task(process.stderr.read())
-        async for line in process.stdout:
-            if stages is not None:
-                stages(line.decode(errors="replace").strip().removeprefix("stage "))
-        stderr = (await reading).decode(errors="replace").strip()
-        returncode = await process.wait()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        await asyncio.shield(process.wait())
-        raise
+
+    def told(line: str) -> None:
+        if stages is not None:
+            stages(line.removeprefix("stage "))
+
+    returncode, stderr = await run_kept(argv, told)
     if returncode != 0:
         raise ImageError(
             f"the image {recipe} could not be built: {stderr or 'no reason given'}",

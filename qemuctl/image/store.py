@@ -19,15 +19,17 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image.manifest import FILE, Manifest, read_manifest, write_manifest
+from qemuctl.image.names import RECIPES, stored
+from qemuctl.image.names import TINY as TINY
 from qemuctl.paths import images_dir, private_dir
 from qemuctl.spec import validate_name
 
-TINY = "tiny"
+names = stored
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Image:
 
     name: str
     folder: Path
-    manifest: Manifest
+    manifest: Manifest = field(hash=False)  # it holds a dict
 
     @property
     def disk(self) -> Path | None:
@@ -57,17 +59,6 @@ class Image:
     def present(self) -> bool:
         """Whether its files are there; the tiny image may have to be built."""
         return self.folder.is_dir()
-
-
-def names() -> list[str]:
-    """The names of the images in the store, sorted."""
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(
-            entry.name
-            for entry in os.scandir(images_dir())
-            if not entry.name.startswith(".") and entry.is_dir()
-        )
-    return []
 
 
 def find(name: str) -> Image:
@@ -102,7 +93,6 @@ def folder_of(name: str) -> Path:
 def unknown(name: str) -> ImageError:
     """The error for an image that there is not, with what to do about it."""
     from qemuctl.image.catalog import catalog, near
-    from qemuctl.image.recipe import RECIPES
 
     known = dict.fromkeys((*names(), TINY), "")
     with contextlib.suppress(SpecError):

@@ -43,7 +43,7 @@ from qemuctl.image.whole import whole
 from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
-from qemuctl.vm.disks import DiskFile, disk_files, make_seed
+from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
 from qemuctl.vm.portable import (
     BOOT_FILES,
     boot_files,
@@ -198,7 +198,7 @@ async def import_(
                     partial(_unpack, tar, members, fresh.state, source, progress)
                 )
                 if name is not None:  # a second one, perhaps beside the first
-                    fresh.instance.unlink(missing_ok=True)
+                    another_instance(fresh)
                 for disk in fresh.disks.glob("*"):
                     await asyncio.to_thread(_check_disk, disk, source)
                 there = resolve_paths(spec, fresh.state)

@@ -27,7 +27,7 @@ from qemuctl.spec import (
 )
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
-from qemuctl.vm.disks import DiskFile, disk_files, make_seed
+from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
 from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import Action
 
@@ -66,6 +66,7 @@ async def clone(
                     copied.append(disk)
             for file in own_boot_files(spec, paths).values():
                 await in_thread(partial(_take, file, fresh.state))
+            another_instance(fresh)
             await in_thread(lambda _: make_seed(changed, fresh, image))
             if paths.booted.exists():  # nothing is to be installed again
                 fresh.booted.touch()

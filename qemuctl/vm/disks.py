@@ -28,6 +28,9 @@ from qemuctl.units import format_size
 from qemuctl.vm.resolve import SEED_SERIAL, Base, base_of, placed, seeded
 from qemuctl.vm.trust import check_chain
 
+# The second line of an instance-id of which the user's own meta-data knows nothing.
+_COPIED = "copied"
+
 
 @dataclass(frozen=True)
 class DiskFile:
@@ -182,6 +185,11 @@ def _check_trusted(path: Path, format: Format, spec: Spec) -> list[Layer]:
     return check_chain(path, format, image=image, trust_backing=spec.trust_backing)
 
 
+def another_instance(paths: VmPaths) -> None:
+    """Has cloud-init in copied disks begin anew, and take nobody else's identity."""
+    paths.instance.write_text(f"{uuid.uuid4()}\n{_COPIED}\n")
+
+
 def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
     """Makes the seed of a VM that has one, again when the spec is newer than it."""
     if not seeded(spec, image):
@@ -196,12 +204,13 @@ def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
     ):
         return
     if not paths.instance.exists():
-        # A new one makes cloud-init in a copied disk begin anew.
         paths.instance.write_text(f"{uuid.uuid4()}\n")
+    instance, *copied = paths.instance.read_text().split()
     write_seed(
         paths.seed,
         name=spec.name,
-        instance_id=paths.instance.read_text().strip(),
+        instance_id=instance,
+        fresh_instance=bool(copied),
         cloud_init=spec.cloud_init,
         default_user=image.manifest.user if image else None,
         keys=[own_key().public],

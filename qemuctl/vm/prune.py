@@ -11,18 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import ImageError
-from qemuctl.image import store, tiny
+from qemuctl.image import part, store, tiny
 from qemuctl.image.acquire import downloads
-from qemuctl.paths import cache_home, images_dir
+from qemuctl.paths import cache_home
 from qemuctl.vm.users import needing
+
+_DOWNLOAD = "broken download"
+_LEFT = "half of an image"
+_OLD = "old tiny image"
+_UNUSED = "unused image"
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something to remove; ``used`` is the room it takes, in bytes."""
+    """Something to remove: ``what`` it is in words, ``used`` the room it takes, in
+    bytes. A download has several files; its ``path`` is that of the largest."""
 
     path: Path
     used: int
+    what: str = _LEFT
 
 
 def to_prune(*, unused: bool = False) -> list[Item]:
@@ -30,52 +37,54 @@ def to_prune(*, unused: bool = False) -> list[Item]:
 
     With ``unused`` also the images that no VM and no kept disk needs.
     """
-    found = [*store.leftovers(), *_downloads(), *_tiny()]
+    found = [Item(path, _used(path)) for path in store.leftovers()]
+    found += _downloads()
+    found += _tiny()
     if unused:
-        found += _unused()
-    return [Item(path, _used(path)) for path in found]
+        found += [Item(path, _used(path), _UNUSED) for path in _unneeded()]
+    return found
 
 
-def prune(items: list[Item]) -> None:
-    """Removes what `to_prune` found."""
-    for item in items:
-        if item.path.is_dir():
-            stored = item.path.parent == images_dir()
-            if stored and item.path.name in store.names():
-                with contextlib.suppress(ImageError):  # somebody else was faster
-                    store.remove(item.path.name)
-            else:
-                shutil.rmtree(item.path, ignore_errors=True)
-        else:
-            item.path.unlink(missing_ok=True)
+def prune(items: list[Item]) -> list[Item]:
+    """Removes what `to_prune` found; gives what was removed, for in the meantime a
+    pull may have taken up a broken download."""
+    return [item for item in items if _remove(item)]
 
 
-def _downloads() -> Iterator[Path]:
+def _remove(item: Item) -> bool:
+    if item.what == _DOWNLOAD:
+        return part.discard(item.path.with_suffix(".lock"))
+    if item.what == _UNUSED:
+        with contextlib.suppress(ImageError):  # somebody else was faster
+            store.remove(item.path.name)
+    else:
+        shutil.rmtree(item.path, ignore_errors=True)
+    return not item.path.exists()
+
+
+def _downloads() -> Iterator[Item]:
     """What downloads have left, but for those that are going on."""
-    for lock in sorted(downloads().glob("*.lock")):
-        with lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield from sorted(lock.parent.glob(f"{lock.stem}.*"))
+    for files in part.broken(downloads()).values():
+        largest = max(files, key=_used)
+        yield Item(largest, sum(map(_used, files)), _DOWNLOAD)
 
 
-def _tiny() -> Iterator[Path]:
+def _tiny() -> Iterator[Item]:
     """Tiny images that no VM would boot from now, and halves of them."""
     made = cache_home() / "images"
     current = tiny().folder
     for folder in sorted(made.glob(f"{store.TINY}-*")):
         if folder != current and not needing(folder):
-            yield folder
-    yield from store.leftovers(made)
+            yield Item(folder, _used(folder), _OLD)
+    halves = store.leftovers(made)
     with contextlib.suppress(FileNotFoundError), (made / ".lock").open("rb") as lock:
         with contextlib.suppress(BlockingIOError):  # one is being built
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield from sorted(made.glob(".building-*"))
+            halves += sorted(made.glob(".building-*"))
+    yield from (Item(path, _used(path)) for path in halves)
 
 
-def _unused() -> Iterator[Path]:
+def _unneeded() -> Iterator[Path]:
     for name in store.names():
         with contextlib.suppress(ImageError):  # removed in this moment
             folder = store.folder_of(name)
@@ -84,5 +93,8 @@ def _unused() -> Iterator[Path]:
 
 
 def _used(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(os.lstat(file).st_blocks for file in files) * 512
+    used = 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # gone in this moment
+            used += os.lstat(file).st_blocks * 512
+    return used

@@ -61,8 +61,8 @@ def base_of(spec: Spec, image: Image | None) -> Base | None:
     if spec.image is None or not spec.image_is_file:
         return None
     disk = Disk.model_construct(path=spec.image)
-    check_readable(Path(spec.image), "the disk image")
     if disk.by_suffix is None:
+        check_readable(Path(spec.image), "the disk image")
         raise SpecError(
             f"the format of {spec.image!r} is not known: name it .qcow2 or .raw",
             key="image",

@@ -67,8 +67,7 @@ def test_wrong_usage_ends_with_two(here: Home, command: tuple[str, ...]) -> None
 
 
 def test_a_missing_image_names_the_folder_that_blocks(here: Home) -> None:
-    here.run("create", "a", "--disk", "/nonexistent/deep/disk.qcow2")
-    words = here.words("start", "a", check=1)
+    words = here.words("create", "a", "--disk", "/nonexistent/deep/disk.qcow2", check=1)
     assert "does not exist: /nonexistent/deep/disk.qcow2" in words
     assert "the folder does not exist: /nonexistent" in words
 

@@ -149,7 +149,7 @@ def test_a_vm_with_several_disks_is_cloned_exported_and_imported(
     assert "either --linked or --full" in here.words(
         "clone", "web", "x", "--linked", "--full", check=2
     )
-    assert "first remove, or flatten" in here.words("rename", "web", "www", check=1)
+    assert "made from its own: linked" in here.words("rename", "web", "www", check=1)
     assert "linked" in here.words("rm", "web", check=1)
 
     archive = tmp_path / "web, all.tar"

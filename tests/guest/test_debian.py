@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.image import store
+from qemuctl.image.recipe import recipe_hash
 from tests.conftest import CACHE
 from tests.guest.conftest import Home
 
@@ -43,6 +45,10 @@ def home(home: Path) -> Path:
     kept = CACHE / "tests" / "data"
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / "data").symlink_to(kept)
+    if "debian" in store.names():
+        known = store.find("debian").manifest
+        if known.recipe != recipe_hash("debian"):  # it has changed since
+            store.remove("debian")
     return home
 
 

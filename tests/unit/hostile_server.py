@@ -31,6 +31,7 @@ class Answer:
     content_range: str | None = None
     cut: int | None = None  # the connection breaks after so many bytes
     stall: int | None = None  # nothing more comes after so many bytes
+    mute: bool = False  # nothing comes at all
     gate: asyncio.Event | None = None  # the second half waits for it
     excess: bytes = b""
 
@@ -96,6 +97,9 @@ class HostileServer:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
+        if answer.mute:
+            await reader.read()  # until the client has had enough
+            return False
         status, start, extra = _range(answer, request)
         body = answer.body[start:] + answer.excess if status in (200, 206) else b""
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Whatever')}", *extra]

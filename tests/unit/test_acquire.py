@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -15,8 +16,9 @@ from hostile_server import Answer, HostileServer, hostile_server
 
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image import fetch, store
-from qemuctl.image.acquire import downloads, import_file, pull, verify
+from qemuctl.image.acquire import downloads, import_file, pull
 from qemuctl.image.checksums import Checksum
+from qemuctl.image.verify import verify
 from qemuctl.paths import images_dir
 from tests.unit.disk_images import MIB, ODD, digest, overlay, qcow2, raw
 from tests.unit.stores import PATTERN, add_image, everything, with_data_file
@@ -108,7 +110,7 @@ async def test_an_image_of_the_users_own_catalogue_is_verified_by_its_checksum_f
 @pytest.mark.parametrize(
     ("sums", "words"),
     [
-        (f"{'0' * 64}  web.qcow2\n", "sha256 checksum of .* is wrong"),
+        (f"{'0' * 64}  web.qcow2\n", "wrong sha256 checksum of http"),
         (f"{'0' * 64}  other.qcow2\n", "no sha256 or sha512 checksum of web.qcow2"),
         ("", "no sha256 or sha512 checksum of web.qcow2"),
         (None, "404"),
@@ -138,8 +140,12 @@ async def test_what_is_there_is_not_pulled_again(
     right = Checksum("sha256", digest(disk.read_bytes()))
     assert await pull(url, expected=right) == first
     assert len(server.requests) == asked
-    with pytest.raises(ImageError, match="the image web is there, but with another"):
-        await pull(url, expected=Checksum("sha256", "0" * 64))
+    for algorithm, digits in (("sha256", 64), ("sha512", 128)):
+        wrong = Checksum(algorithm, "0" * digits)  # type: ignore[arg-type]
+        with pytest.raises(ImageError, match=f"web is there, but its {algorithm}"):
+            await pull(url, expected=wrong)
+    strong = hashlib.sha512(disk.read_bytes()).hexdigest()
+    assert await pull(url, expected=Checksum("sha512", strong)) == first
 
 
 async def test_two_at_once_download_once(server: HostileServer, disk: Path) -> None:
@@ -156,6 +162,46 @@ async def test_two_at_once_download_once(server: HostileServer, disk: Path) -> N
     one, other = await asyncio.gather(pull(url), pull(url, note=note))
     assert one == other
     assert len(server.requests) == 1
+
+
+async def test_one_that_waited_for_another_has_its_own_checksum_checked(
+    server: HostileServer, disk: Path
+) -> None:
+    url = serve(server, disk)
+    go_on = asyncio.Event()
+    server.answer(Answer(body=disk.read_bytes(), gate=go_on), path="/web.qcow2")
+    first = asyncio.create_task(pull(url))
+    while not server.requests:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    wrong = Checksum("sha256", "0" * 64)
+    second = asyncio.create_task(
+        pull(url, expected=wrong, note=lambda _text: go_on.set())
+    )
+    image = await first
+    with pytest.raises(ImageError) as caught:
+        await second
+    assert f"expected {wrong.digest}, got {image.manifest.sha256}" in str(caught.value)
+    assert store.names() == ["web"]
+    assert len(server.requests) == 1
+
+
+async def test_a_password_reaches_the_server_and_nothing_else(
+    server: HostileServer, disk: Path, folder: Path
+) -> None:
+    plain = serve(server, disk)
+    notes: list[str] = []
+    url = plain.replace("http://", "http://me:secret@")
+    image = await pull(url, note=notes.append)
+    assert "authorization" in server.requests[0]
+    assert image.manifest.source == plain
+    assert "secret" not in (image.folder / "image.yaml").read_text()
+    assert notes
+    assert "secret" not in str(notes)
+    assert await pull(url) == image
+    odd = serve(server, raw(folder / "x", b"odd"), "odd")
+    with pytest.raises(ImageError, match="not a disk image") as caught:
+        await pull(odd.replace("http://", "http://me:secret@"))
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("name", ["web", "tiny"])
@@ -187,6 +233,32 @@ async def test_what_is_no_image_of_one_file_is_refused(
     for what in ("mine", url):
         with pytest.raises(ImageError):
             await pull(what)
+        assert everything(downloads()) == []
+    assert nothing_came()
+
+
+async def test_that_nothing_could_be_verified_is_told_of_what_came_only(
+    server: HostileServer, folder: Path
+) -> None:
+    notes: list[str] = []
+    with pytest.raises(ImageError):
+        await pull(serve(server, raw(folder / "x", b"html")), note=notes.append)
+    server.answer(Answer(status=404), path="/web.qcow2")
+    with pytest.raises(ImageError, match="404"):
+        await pull(f"http://127.0.0.1:{server.port}/web.qcow2", note=notes.append)
+    assert notes == []
+
+
+@pytest.mark.parametrize("end", [100, 4096, 300_000, 700_000])
+async def test_a_truncated_image_is_refused_and_not_kept(
+    server: HostileServer, folder: Path, end: int
+) -> None:
+    whole = qcow2(folder / "whole", os.urandom(MIB)).read_bytes()
+    url = serve(server, raw(folder / "cut", whole[:end]))
+    with pytest.raises(ImageError, match=rf"ends before .*: {url}") as caught:
+        await pull(url)
+    assert str(downloads()) not in f"{caught.value} {caught.value.hint}"
+    assert everything(downloads()) == []
     assert nothing_came()
 
 

@@ -29,7 +29,8 @@ from qemuctl.spec import CloudInit, Disk, Nic, Spec
 from qemuctl.vm import definitions
 from qemuctl.vm.archive import export, import_
 from qemuctl.vm.clone import clone
-from qemuctl.vm.disks import make_disks
+from qemuctl.vm.disks import make_disks, make_seed
+from qemuctl.vm.resolve import image_of
 from qemuctl.vm.users import needing
 from tests.unit.disk_images import MIB, content, digest, qcow2, raw, write
 from tests.unit.stores import PATTERN, add_image, add_vm, everything, leading_elsewhere
@@ -232,6 +233,27 @@ async def test_a_clone_has_a_seed_and_an_identity_of_its_own() -> None:
     new = paths_of("new")
     assert new.seed.exists()
     assert new.instance.read_text() != web.instance.read_text()
+
+
+async def test_a_clone_is_another_instance_also_where_the_user_named_one(
+    tmp_path: Path,
+) -> None:
+    meta = tmp_path / "meta-data"
+    meta.write_text("instance-id: mine\nlocal-hostname: here\n")
+    add_image("base", cloud_init=True)
+    web = add_vm("web", image="base", cloud_init=CloudInit(meta_data=str(meta)))
+    assert b"instance-id: mine" in web.seed.read_bytes()
+    await clone("web", "new")
+    new = paths_of("new")
+    for again in (False, True):
+        if again:  # its next start makes the seed anew after a change
+            os.utime(new.spec)
+            spec = definitions.load("new")
+            make_seed(spec, new, image_of(spec))
+        content = new.seed.read_bytes()
+        assert b"mine" not in content
+        assert b"local-hostname: here" in content
+        assert new.instance.read_text().split()[0].encode() in content
 
 
 async def test_what_was_installed_is_not_installed_again_in_a_clone() -> None:

@@ -126,7 +126,7 @@ async def test_an_empty_file_is_a_file(server: HostileServer, folder: Path) -> N
 
 async def test_sha512_is_checked_too(server: HostileServer, folder: Path) -> None:
     assert await fetched(server.url, folder, expected=Checksum("sha512", SHA512))
-    with pytest.raises(ImageError, match="the sha512 checksum"):
+    with pytest.raises(ImageError, match="wrong sha512 checksum"):
         await fetched(server.url, folder, expected=Checksum("sha512", "0" * 128))
 
 
@@ -259,6 +259,49 @@ async def test_a_stall_is_a_break(
     assert await fetched(server.url, folder, told, expected=RIGHT) == BODY
     assert told.notes[0].startswith("nothing came for 0.1 s")
     assert server.ranges == [None, f"bytes={MIB}-"]
+
+
+async def test_progress_moves_with_what_comes_however_fast(
+    server: HostileServer, folder: Path
+) -> None:
+    gate = asyncio.Event()
+    server.answer(Answer(gate=gate))
+    told = Told()
+    task = asyncio.create_task(fetched(server.url, folder, told, expected=RIGHT))
+    await soon(lambda: told.steps and told.steps[-1] == (2 * MIB, 4 * MIB))
+    gate.set()
+    assert await task == BODY
+    assert told.steps[-1] == (4 * MIB, 4 * MIB)
+
+
+@pytest.mark.parametrize("piece", [1000, 70_000])
+async def test_progress_moves_with_each_small_piece(
+    server: HostileServer, folder: Path, piece: int
+) -> None:
+    server.answer(Answer(stall=piece))
+    told = Told()
+    task = asyncio.create_task(fetched(server.url, folder, told))
+    await soon(lambda: told.steps and told.steps[-1] == (piece, 4 * MIB))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("answer", [Answer(stall=MIB), Answer(mute=True)])
+async def test_a_silent_server_is_told_of_once(
+    server: HostileServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Answer,
+) -> None:
+    monkeypatch.setattr(fetch, "SILENT_AFTER", 0.2)
+    monkeypatch.setattr(fetch, "STALL_TIMEOUT", 1.0)
+    server.answer(answer, Answer())
+    told = Told()
+    assert await fetched(server.url, folder, told, expected=RIGHT) == BODY
+    assert told.notes[0] == "nothing has come for 0.2 s; waiting for the server"
+    assert "nothing came for 1 s" in told.notes[1]
+    assert len(told.notes) == 2
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -402,6 +445,7 @@ def test_a_redirect_never_leads_from_https_to_http() -> None:
         ("/a/file", "not an http or https URL: /a/file"),
         ("http://[::1", "not a URL"),
         ("http://me:secret@127.0.0.1:1/x", "refuses the connection: http://127.0"),
+        ("http://me:sec/ret@127.0.0.1:1/x", "not a URL: http://127.0.0.1:1/x"),
     ],
 )
 async def test_where_nothing_can_come_from_is_told_at_once(
@@ -599,6 +643,21 @@ async def test_a_password_in_the_url_is_neither_stored_nor_told(
     with pytest.raises(ImageError) as caught:
         await fetched(url, folder)
     assert "secret" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://me@h/a@b?c@d", "https://h/a@b?c@d"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+        ("http://h:80/a@b", "http://h:80/a@b"),
+        ("http://me:p:w@h:80/a", "http://h:80/a"),
+        ("http://me:a/2@h/a", "http://h/a"),
+        ("/a:b/c@d", "/a:b/c@d"),
+    ],
+)
+def test_a_url_is_shown_without_its_user(url: str, words: str) -> None:
+    assert fetch.shown(url) == words
 
 
 async def test_nothing_is_written_through_a_link(

@@ -12,8 +12,9 @@ import pytest
 
 from qemuctl.errors import ImageError, SpecError, UsageError
 from qemuctl.image import qemu_img, store
-from qemuctl.image.acquire import import_file, verify
+from qemuctl.image.acquire import import_file
 from qemuctl.image.manifest import FILE
+from qemuctl.image.verify import verify
 from qemuctl.paths import images_dir
 from qemuctl.thread import Tick, in_thread
 from tests.unit.disk_images import MIB, ODD, content, digest, overlay, qcow2, raw

@@ -68,8 +68,13 @@ def test_an_image_that_is_a_file_brings_disk0_too(
         assert base is not None
         assert (base.path, base.format) == (path, kind)
         assert names(whole(spec, paths))[0] == "disk0.qcow2"
-    nameless = Spec(name="x", image="./disk.img")
-    with pytest.raises(SpecError, match=r"image: the format of './disk.img'") as caught:
+    nameless = Spec(name="x", image=str(tmp_path / "disk.img"))
+    with pytest.raises(ImageError, match="does not exist"):
+        placed(nameless, paths, None)
+    (tmp_path / "disk.img").touch()
+    with pytest.raises(
+        SpecError, match=r"image: the format of '.*/disk.img'"
+    ) as caught:
         placed(nameless, paths, None)
     assert "qemuctl image import" in (caught.value.hint or "")
 
