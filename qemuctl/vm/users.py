@@ -113,7 +113,8 @@ def needing(where: Path) -> list[str]:
         try:
             files = itertools.chain(files, _named(load_spec(paths.spec)))
         except QemuctlError:
-            named = inside.name in paths.spec.read_text(errors="replace")
+            with contextlib.suppress(FileNotFoundError):  # removed in this moment
+                named = inside.name in paths.spec.read_text(errors="replace")
         if any(file.resolve().is_relative_to(inside) for file in files):
             found.append(name)
         elif named:

@@ -115,6 +115,15 @@ def test_who_cannot_be_read_keeps_what_it_may_need(tmp_path: Path) -> None:
         definitions.remove("base")
 
 
+def test_a_folder_without_a_spec_needs_nothing_but_its_disks() -> None:
+    image = add_image("base")
+    paths = add_vm("web", image="base")
+    paths.spec.unlink()
+    assert needing(image.folder) == ["web"]
+    paths.disk(0, "qcow2").unlink()
+    assert needing(image.folder) == []
+
+
 def test_a_missing_layer_hides_none_above_it(tmp_path: Path) -> None:
     disk = add_image("base").disk
     assert disk is not None
