@@ -12,6 +12,7 @@
     ├ StateError(action, state, reason)        not possible in this state
     │ ├ NotFound(name)                         no such VM
     │ └ NameInUse(name)                        there is one already
+    ├ HotplugError(outcome)                    refused 1, pending 3
     ├ UnexpectedExit(status, log_tail)         QEMU ended while it was needed
     ├ WaitTimeout(stage, console_tail)         names what it waited for
     ├ AgentError                               the guest agent's channel
@@ -159,6 +160,16 @@ class NameInUse(StateError):
         self.message = f"a VM of this name exists already: {name}"
         self.hint = f"choose another name, or remove it with: qemuctl rm {name}"
         self.path = path
+
+
+class HotplugError(QemuctlError):
+    """A change of a running VM did not come about; ``outcome`` is ``refused`` by the
+    guest or by QEMU, or ``pending``: the guest may still do it."""
+
+    def __init__(self, message: str, outcome: str, *, hint: str | None = None) -> None:
+        self.outcome = outcome
+        self.exit_status = 3 if outcome == "pending" else 1
+        super().__init__(message, hint=hint)
 
 
 class UnexpectedExit(QemuctlError):

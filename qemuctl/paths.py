@@ -232,6 +232,26 @@ class VmPaths:
         return self.state / "made"
 
     @property
+    def journal(self) -> Path:
+        """Devices on their way in or out of the VM that runs."""
+        return self.state / "journal.json"
+
+    @property
+    def started(self) -> Path:
+        """The spec that the VM was started with, as it was written then."""
+        return self.state / "started.yaml"
+
+    @property
+    def ballooned(self) -> Path:
+        """How much the balloon was last asked to hold, in bytes: QEMU does not tell."""
+        return self.state / "ballooned"
+
+    @property
+    def changing(self) -> Path:
+        """The lock of whoever plugs things in or out."""
+        return self.state / "changing.lock"
+
+    @property
     def busy(self) -> Path:
         """There while a command works on the VM, which is off, under its lock."""
         return self.state / "busy"
@@ -273,8 +293,12 @@ class VmPaths:
         return self.run / "spice.sock"
 
     def disk(self, index: int, suffix: str) -> Path:
-        """The file of the disk that the spec lists as number ``index``."""
-        return self.disks / f"disk{index}.{suffix}"
+        """The file of the disk that is number ``index`` and has no id of its own."""
+        return self.disk_file(f"disk{index}", suffix)
+
+    def disk_file(self, id: str, suffix: str) -> Path:
+        """The file of a disk that qemuctl makes, by the disk's id."""
+        return self.disks / f"{id}.{suffix}"
 
     def check_sockets(self) -> None:
         """Raises HostError when a socket's path would not fit (unix(7))."""

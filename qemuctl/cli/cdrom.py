@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qemuctl.cli.app import Name, group
 from qemuctl.cli.output import note
 from qemuctl.cli.running import run_async
+from qemuctl.cli.scope import Both, Config, Live, scope
 from qemuctl.errors import StateError
+
+if TYPE_CHECKING:
+    from qemuctl.vm.configured import Scope
 
 cdrom = group("cdrom", "The medium in a VM's CD-ROM drive, now and at its next start.")
 
@@ -24,47 +28,58 @@ def insert(
     name: Name,
     iso: Annotated[Path, typer.Argument(metavar="ISO", help="a CD image")],
     force: Force = False,
+    live: Live = False,
+    config: Config = False,
+    both: Both = False,
 ) -> None:
     """Put a CD image into the drive, in the place of what is in it."""
     from qemuctl.image.iso import check_iso
 
     check_iso(iso)
-    now = run_async(_live(name, iso, force))
-    _configure(name, str(iso.absolute()))
-    note(f"inserted {iso}" + ("" if now else f"; {name} is off, its next start has it"))
+    where = _change(name, iso, scope(live, config, both), force=force)
+    note(f"inserted {iso}{where}")
 
 
 @cdrom.command(epilog="Example:  qemuctl cdrom eject web")
-def eject(name: Name, force: Force = False) -> None:
+def eject(
+    name: Name,
+    force: Force = False,
+    live: Live = False,
+    config: Config = False,
+    both: Both = False,
+) -> None:
     """Take the medium out of the drive; the drive stays."""
     from qemuctl.vm.definitions import load
 
     if load(name).cdrom is None:
         raise StateError(f"eject the medium of {name}", "", "it has no CD-ROM drive")
-    now = run_async(_live(name, None, force))
-    _configure(name, "")
-    note(f"the drive of {name} is empty" + ("" if now else ", from its next start"))
+    where = _change(name, None, scope(live, config, both), force=force)
+    note(f"the drive of {name} is empty{where}")
 
 
-async def _live(name: str, iso: Path | None, force: bool) -> bool:
-    """Changes the medium of a VM that is on; tells whether it is."""
-    from qemuctl.process import held
+def _change(name: str, iso: Path | None, wanted: Scope | None, *, force: bool) -> str:
+    """Changes the medium, now before at the next start; gives words that say
+    where else it did not."""
+    from qemuctl.vm.configured import scope_of
+    from qemuctl.vm.definitions import set_cdrom
+
+    where = scope_of(name, wanted)
+    if where.live:
+        run_async(_live(name, iso, force=force))
+    if where.config:
+        set_cdrom(name, str(iso.absolute()) if iso is not None else "")
+    if where.live and where.config:
+        return ""
+    return " (until it stops)" if where.live else " (from its next start)"
+
+
+async def _live(name: str, iso: Path | None, *, force: bool) -> None:
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import find
     from qemuctl.vm.states import Action, require
 
-    if not held(find(name).lock):
-        return False
     async with await attach(name, Action.MEDIUM) as vm:
         require(Action.MEDIUM, await vm.state(), name)
         if iso is None:
             await vm.cdrom.eject(force=force)
         else:
             await vm.cdrom.insert(iso, force=force)
-    return True
-
-
-def _configure(name: str, medium: str) -> None:
-    from qemuctl.vm.definitions import set_cdrom
-
-    set_cdrom(name, medium)

@@ -53,7 +53,7 @@ def print_listing(
 def _row(entry: Entry, *, ended: bool) -> list[object]:
     row: list[object] = [
         entry.name,
-        entry.state,
+        f"{entry.state} ({entry.problem})" if entry.problem else entry.state,
         entry.cpus,
         format_size(entry.memory) if entry.memory else None,
         entry.image,

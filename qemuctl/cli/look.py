@@ -14,7 +14,10 @@ from qemuctl.cli.running import run_async
 from qemuctl.units import format_age, format_size
 
 if TYPE_CHECKING:
+    from qemuctl.paths import VmPaths
     from qemuctl.spec import Spec
+    from qemuctl.vm.record import Record
+    from qemuctl.vm.states import State
 
 
 @command("ls", example="qemuctl ls -a")
@@ -33,11 +36,18 @@ def list_vms(
 
 @command("info", example="qemuctl info web --json")
 def info(name: Name, json: Json = False) -> None:
-    """Show one VM: state, process, accelerator, ports, files, how it ended."""
+    """Show one VM: state, process, accelerator, ports, files, how it ended.
+
+    What its guest's agent tells comes last; one that does not answer within
+    a second is not waited for.
+    """
+    from qemuctl.cli.inside import guest_fields
+
     facts = run_async(_facts(name))
     if json:
         print_json(facts)
         return
+    guest = guest_fields(facts.pop("guest", None))
     shown = {
         **facts,
         "memory": format_size(facts["memory"]),
@@ -46,22 +56,32 @@ def info(name: Name, json: Json = False) -> None:
         "forwards": "\n".join(facts.get("forwards") or ()),
         "disks": "\n".join(facts["disks"]),
     }
+    differs = shown.pop("differences", None) or {}
+    shown["differs"] = "\n".join(
+        f"{key}: {pair['now']} now, {pair['configured']} configured"
+        for key, pair in differs.items()
+    )
     # The reason begins with the accelerator's name.
     shown["accel"] = shown.pop("accel_reason", None)
+    shown["free ports"] = shown.pop("free_ports", None)
     shown.pop("uptime", None)
-    print_fields(shown)
+    print_fields(shown | guest)
 
 
 async def _facts(name: str) -> dict[str, Any]:
     import time
 
+    from qemuctl.cli.differences import shown_differences
+    from qemuctl.cli.inside import guest_facts
     from qemuctl.process import held
     from qemuctl.vm.definitions import find, load
+    from qemuctl.vm.listing import problem_of
     from qemuctl.vm.outcome import outcome
+    from qemuctl.vm.reach import state_of
     from qemuctl.vm.record import Record
-    from qemuctl.vm.vm import state_of
 
     paths = find(name)
+    started = time.monotonic()
     spec = load(name)
     state = await state_of(paths)
     record = Record.read(paths.record) if held(paths.lock) else None
@@ -78,6 +98,10 @@ async def _facts(name: str) -> dict[str, Any]:
             "forwards": record.forwards,
             "owner": f"process {record.owner.pid}" if record.owner else None,
             "sockets": str(paths.run),
+            "free_ports": await _free_ports(paths, record, state),
+            "problem": problem_of(paths, state),
+            "differences": await shown_differences(paths),
+            "guest": await guest_facts(paths, state, time.monotonic() - started),
         }
     else:
         ended = outcome(paths)
@@ -88,6 +112,23 @@ async def _facts(name: str) -> dict[str, Any]:
         "spec": str(paths.spec),
     }
     return facts
+
+
+async def _free_ports(paths: VmPaths, record: Record, state: State) -> int | None:
+    """How many devices can be plugged in now; None when QEMU does not say."""
+    import asyncio
+
+    from qemuctl.errors import QmpError, StateError, WaitTimeout
+    from qemuctl.vm.states import State
+    from qemuctl.vm.vm import Vm
+
+    if state in (State.STARTING, State.STOPPING, State.UNRESPONSIVE):
+        return None
+    try:
+        async with asyncio.timeout(1.0), Vm(paths, record) as vm:
+            return len(await vm.live.free())
+    except (QmpError, StateError, WaitTimeout, TimeoutError):
+        return None
 
 
 def _resident(pid: int) -> int | None:

@@ -9,7 +9,7 @@ from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.options import BootOption
 from qemuctl.cmdline.storage import CDROM
-from qemuctl.spec.model import Spec
+from qemuctl.spec.model import Spec, disk_ids, nic_ids
 
 DEFAULT_CMDLINE = "console=ttyS0"
 # An empty disk is passed over until something is installed on it.
@@ -42,8 +42,8 @@ def boot_indexes(spec: Spec) -> dict[str, int]:
     if spec.boot.kernel is not None:
         return {}
     indexes = {
-        f"disk{number}": disk.boot_index
-        for number, disk in enumerate(spec.disks)
+        id_: disk.boot_index
+        for id_, disk in zip(disk_ids(spec.disks), spec.disks, strict=True)
         if disk.boot_index is not None
     }
     following = max(indexes.values(), default=-1) + 1
@@ -57,7 +57,8 @@ def boot_indexes(spec: Spec) -> dict[str, int]:
 
 def _of_kind(spec: Spec, kind: str) -> list[str]:
     if kind == "disk":
-        return [f"disk{index}" for index in range(len(spec.disks))]
+        return disk_ids(spec.disks)
     if kind == "cdrom":
         return [CDROM] if spec.cdrom is not None else []
-    return [f"nic{index}" for index, nic in enumerate(spec.nics) if nic.type != "none"]
+    cards = zip(nic_ids(spec.nics), spec.nics, strict=True)
+    return [id_ for id_, nic in cards if nic.type != "none"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qemuctl.cmdline import channels
 from qemuctl.cmdline.boot import boot, boot_indexes
 from qemuctl.cmdline.compute import compute
-from qemuctl.cmdline.devices import Device, VirtioRng
+from qemuctl.cmdline.devices import Device, VirtioBalloon, VirtioRng
 from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.layout import Layout
 from qemuctl.cmdline.machine import Element, Machine
@@ -39,7 +39,7 @@ def build(spec: Spec, paths: VmPaths, host: Host) -> Machine:
 
 
 def _content(spec: Spec, paths: VmPaths, host: Host) -> Iterator[Element]:
-    layout = Layout(spec.chipset)
+    layout = Layout(spec.chipset, spec.hotplug_ports)
     indexes = boot_indexes(spec)
     # Cards before disks: a new disk must not move a card, whose name in the
     # guest comes from its place. Both take ports, which must come before them.
@@ -99,4 +99,10 @@ def _balloon(spec: Spec, host: Host, layout: Layout) -> Iterator[Element]:
     driver = layout.virtio("balloon")
     host.binary.require_device(driver, "balloon")
     place = layout.fixed("balloon")
-    yield Device(driver=driver, id="balloon", bus=place.bus, addr=place.addr)
+    yield VirtioBalloon(
+        driver=driver,
+        id="balloon",
+        bus=place.bus,
+        addr=place.addr,
+        free_page_reporting=True,
+    )

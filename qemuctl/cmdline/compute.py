@@ -10,9 +10,13 @@ from qemuctl.cmdline.options import AccelOption, MachineOption, MemoryOption, Sm
 from qemuctl.errors import SpecError
 from qemuctl.host import Host, MachineType
 from qemuctl.spec.model import Spec
-from qemuctl.units import MIB
+from qemuctl.units import GIB, MIB
 
 MEMORY_SLOTS = 8
+# The unit in which Linux takes memory in on x86; more for a guest with very much.
+MEMORY_BLOCK = 128 * MIB
+_LARGE_BLOCK = 2 * GIB
+_LARGE_GUEST = 64 * GIB
 # MiB. QEMU's own default is an eighth of the host's memory, up to 1 GiB, and a
 # long-lived guest fills it. A quarter holds a booted Linux and its programs.
 TRANSLATION_CACHE = 256
@@ -102,6 +106,19 @@ def _memory(spec: Spec) -> MemoryOption:
             key="memory.max",
             hint="use machine: q35, or leave out memory.max",
         )
+    # Room for virtio-mem, and for as many DIMMs: a guest may turn out not to have
+    # a driver for the former, which QEMU does not take out again.
+    room = memory.max - memory.size
+    maxmem = memory.size + virtio_mem_room(room, memory.max) + room
     return MemoryOption(
-        size=size, slots=memory.slots or MEMORY_SLOTS, maxmem=f"{memory.max // MIB}M"
+        size=size,
+        slots=memory.slots or MEMORY_SLOTS,
+        maxmem=f"{maxmem // MIB}M",
     )
+
+
+def virtio_mem_room(room: int, most: int) -> int:
+    """The size of a virtio-mem device that gives a guest of ``most`` bytes up to
+    ``room`` bytes: guests use whole memory blocks of it."""
+    block = _LARGE_BLOCK if most >= _LARGE_GUEST else MEMORY_BLOCK
+    return -(-room // block) * block

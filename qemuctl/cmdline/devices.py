@@ -45,6 +45,8 @@ class BlockDevice(Device):
     bootindex: int | None = None
     serial: str | None = None
     write_cache: str | None = None
+    werror: str | None = None
+    rerror: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +93,28 @@ class VirtioRng(Device):
     """Random numbers for the guest, from the object ``rng``."""
 
     rng: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtioBalloon(Device):
+    """The balloon; by ``free_page_reporting`` the host gets back what the guest
+    has freed."""
+
+    free_page_reporting: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtioMemPci(Device):
+    """Memory that grows and shrinks: ``requested_size`` bytes of ``memdev``."""
+
+    driver: str = "virtio-mem-pci"
+    memdev: str
+    requested_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcDimm(Device):
+    """A memory module, plugged in and out as a whole."""
+
+    driver: str = "pc-dimm"
+    memdev: str

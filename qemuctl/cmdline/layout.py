@@ -16,6 +16,7 @@ at boot.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,8 +56,9 @@ class Place:
 class Layout:
     """Gives out places on one machine, in the order they are asked for."""
 
-    def __init__(self, chipset: Chipset) -> None:
+    def __init__(self, chipset: Chipset, free: int = HOTPLUG_PORTS) -> None:
         self.chipset = chipset
+        self._free = free
         self._plugged = 0
 
     def virtio(self, kind: str) -> str:
@@ -83,7 +85,7 @@ class Layout:
             if index >= _PC_SLOTS:
                 raise _full(key, _PC_SLOTS, "pc")
             return Place(bus="pci.0", addr=f"{_FIRST_SLOT + index:#x}")
-        most = _PORT_SLOTS * _FUNCTIONS - HOTPLUG_PORTS
+        most = _PORT_SLOTS * _FUNCTIONS - self._free
         if index >= most:
             raise _full(key, most, "q35")
         return Place(bus=f"port{index}", addr="0x0")
@@ -92,7 +94,24 @@ class Layout:
         """The root ports of all devices plugged so far, and the free ones."""
         if self.chipset != "q35":
             return ()
-        return tuple(_port(index) for index in range(self._plugged + HOTPLUG_PORTS))
+        return tuple(_port(index) for index in range(self._plugged + self._free))
+
+
+def free_places(
+    machine: str, ports: Sequence[str], buses: Collection[str], slots: Collection[str]
+) -> list[Place]:
+    """Where something can be plugged in on a running machine.
+
+    ``ports`` are its root ports, ``buses`` those that hold a device, ``slots`` the
+    ``addr`` of each device on pc's root bus, as QEMU gives it (a devfn).
+    """
+    if "q35" in machine:
+        return [Place(bus=port, addr="0x0") for port in ports if port not in buses]
+    if "i440fx" in machine:
+        taken = {int(devfn) // _FUNCTIONS for devfn in slots}
+        every = range(_FIRST_SLOT, _FIRST_SLOT + _PC_SLOTS)
+        return [Place(bus="pci.0", addr=f"{n:#x}") for n in every if n not in taken]
+    return []
 
 
 def _port(index: int) -> PcieRootPort:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from qemuctl.cmdline.devices import Nic
-from qemuctl.cmdline.layout import Layout
+from qemuctl.cmdline.layout import Layout, Place
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.netdev import (
     Netdev,
@@ -20,7 +20,7 @@ from qemuctl.cmdline.netdev import (
 from qemuctl.errors import SpecError
 from qemuctl.host import Host
 from qemuctl.spec import model
-from qemuctl.spec.model import Spec
+from qemuctl.spec.model import Spec, nic_ids
 
 
 def default_mac(name: str, index: int) -> str:
@@ -62,40 +62,52 @@ def network(
     Raises SpecError for a card that the machine cannot take, HostError for a
     card or back end that the binary does not have.
     """
-    for index, nic in enumerate(spec.nics):
+    for index, (id_, nic) in enumerate(zip(nic_ids(spec.nics), spec.nics, strict=True)):
         if nic.type == "none":
             continue
-        id_ = f"net{index}"
-        backend = netdev(id_, nic)
+        backend = netdev(backend_of(id_), nic)
         host.binary.require_netdev(backend.type, f"nics[{index}].type")
         yield backend
-        yield card(index, nic, name, host, layout, boot.get(f"nic{index}"))
+        place = layout.plug(f"nics[{index}].model")
+        mac = nic.mac or default_mac(name, index)
+        yield card(id_, nic, mac, host, layout, place, boot.get(id_), index=index)
+
+
+def backend_of(id_: str) -> str:
+    """The back end's id of a card: ``net0`` of ``nic0``."""
+    return id_.replace("nic", "net", 1) if id_.startswith("nic") else f"net-{id_}"
 
 
 def card(
-    index: int,
+    id_: str,
     nic: model.Nic,
-    name: str,
+    mac: str,
     host: Host,
     layout: Layout,
-    bootindex: int | None,
+    place: Place,
+    bootindex: int | None = None,
+    *,
+    index: int = 0,
 ) -> Nic:
-    """The front end of card number ``index`` on back end ``netN``."""
+    """The front end of a card at a place; ``index`` is its own in the spec.
+
+    Raises SpecError for one that the machine cannot take, HostError for one
+    that the binary does not have.
+    """
     key = f"nics[{index}].model"
     if layout.chipset == "microvm" and not nic.model.startswith("virtio"):
         raise SpecError("microvm has no PCI bus: use model: virtio", key=key)
     driver = layout.virtio("net") if nic.model == "virtio" else nic.model
     host.binary.require_device(driver, key)
-    place = layout.plug(key)
     # Loading a network boot ROM that nobody asked for costs time at boot.
     has_rom = layout.chipset != "microvm"
     return Nic(
         driver=driver,
-        id=f"nic{index}",
+        id=id_,
         bus=place.bus,
         addr=place.addr,
-        netdev=f"net{index}",
-        mac=nic.mac or default_mac(name, index),
+        netdev=backend_of(id_),
+        mac=mac,
         bootindex=bootindex,
         romfile="" if has_rom and bootindex is None else None,
     )

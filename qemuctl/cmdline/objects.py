@@ -22,3 +22,13 @@ class RngBuiltin(Object):
     """QEMU's own random number generator; it needs no file of the host."""
 
     qom_type: str = "rng-builtin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBackendRam(Object):
+    """Host memory behind a memory device, ``size`` in bytes; taken when it is used."""
+
+    qom_type: str = "memory-backend-ram"
+    size: int
+    # Else the host would count all of what virtio-mem may ever grow to.
+    reserve: bool = False

@@ -102,19 +102,26 @@ class Mon(KeyvalOption):
 
 @dataclass(frozen=True, kw_only=True)
 class Vnc(KeyvalOption):
-    """A VNC server: ``unix:PATH`` or ``HOST:DISPLAY``."""
+    """A VNC server: ``unix:PATH`` or ``HOST:DISPLAY``.
+
+    With ``password`` nobody gets in until one is set over QMP.
+    """
 
     OPTION: ClassVar = "-vnc"
     HEAD: ClassVar = "address"
     address: str
+    password: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spice(KeyvalOption):
-    """A SPICE server: on a unix socket at ``addr``, or at ``addr`` and ``port``."""
+    """A SPICE server: on a unix socket at ``addr``, or at ``addr`` and ``port``.
+
+    Unless ``disable_ticketing``, nobody gets in until a password is set over QMP.
+    """
 
     OPTION: ClassVar = "-spice"
     unix: bool | None = None
     addr: str
     port: int | None = None
-    disable_ticketing: bool = True
+    disable_ticketing: bool | None = None

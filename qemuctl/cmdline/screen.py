@@ -32,7 +32,9 @@ def screen(spec: Spec, paths: VmPaths, host: Host, layout: Layout) -> Iterator[E
         raise SpecError("microvm has no screen", key="display", hint="use machine: q35")
     if spec.display.type == "vnc":
         host.binary.require_option("vnc", "display.type")
-        yield Vnc(address=_vnc_address(spec, paths))
+        # Without it at the start, no password can be set later.
+        locked = spec.display.locked or None
+        yield Vnc(address=_vnc_address(spec, paths), password=locked)
     elif spec.display.type == "spice":
         host.binary.require_option(
             "spice",
@@ -57,10 +59,12 @@ def _vnc_address(spec: Spec, paths: VmPaths) -> str:
 
 
 def _spice(spec: Spec, paths: VmPaths) -> Spice:
+    anybody = None if spec.display.locked else True
     if spec.display.address is None:
-        return Spice(unix=True, addr=str(paths.spice_socket))
+        path = str(paths.spice_socket)
+        return Spice(unix=True, addr=path, disable_ticketing=anybody)
     address, port = split_address(spec.display.address)
-    return Spice(addr=address.strip("[]"), port=port)
+    return Spice(addr=address.strip("[]"), port=port, disable_ticketing=anybody)
 
 
 def _pointer(host: Host, layout: Layout) -> Iterator[Element]:

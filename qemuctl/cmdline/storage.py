@@ -19,7 +19,7 @@ from qemuctl.cmdline.machine import Element
 from qemuctl.errors import SpecError
 from qemuctl.host import Host
 from qemuctl.paths import VmPaths
-from qemuctl.spec.model import Disk, Spec
+from qemuctl.spec.model import Disk, Spec, disk_ids
 
 CDROM = "cdrom0"
 
@@ -37,9 +37,8 @@ _POSITIONS = {"sata": 6, "ide": 4}
 _SCSI_TARGETS = 256
 
 
-def disk_node(index: int, disk: Disk, path: Path) -> Iterator[Element]:
-    """The block nodes of one disk: ``diskN-file``, and ``diskN`` on top of it."""
-    name = f"disk{index}"
+def disk_node(name: str, disk: Disk, path: Path) -> Iterator[FileNode | FormatNode]:
+    """The block nodes of one disk: ``NAME-file``, and ``NAME`` on top of it."""
     cache = None
     if disk.cache is not None:
         _, direct, no_flush = _CACHE[disk.cache]
@@ -84,11 +83,13 @@ def storage(
         _only_virtio(spec)
     yield from _controllers(spec, host, layout)
     places = _Places(spec, layout)
-    for index, disk in enumerate(spec.disks):
-        path = Path(disk.path) if disk.path else paths.disk(index, disk.driver)
-        device = places.disk(index, disk, boot.get(f"disk{index}"))
+    for index, (id_, disk) in enumerate(
+        zip(disk_ids(spec.disks), spec.disks, strict=True)
+    ):
+        path = Path(disk.path) if disk.path else paths.disk_file(id_, disk.driver)
+        device = places.disk(index, id_, disk, boot.get(id_))
         host.binary.require_device(device.driver, f"disks[{index}].bus")
-        yield from disk_node(index, disk, path)
+        yield from disk_node(id_, disk, path)
         yield device
     if spec.cdrom is not None:
         yield from _cdrom(spec.cdrom, spec, host, boot.get(CDROM))
@@ -122,6 +123,24 @@ def _controllers(spec: Spec, host: Host, layout: Layout) -> Iterator[Element]:
         yield Device(driver="ich9-ahci", id="ahci0", bus=place.bus, addr=place.addr)
 
 
+def front_end(id_: str, disk: Disk) -> dict[str, Any]:
+    """What every front end of a disk has, wherever it is plugged in."""
+    write_cache = None
+    if disk.cache is not None:
+        write_cache = "on" if _CACHE[disk.cache][0] else "off"
+    return {
+        "id": id_,
+        "drive": id_,
+        # So the guest finds each one, whatever letters it gives them.
+        "serial": disk.serial or id_,
+        "write_cache": write_cache,
+        # A full or broken host disk stops the guest, which can then go on where
+        # it was, instead of handing it an error.
+        "werror": "stop",
+        "rerror": "stop",
+    }
+
+
 class _Places:
     """Gives each disk its front end, in the order of the spec."""
 
@@ -135,19 +154,11 @@ class _Places:
                 _CDROM_POSITION
             )
 
-    def disk(self, index: int, disk: Disk, bootindex: int | None) -> BlockDevice:
+    def disk(
+        self, index: int, id_: str, disk: Disk, bootindex: int | None
+    ) -> BlockDevice:
         key = f"disks[{index}].bus"
-        write_cache = None
-        if disk.cache is not None:
-            write_cache = "on" if _CACHE[disk.cache][0] else "off"
-        common: dict[str, Any] = {
-            "id": f"disk{index}",
-            "drive": f"disk{index}",
-            "bootindex": bootindex,
-            # So the guest finds each one, whatever letters it gives them.
-            "serial": disk.serial or f"disk{index}",
-            "write_cache": write_cache,
-        }
+        common = front_end(id_, disk) | {"bootindex": bootindex}
         if disk.bus == "virtio":
             place, driver = self._layout.plug(key), self._layout.virtio("blk")
             return VirtioBlk(driver=driver, bus=place.bus, addr=place.addr, **common)

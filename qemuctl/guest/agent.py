@@ -144,6 +144,12 @@ class Agent:
             self._writer.close()
         self._reader = self._writer = None
 
+    def let_go(self) -> None:
+        """Closes the connection now, and not after a while, unless a request is
+        under way: for those who ask again and again."""
+        if not self._lock.locked():
+            self.release()
+
     async def _open(self) -> None:
         if self._writer is not None:
             return

@@ -11,7 +11,7 @@ from qemuctl.image.chain import Layer, Untrusted, check_trusted
 from qemuctl.paths import images_dir, kept_dir, vms_dir
 
 # What `freeze` calls the files that linked clones share.
-_BASE = re.compile(r"disk\d+\.base\d+\.qcow2")
+_BASE = re.compile(r"[a-z][a-z0-9-]*\.base\d+\.qcow2")
 
 
 def is_base(path: Path) -> bool:

@@ -15,7 +15,18 @@ R = TypeVar("R")
 
 
 # Older than the rule that a name has dashes.
-_UNDERSCORED = {"tray_open"}
+_UNDERSCORED = {
+    "tray_open",
+    "rd_bytes",
+    "wr_bytes",
+    "rd_operations",
+    "wr_operations",
+    "flush_operations",
+    "bps_rd",
+    "bps_wr",
+    "iops_rd",
+    "iops_wr",
+}
 
 
 def wire_name(name: str) -> str:
@@ -88,11 +99,14 @@ class BalloonInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class VncInfo:
-    """query-vnc: whether the server runs, and where."""
+    """query-vnc: whether the server runs, and where: ``family`` is unix, ipv4 or
+    ipv6, ``service`` a path or port, ``auth`` is none for whoever comes."""
 
     enabled: bool
+    family: str | None = None
     host: str | None = None
     service: str | None = None
+    auth: str | None = None
 
 
 class QueryStatus(Command[StatusInfo]):
@@ -195,13 +209,15 @@ class BlockdevDel(Command[dict[str, Any]]):
 @dataclass(frozen=True, kw_only=True)
 class BlockInfo:
     """query-block: one drive; ``qdev`` is the device's id or path, ``inserted``
-    its medium, and ``locked`` tells that the guest holds on to it."""
+    its medium, ``locked`` tells that the guest holds on to it, and ``io_status``
+    is ``ok`` unless an error of it has stopped the VM."""
 
     device: str
     locked: bool
     qdev: str | None = None
     inserted: dict[str, Any] | None = None
     tray_open: bool | None = None
+    io_status: str | None = None
 
 
 class QueryBlock(Command[list[BlockInfo]]):

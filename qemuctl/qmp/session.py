@@ -141,11 +141,16 @@ class Session:
             await asyncio.shield(self._watch)
 
     async def execute(
-        self, command: Command[R], *, timeout: float | None = COMMAND_TIMEOUT
+        self,
+        command: Command[R],
+        *,
+        timeout: float | None = COMMAND_TIMEOUT,
+        private: bool = False,
     ) -> R:
-        """Sends a typed command; raises as `command` does."""
+        """Sends a typed command; as `command`, and raises as it does."""
+        name, arguments = command.NAME, command.arguments()
         return command.result(
-            await self.command(command.NAME, command.arguments(), timeout=timeout)
+            await self.command(name, arguments, timeout=timeout, private=private)
         )
 
     async def command(
@@ -154,16 +159,18 @@ class Session:
         arguments: dict[str, Any] | None = None,
         *,
         timeout: float | None = COMMAND_TIMEOUT,
+        private: bool = False,
     ) -> Any:
         """Sends any QMP command and gives its return value.
 
+        The arguments of a ``private`` one are not written down.
         Raises CommandError with QEMU's own class and words, WaitTimeout when
         no reply comes in ``timeout`` seconds (a later one is dropped, never
         taken for another's), and MonitorLost when the connection ends first:
         then nobody knows whether the command was carried out.
         """
         if self._recorder:
-            self._recorder.command(name, arguments)
+            self._recorder.command(name, "…" if private else arguments)
         started = time.monotonic()
         try:
             async with asyncio.timeout(timeout):

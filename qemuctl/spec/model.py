@@ -11,7 +11,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from qemuctl.spec.base import Model as Model
 from qemuctl.spec.cloud import CloudInit
@@ -22,6 +28,7 @@ from qemuctl.spec.scalars import (
     Whole,
     check_ipv4,
     check_mac,
+    is_loopback,
     split_address,
 )
 from qemuctl.spec.scalars import check_name as check_name
@@ -128,9 +135,34 @@ class Root(Model):
     mode: Literal["overlay", "full"] = "overlay"
 
 
+_ID = re.compile(r"[a-z][a-z0-9-]{0,19}")
+# Names of devices that a VM has anyway, and of what belongs to a disk or card.
+_RESERVED = re.compile(
+    r"(port|net|scsi|ahci|usb|cdrom|cpu|dimm|vmem|rng)[0-9]*"
+    r"|vga|vserial|agent|copy|balloon|tablet|pvpanic|cidata|.*-(file|throttle|mem)"
+)
+
+
+def _check_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise ValueError(
+            f"not an id: {value!r} (a letter, then up to 19 of a-z, 0-9 and -)"
+        )
+    if _RESERVED.fullmatch(value):
+        raise ValueError(f"the id is taken by a part of every VM: {value}")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_check_id)]
+"""What a device is called for as long as it is there."""
+
+
 class Disk(Model):
     """One disk: an existing file (`path`) or a new one of `size`."""
 
+    id: Id | None = Field(
+        None, description="its name, and its serial's default; default: diskN"
+    )
     path: Text | None = None
     size: Size | None = None
     format: Literal["qcow2", "raw"] | None = Field(
@@ -145,6 +177,8 @@ class Disk(Model):
     discard: Literal["unmap", "ignore"] = "unmap"
     serial: Text | None = Field(None, max_length=20)
     boot_index: Whole | None = Field(None, ge=0)
+    iops: Whole | None = Field(None, ge=1, description="at most so many a second")
+    bps: Size | None = Field(None, ge=512, description="at most so many bytes a second")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -175,6 +209,16 @@ class Disk(Model):
     def driver(self) -> Literal["qcow2", "raw"]:
         """The format in force: always named, never guessed from the content."""
         return self.format or self.by_suffix or "qcow2"
+
+
+def disk_ids(disks: Iterable[Disk]) -> list[str]:
+    """The ids of all disks of a VM, the image's included: their own, or diskN.
+
+    Raises ValueError where one has the id that is another's by its place.
+    """
+    ids = [disk.id or f"disk{index}" for index, disk in enumerate(disks)]
+    _check_unique("two disks have the same id", ids)
+    return ids
 
 
 class Forward(Model):
@@ -224,6 +268,7 @@ class Forward(Model):
 class Nic(Model):
     """One network card and what it is plugged into."""
 
+    id: Id | None = Field(None, description="its name; default: nicN")
     type: Literal["user", "none", "tap", "socket"] = "user"
     model: Text = Field(
         "virtio", description="virtio, e1000, e1000e, rtl8139, or a QEMU device name"
@@ -234,6 +279,7 @@ class Nic(Model):
     ifname: Text | None = Field(None, description="tap: an existing interface")
     listen: Text | None = Field(None, description="socket: unix path to listen on")
     connect: Text | None = Field(None, description="socket: unix path to connect to")
+    link: Literal["up", "down"] = Field("up", description="down: its cable is out")
 
     @field_validator("mac")
     @classmethod
@@ -253,6 +299,14 @@ class Nic(Model):
         return self
 
 
+def nic_ids(nics: Iterable[Nic]) -> list[str]:
+    """The ids of all cards of a VM: their own, or nicN. Raises ValueError as
+    `disk_ids` does."""
+    ids = [nic.id or f"nic{index}" for index, nic in enumerate(nics)]
+    _check_unique("two cards have the same id", ids)
+    return ids
+
+
 class Display(Model):
     """A screen, and how to reach it."""
 
@@ -263,9 +317,16 @@ class Display(Model):
     vga: Literal["std", "virtio", "qxl", "none"] | None = Field(
         None, description="default: std with vnc or spice, else none"
     )
+    password: bool | None = Field(
+        None,
+        description="closed until `qemuctl display NAME --vnc-password` sets one; "
+        "default: where other hosts can reach the address",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.password and self.type == "none":
+            raise ValueError("password needs type: vnc or spice")
         if self.address is None:
             return self
         _, port = split_address(self.address)
@@ -275,6 +336,13 @@ class Display(Model):
             # QEMU counts VNC displays, not ports, and display 0 is port 5900.
             raise ValueError(f"a VNC port is 5900 or above: {port}")
         return self
+
+    @property
+    def locked(self) -> bool:
+        """Whether a viewer must know a password."""
+        if self.password is not None or self.address is None:
+            return bool(self.password)
+        return not is_loopback(split_address(self.address)[0])
 
 
 def _short(field: str) -> BeforeValidator:
@@ -317,6 +385,9 @@ class Spec(Model):
     sandbox: bool = True
     on_panic: Literal["none", "pause", "shutdown", "exit-failure"] = "exit-failure"
     on_guest_reboot: Literal["reset", "shutdown"] = "reset"
+    hotplug_ports: Whole = Field(
+        4, ge=0, le=32, description="devices that can be plugged in while it runs (q35)"
+    )
     extra_args: tuple[Argument, ...] = ()
     qemu: Text | None = Field(None, description="path of another QEMU binary")
 
@@ -353,12 +424,14 @@ class Spec(Model):
         _check_unique(
             "two disks have the same boot_index", (d.boot_index for d in value)
         )
+        _check_unique("two disks have the same id", (disk.id for disk in value))
         return value
 
     @field_validator("nics")
     @classmethod
     def _nics(cls, value: tuple[Nic, ...]) -> tuple[Nic, ...]:
         _check_unique("two cards have the same mac", (nic.mac for nic in value))
+        _check_unique("two cards have the same id", (nic.id for nic in value))
         _check_unique(
             "two forwards have the same host port",
             (

@@ -146,7 +146,7 @@ def _refuse_part(part: str, flag: str) -> NoReturn:
 
 def _is_switch(model: type[Model], key: str) -> bool:
     field = model.model_fields.get(key)
-    return field is not None and field.annotation is bool
+    return field is not None and field.annotation in (bool, bool | None)
 
 
 def _switch(value: str) -> bool | str:

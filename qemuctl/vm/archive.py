@@ -57,7 +57,7 @@ from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import Action
 
 _LIST, _SPEC = "qemuctl.json", "vm.yaml"
-_DISK = re.compile(r"disks/disk[0-9]{1,3}\.qcow2")
+_DISK = re.compile(r"disks/[a-z][a-z0-9-]{0,19}\.qcow2")
 _FORMAT = 1
 _LARGEST_TEXT = 1024 * 1024
 _PART = 4 * 1024 * 1024

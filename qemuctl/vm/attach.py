@@ -6,9 +6,10 @@ from qemuctl.errors import StateError
 from qemuctl.process import held
 from qemuctl.qmp import eventlog
 from qemuctl.vm.definitions import find
+from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, require
-from qemuctl.vm.vm import Vm, state_of
+from qemuctl.vm.vm import Vm
 
 
 async def attach(name: str, action: Action = Action.QMP) -> Vm:

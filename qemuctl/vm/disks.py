@@ -25,6 +25,7 @@ from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Disk, Spec
 from qemuctl.thread import Tick, in_thread
 from qemuctl.units import format_size
+from qemuctl.vm.made import check_not_lost, made_names, remember
 from qemuctl.vm.resolve import SEED_SERIAL, Base, base_of, placed, seeded
 from qemuctl.vm.trust import check_chain
 
@@ -66,15 +67,15 @@ class DiskFile:
 def disk_files(spec: Spec, paths: VmPaths, image: Image | None) -> list[DiskFile]:
     """The disks of a VM, those that are not made yet included."""
     return [
-        _disk_file(index, disk, paths, trusted=spec.trust_backing)
-        for index, disk in enumerate(placed(spec, paths, image))
+        _disk_file(disk, paths, trusted=spec.trust_backing)
+        for disk in placed(spec, paths, image)
     ]
 
 
-def _disk_file(index: int, disk: Disk, paths: VmPaths, *, trusted: bool) -> DiskFile:
+def _disk_file(disk: Disk, paths: VmPaths, *, trusted: bool) -> DiskFile:
     path = Path(disk.path or "")
     own = path.parent == paths.disks
-    awaited = own and not path.exists() and path.name not in _made(paths)
+    awaited = own and not path.exists() and path.name not in made_names(paths)
     layers: list[Layer] = []
     problem = None
     try:
@@ -87,8 +88,8 @@ def _disk_file(index: int, disk: Disk, paths: VmPaths, *, trusted: bool) -> Disk
     except ImageError as error:
         problem = error.message
     return DiskFile(
-        target=f"disk{index}",
-        serial=disk.serial or f"disk{index}",
+        target=disk.id or "",
+        serial=disk.serial or disk.id or "",
         path=path,
         format=disk.driver,
         readonly=disk.readonly,
@@ -118,39 +119,17 @@ async def make_disks(
         if path.parent != paths.disks:
             continue
         if not path.exists():
-            _check_not_lost(path, paths)
+            check_not_lost(path, paths)
             if base is not None and index == 0:
                 await _make_root(path, base, spec, progress)
             elif size is not None:
                 await in_thread(partial(_make_empty, path, disk.driver, size))
-        _remember(path, paths)
+        remember(path, paths)
     await in_thread(lambda _: make_seed(spec, paths, image))
 
 
 def _make_empty(path: Path, format: Format, size: int, _: Tick) -> None:
     create_disk(path, format, size)
-
-
-def _made(paths: VmPaths) -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return paths.made.read_text().splitlines()
-    return []
-
-
-def _check_not_lost(path: Path, paths: VmPaths) -> None:
-    """An empty disk in the place of a lost one would look like a wiped one."""
-    if path.name in _made(paths):
-        raise ImageError(
-            f"this disk of the VM is gone: {path}",
-            hint="put it back; or, to go on with a new one, remove its name from "
-            f"{paths.made}",
-        )
-
-
-def _remember(path: Path, paths: VmPaths) -> None:
-    if path.exists() and path.name not in _made(paths):
-        with paths.made.open("a") as file:
-            file.write(f"{path.name}\n")
 
 
 async def _make_root(path: Path, base: Base, spec: Spec, progress: Progress) -> None:
@@ -235,13 +214,18 @@ def check_media(spec: Spec) -> None:
     """As `check_files`, for disks and CD: a tiny image's kernel may be built yet."""
     _check_once_each(spec.disks)
     for disk in spec.disks:
-        path = Path(disk.path or "")
-        check_format(path, disk.driver)
-        if disk.serial == SEED_SERIAL or disk.driver == "raw":
-            continue
-        _check_trusted(path, disk.driver, spec)
+        check_medium(disk, spec)
     if spec.cdrom:
         check_iso(Path(spec.cdrom))
+
+
+def check_medium(disk: Disk, spec: Spec) -> None:
+    """Raises ImageError when a resolved disk's file cannot be read, is not of its
+    format, or has files below it that the spec does not trust."""
+    path = Path(disk.path or "")
+    check_format(path, disk.driver)
+    if disk.serial != SEED_SERIAL and disk.driver != "raw":
+        _check_trusted(path, disk.driver, spec)
 
 
 def _check_once_each(disks: Sequence[Disk]) -> None:
@@ -293,7 +277,8 @@ def _sources(spec: Spec, paths: VmPaths, image: Image | None) -> dict[Path, _Mad
     for index, disk in enumerate(spec.disks):
         key, path = f"disks[{index}]", Path(disk.path or "")
         if disk.size is not None:
-            path = paths.disk(index + (base is not None), disk.driver)
+            id_ = disk.id or f"disk{index + (base is not None)}"
+            path = paths.disk_file(id_, disk.driver)
             made[path] = _Made(key, (disk.size,))
         elif path.parent == paths.disks:
             made[path] = _Made(key, (disk.driver,))

@@ -46,23 +46,25 @@ from qemuctl.process import (
     wait_gone,
 )
 from qemuctl.qmp import Recorder, Session, eventlog
-from qemuctl.qmp.commands import Cont, HumanMonitorCommand, QomSet, Quit
+from qemuctl.qmp.commands import Cont, QomSet, Quit
 from qemuctl.spec import Spec, dump
 from qemuctl.tail import tail
 from qemuctl.vm.definitions import THROWAWAY, find, load
+from qemuctl.vm.disk_limits import set_all_limits
+from qemuctl.vm.nic_state import cut_links, links_down, read_forwards
 from qemuctl.vm.plan import Plan, Stages, prepare
+from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import Device
+from qemuctl.vm.settled import conclude_all
 from qemuctl.vm.states import Action, require
 from qemuctl.vm.users import user_of
-from qemuctl.vm.vm import Vm, state_of
+from qemuctl.vm.vm import Vm
 
 # QEMU opens its sockets' far ends in a few hundredths of a second; a loaded
 # machine may take long, and a stuck one must not take for ever.
 GREETING_TIMEOUT = 60.0
 _QUIT_PATIENCE = 5.0
-# `info usernet`: protocol, descriptor, source address and port, destination.
-_FORWARD = re.compile(r"(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)")
 
 
 @contextlib.asynccontextmanager
@@ -124,6 +126,7 @@ async def start(
         verdict = require(Action.START, await state_of(paths), name)
         if verdict is not None:
             return None
+    conclude_all(paths)
     spec = load(name)
     paths = VmPaths.of(name)
     vm, child = await _bring_up(spec, paths, [], boot, progress, attached=False)
@@ -159,8 +162,10 @@ async def _bring_up(
         )
     try:
         # First of all: while the lock is held, an old record would be believed.
-        for stale in (paths.record, paths.exit, paths.busy):
+        for stale in (paths.record, paths.exit, paths.busy, paths.journal):
             stale.unlink(missing_ok=True)
+        paths.ballooned.unlink(missing_ok=True)
+        paths.started.write_text(dump(spec))
         once = boot or (None if paths.booted.exists() else spec.boot.once)
         with store.steady():
             plan = await prepare(spec, paths, once=once, progress=progress)
@@ -177,6 +182,8 @@ async def _bring_up(
         session = await _greeting(paths, child, plan)
         if plan.usual is not None:
             await _boot_as_usual(session, plan)
+        await set_all_limits(session, plan.spec)
+        await cut_links(session, plan.spec)
         vm = await _written_down(plan, child, session, attached=attached)
     except BaseException:
         child.disown()
@@ -287,6 +294,7 @@ async def _written_down(
         memory=spec.memory.size,
         image=spec.image,
         forwards=await _forwards(spec, session),
+        links_down=links_down(spec),
     )
     record.write(plan.paths.record)
     return Vm(plan.paths, record, session)
@@ -296,11 +304,7 @@ async def _forwards(spec: Spec, session: Session) -> list[str]:
     """Port forwards as they are: QEMU took the free ports (`info usernet`)."""
     if not any(nic.forward for nic in spec.nics):
         return []
-    text = await session.execute(HumanMonitorCommand(command_line="info usernet"))
-    return [
-        f"{address}:{port}->{guest}" + ("/udp" if protocol == "UDP" else "")
-        for protocol, address, port, guest in _FORWARD.findall(text)
-    ]
+    return [forward.text for forward in await read_forwards(session)]
 
 
 async def _put_down(vm: Vm, child: Child) -> None:

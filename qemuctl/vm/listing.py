@@ -22,7 +22,8 @@ from qemuctl.vm.states import State
 class Entry:
     """One row: sizes in bytes, times in seconds.
 
-    ``uptime`` is set while it is on, ``ended`` tells how it ended when off.
+    ``uptime`` is set while it is on, ``ended`` tells how it ended when off, and
+    ``problem`` which disk's error has stopped it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     throwaway: bool = False
     forwards: list[str] = field(default_factory=list)
     ended: str | None = None
+    problem: str | None = None
 
 
 def listing(*, include_off: bool) -> list[Entry]:
@@ -108,7 +110,7 @@ def _live(on: list[str]) -> list[Entry]:
 
 async def _on(name: str) -> Entry | None:
     from qemuctl.errors import NotFound
-    from qemuctl.vm.vm import state_of
+    from qemuctl.vm.reach import state_of
 
     try:
         paths = find(name)
@@ -131,4 +133,15 @@ async def _on(name: str) -> Entry | None:
         uptime=time.time() - record.started_at,
         throwaway=record.attached,
         forwards=record.forwards,
+        problem=problem_of(paths, state),
     )
+
+
+def problem_of(paths: VmPaths, state: State) -> str | None:
+    """Why a VM that is on does not go on, where that is known."""
+    if state is not State.IO_ERROR:
+        return None
+    from qemuctl.vm.disk_errors import last_disk_error
+
+    error = last_disk_error(paths.events)
+    return str(error) if error is not None else None

@@ -16,6 +16,7 @@ from qemuctl.spec import Spec
 from qemuctl.vm.disks import check_files, make_disks
 from qemuctl.vm.resolve import Device, image_of, resolved
 from qemuctl.vm.users import check_not_written
+from qemuctl.vm.wires import check_wires
 
 Stages = Callable[[str], None]
 
@@ -69,6 +70,7 @@ async def prepare(
     whole = resolved(spec, paths, image, once)
     check_files(whole)
     check_not_written(whole, paths)
+    check_wires(whole.nics)
     usual = boot_indexes(resolved(spec, paths, image)) if once else None
     return _plan(whole, paths, usual)
 

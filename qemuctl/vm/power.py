@@ -24,6 +24,7 @@ from qemuctl.qmp.commands import (
     SystemReset,
 )
 from qemuctl.qmp.events import Reset, Resumed, Stopped
+from qemuctl.vm.disk_errors import last_disk_error
 from qemuctl.vm.outcome import Outcome
 from qemuctl.vm.states import Action, State, require
 
@@ -40,6 +41,8 @@ _QUIT_PATIENCE = 5.0
 _TERM_PATIENCE = 5.0
 _KILL_PATIENCE = 10.0
 _LOOK_EVERY = 0.01
+# Seconds in which a disk that still fails does so after `cont`.
+_FAILS_AGAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,20 +87,34 @@ class Power:
         if not await self._admitted(Action.RESUME):
             return False
         session = await self._vm.monitor()
-        if (await session.execute(QueryStatus())).status == "suspended":
+        status = (await session.execute(QueryStatus())).status
+        if status == "suspended":
             # The guest sleeps (ACPI S3); `cont` would leave it asleep.
             await session.command("system_wakeup")
             return True
-        with session.listen(Resumed.NAME) as events:
+        with (
+            session.listen(Resumed.NAME) as events,
+            session.listen(Stopped.NAME) as stops,
+        ):
             await session.execute(Cont())
             with contextlib.suppress(TimeoutError):
                 await self._vm.unless_ended(events.get(), _AGENT_PATIENCE)
+            if status == "io-error":
+                # The request that failed is tried again, which may fail again.
+                with contextlib.suppress(TimeoutError):
+                    await self._vm.unless_ended(stops.get(), _FAILS_AGAIN)
         info = await session.execute(QueryStatus())
         if not info.running:
-            raise StateError(
-                f"resume {self._vm.name}", info.status, f"QEMU stays {info.status}"
-            )
+            raise self._stays(info.status)
         return True
+
+    def _stays(self, status: str) -> StateError:
+        action, reason = f"resume {self._vm.name}", f"QEMU stays {status}"
+        error = last_disk_error(self._vm.paths.events)
+        if status != "io-error" or error is None:
+            return StateError(action, status, reason)
+        return StateError(action, status, f"the disk fails again: {error}",
+                          hint=error.hint)  # fmt: skip
 
     async def reset(self) -> None:
         """Presses the reset button (QMP system_reset): the guest is not asked."""

@@ -1,7 +1,7 @@
 """Who the process of a VM is, kept beside its spec.
 
-Written once a start has succeeded, and true only while the VM's lock is
-held. It repeats nothing that QEMU can be asked.
+Written once a start has succeeded, again when its forwards or cables change,
+and true only while the VM's lock is held. It repeats nothing that QEMU can be asked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Record:
     ``argv`` is the line that can be pasted; ``run`` the folder of sockets at
     the time of the start (another login may have another); ``attached`` tells
     that it dies with ``owner``; ``forwards`` are port forwards as
-    ``ADDRESS:PORT->GUEST_PORT``, free ports read back.
+    ``ADDRESS:PORT->GUEST_PORT``, free ports read back; ``links_down`` are cards
+    whose cable is out, which QEMU does not tell.
     """
 
     qemu: Identity
@@ -39,6 +40,7 @@ class Record:
     memory: int
     image: str | None = None
     forwards: list[str] = field(default_factory=list)
+    links_down: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""

@@ -20,6 +20,7 @@ from qemuctl.image.manifest import Format
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, Disk, Forward, Memory, Nic, Spec
+from qemuctl.spec.model import disk_ids
 from qemuctl.units import format_size
 
 Device = Literal["disk", "cdrom", "network"]
@@ -73,17 +74,26 @@ def base_of(spec: Spec, image: Image | None) -> Base | None:
 
 
 def placed(spec: Spec, paths: VmPaths, image: Image | None) -> tuple[Disk, ...]:
-    """All disks of a VM in their order, each with the path of its file."""
-    first: tuple[Disk, ...] = ()
+    """All disks of a VM in their order, each with its id and its file's path.
+
+    Raises SpecError for two of one id, and as `base_of` does.
+    """
+    disks = spec.disks
     if base_of(spec, image) is not None:
-        first = (Disk(path=str(paths.disk(0, "qcow2")), format="qcow2"),)
-    return first + tuple(
-        disk
-        if disk.path is not None
-        else disk.model_copy(
-            update={"path": str(paths.disk(index, disk.driver)), "size": None}
+        disks = (Disk(path=str(paths.disk(0, "qcow2")), format="qcow2"), *disks)
+    try:
+        ids = disk_ids(disks)
+    except ValueError as error:
+        raise SpecError(str(error), key="disks") from error
+    return tuple(
+        disk.model_copy(
+            update={
+                "id": id_,
+                "path": disk.path or str(paths.disk_file(id_, disk.driver)),
+                "size": None,
+            }
         )
-        for index, disk in enumerate(spec.disks, len(first))
+        for id_, disk in zip(ids, disks, strict=True)
     )
 
 
@@ -117,9 +127,11 @@ def resolved(
         # Their own indexes would come before the order.
         disks = tuple(d.model_copy(update={"boot_index": None}) for d in disks)
     if seeded(spec, image):
-        disks += (
-            Disk(path=str(paths.seed), format="raw", readonly=True, serial=SEED_SERIAL),
+        seed = Disk(
+            path=str(paths.seed), format="raw", readonly=True, serial=SEED_SERIAL
         )
+        # An id that no disk of a user's can have, wherever it stands.
+        disks += (seed.model_copy(update={"id": SEED_SERIAL}),)
     return spec.model_copy(
         update={
             "boot": _boot(spec, image, once),

@@ -89,6 +89,10 @@ class Action(StrEnum):
     CLONE = "clone"
     EXPORT = "export"
     MEDIUM = "change the medium"
+    MEASURE = "measure"
+    CHANGE = "change"
+    SCREEN = "show the screen of"
+    KEYS = "send keys to"
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,23 @@ _IS_OFF = Denied("the VM is off", "start it with: qemuctl start NAME")
 _IS_ON = Denied("the VM is on", "stop it first with: qemuctl stop NAME")
 _HALTED = Denied("the guest has stopped for good", "qemuctl reset NAME, or stop it")
 _GUEST_PAUSED = Denied("the VM is paused", "qemuctl resume NAME")
+_DISK_FAILED = Denied(
+    "a disk's error has stopped the VM", "qemuctl ls tells which; then: resume NAME"
+)
 _GOING = Denied("the VM is stopping")
 _COMING = Denied("the VM is starting")
 # It is off, and being cloned, exported, renamed or removed.
 _BUSY = Denied("another command is working on it", "try again when that is done")
 
 _TALK = frozenset(
-    {Action.PAUSE, Action.RESUME, Action.RESET, Action.QMP, Action.MEDIUM}
+    {
+        Action.PAUSE,
+        Action.RESUME,
+        Action.RESET,
+        Action.QMP,
+        Action.MEDIUM,
+        Action.SCREEN,
+    }
 )
 _OFFLINE = frozenset({Action.REMOVE, Action.RENAME, Action.CLONE, Action.EXPORT})
 
@@ -146,6 +160,9 @@ _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.RESUME, State.CRASHED): _HALTED,
     (Action.QMP, State.STOPPING): Accepted(),
     (Action.QMP, State.STARTING): Accepted(),
+    (Action.KEYS, State.STARTING): _COMING,
+    # A key wakes it.
+    (Action.KEYS, State.SUSPENDED): Accepted(),
 }
 
 
@@ -164,7 +181,7 @@ def admit(action: Action, state: State) -> Verdict:
         return Accepted()
     if state is State.OFF:
         return _IS_OFF
-    if action is Action.CONSOLE:
+    if action in (Action.CONSOLE, Action.MEASURE):
         return Accepted()
     return _admit_talk(action, state)
 
@@ -175,11 +192,15 @@ def _admit_talk(action: Action, state: State) -> Verdict:
         return _STUCK
     if state is State.STOPPING:
         return _GOING
+    if action is Action.CHANGE and state is State.STARTING:
+        return _COMING
     if action in _TALK:
         return _COMING if state is State.STARTING else Accepted()
     if state in (State.PANICKED, State.CRASHED):
         return _HALTED
-    if state in (State.PAUSED, State.IO_ERROR, State.SUSPENDED):
+    if state is State.IO_ERROR:
+        return _DISK_FAILED
+    if state in (State.PAUSED, State.SUSPENDED):
         return _GUEST_PAUSED
     return Accepted()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,16 @@ from qemuctl.image.chain import DEEPEST, backing_path
 from qemuctl.image.qcow2 import is_qcow2, read_header
 from qemuctl.paths import VmPaths, images_dir, kept_dir, vms_dir
 from qemuctl.process import held
-from qemuctl.spec import Spec, load_spec
+from qemuctl.spec import Disk, Spec, load_spec
 from qemuctl.vm.definitions import names
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import image_of
+from qemuctl.vm.states import State
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file that the QEMU of a VM has open."""
+    """A file that the QEMU of a VM has open; ``path`` leads to it."""
 
     vm: str
     path: Path
@@ -31,23 +32,24 @@ class Opened:
 
 
 def opened() -> Iterator[Opened]:
-    """The disk images of all VMs that are on, as their command lines say."""
+    """What all VMs that are on have open, by their processes' descriptors: disks
+    come and go while a VM runs, and each has others below it."""
     for name in names():
         paths = VmPaths.of(name)
         is_on = held(paths.lock) and not paths.busy.exists()
         record = Record.read(paths.record) if is_on else None
         if record is not None:
-            yield from _opened(name, record.argv)
+            yield from _descriptors(name, record.qemu.pid)
 
 
-def _opened(vm: str, argv: list[str]) -> Iterator[Opened]:
-    for option, value in itertools.pairwise(argv):
-        if option == "-blockdev":
-            with contextlib.suppress(ValueError):
-                node = json.loads(value)
-                if "filename" in node:
-                    path = Path(node["filename"])
-                    yield Opened(vm, path, not node.get("read-only"))
+def _descriptors(vm: str, pid: int) -> Iterator[Opened]:
+    process = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError):  # it ends in this moment
+        for link in (process / "fd").iterdir():
+            if link.readlink().is_absolute():
+                info = (process / "fdinfo" / link.name).read_text()
+                flags = int(info.partition("flags:")[2].split()[0], 8)
+                yield Opened(vm, link, flags & os.O_ACCMODE != os.O_RDONLY)
 
 
 def user_of(path: Path, *, written: bool = False, but: str = "") -> str | None:
@@ -65,21 +67,26 @@ def check_not_written(spec: Spec, paths: VmPaths) -> None:
     is open elsewhere and either of the two writes to it; and SpecError when it
     would write to what others are made from, or own."""
     for index, disk in enumerate(spec.disks):
-        path = Path(disk.path or "")
-        if path.parent == paths.disks:
-            continue
-        if not disk.readonly:
-            _check_nobodys(path, f"disks[{index}]", paths)
-        other = user_of(path, written=disk.readonly, but=paths.name)
-        if other is not None:
-            raise StateError(
-                f"start {paths.name}", "off",
-                f"the VM {other} is using this disk image: {path}",
-                hint=f"stop it first with: qemuctl stop {other}",
-            )  # fmt: skip
+        check_free(disk, f"disks[{index}]", paths, f"start {paths.name}")
 
 
-def _check_nobodys(path: Path, key: str, paths: VmPaths) -> None:
+def check_free(disk: Disk, key: str, paths: VmPaths, action: str) -> None:
+    """As `check_not_written`, for one resolved disk: of which ``key`` is the place
+    in the spec, and ``action`` what is to be done with it."""
+    path = Path(disk.path or "")
+    if path.parent == paths.disks:
+        return
+    if not disk.readonly:
+        check_nobodys(path, key, paths)
+    other = user_of(path, written=disk.readonly, but=paths.name)
+    if other is not None:
+        raise StateError(
+            action, State.OFF, f"the VM {other} is using this disk image: {path}",
+            hint=f"stop it first with: qemuctl stop {other}",
+        )  # fmt: skip
+
+
+def check_nobodys(path: Path, key: str, paths: VmPaths) -> None:
     """Raises SpecError for a file that is not this VM's, or the user's, to change."""
     where = path.resolve()
     owner = None

@@ -1,8 +1,8 @@
 """`Vm`: one virtual machine with a process, and what can be done with it.
 
 It joins the rooms to the left of it and stays small: each thing that a VM
-can do is a facet with a file of its own (`power`, later `memory`, `disks`,
-…), reached as an attribute.
+can do is a facet with a file of its own (`power`, `memory`, `disks`, …), reached
+as an attribute.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import aclosing
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from qemuctl.errors import (
     AgentError,
@@ -28,22 +29,29 @@ from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
-from qemuctl.qmp.commands import Command, QueryStatus, R
+from qemuctl.qmp.commands import Command, R
 from qemuctl.qmp.events import VserportChange
 from qemuctl.tail import plain, tail
 from qemuctl.vm.files import Files
+from qemuctl.vm.live import Live
 from qemuctl.vm.media import Cdrom
 from qemuctl.vm.outcome import Outcome, outcome
 from qemuctl.vm.power import Power
+from qemuctl.vm.reach import connect, monitors, state_of
 from qemuctl.vm.record import Record
-from qemuctl.vm.states import State, from_run_state
+from qemuctl.vm.states import State
+
+if TYPE_CHECKING:  # what few commands need is loaded when it is used
+    from qemuctl.vm.cpus import Cpus
+    from qemuctl.vm.disk_plug import Disks
+    from qemuctl.vm.inside import Inside
+    from qemuctl.vm.memory import Memory
+    from qemuctl.vm.nics import Nics
 
 T = TypeVar("T")
 
 READY_TIMEOUT = 120.0
 CONNECT_TIMEOUT = 10.0
-# A QEMU that has not greeted after this many seconds counts as stuck.
-STUCK_AFTER = 1.0
 AGENT_PORT = "agent"
 # The shepherd needs a few hundredths of a second, if nobody stops it.
 _SHEPHERD_PATIENCE = 5.0
@@ -68,12 +76,53 @@ class Vm:
         self.power = Power(self)
         self.files = Files(self)
         self.cdrom = Cdrom(self)
+        self.live = Live(self)
         self._session = session
         self._connecting = asyncio.Lock()
+
+    @cached_property
+    def disks(self) -> Disks:
+        """The disks that it has now, and changing them."""
+        from qemuctl.vm.disk_plug import Disks
+
+        return Disks(self)
+
+    @cached_property
+    def nics(self) -> Nics:
+        """Its network cards, and changing them."""
+        from qemuctl.vm.nics import Nics
+
+        return Nics(self)
+
+    @cached_property
+    def inside(self) -> Inside:
+        """What the guest tells about itself."""
+        from qemuctl.vm.inside import Inside
+
+        return Inside(self)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """How much memory the guest has."""
+        from qemuctl.vm.memory import Memory
+
+        return Memory(self)
+
+    @cached_property
+    def cpus(self) -> Cpus:
+        """How many processors the guest has."""
+        from qemuctl.vm.cpus import Cpus
+
+        return Cpus(self)
 
     @property
     def name(self) -> str:
         return self.paths.name
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a QMP session, which occupies its monitor."""
+        return self._session is not None and not self._session.lost
 
     @property
     def pid(self) -> int:
@@ -106,8 +155,8 @@ class Vm:
                 self._session = None
             if self._session is None:
                 try:
-                    self._session = await _connect(
-                        _monitors(self.paths, self.record),
+                    self._session = await connect(
+                        monitors(self.paths, self.record),
                         CONNECT_TIMEOUT,
                         Recorder(self.paths.qmp_log),
                     )
@@ -271,6 +320,19 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def agent_port_open(path: Path) -> bool:
+    """Whether the guest has the agent's port open, as the VM's event file says.
+
+    True, too, where it says nothing because old events were removed: asking
+    will tell.
+    """
+    past = list(eventlog.past(path))
+    if not any(map(_about_port, past)):
+        with contextlib.suppress(OSError):
+            return eventlog.start(path) > 0
+    return _port_is_open(past)
+
+
 def _port_is_open(events: Iterable[Event]) -> bool:
     """What the last of these events about the agent's port says."""
     about = [VserportChange.of(event) for event in events if _about_port(event)]
@@ -279,65 +341,3 @@ def _port_is_open(events: Iterable[Event]) -> bool:
 
 def _about_port(event: Event) -> bool:
     return event.name == VserportChange.NAME and event.data.get("id") == AGENT_PORT
-
-
-async def state_of(
-    paths: VmPaths, session: Session | None = None, *, patience: float = STUCK_AFTER
-) -> State:
-    """The state of a VM, whatever it is in; never takes much longer than
-    ``patience`` seconds."""
-    if not held(paths.lock):
-        return State.OFF
-    if paths.busy.exists():
-        return State.BUSY
-    record = Record.read(paths.record)
-    if record is None:
-        return State.STARTING
-    if not record.qemu.alive():
-        return State.STOPPING if held(paths.lock) else State.OFF
-    with contextlib.suppress(WaitTimeout, QmpError):
-        monitors = _monitors(paths, record)[::-1]
-        async with _borrowed(monitors, session, patience) as monitor:
-            info = await monitor.execute(QueryStatus(), timeout=patience)
-            return from_run_state(info.status)
-    if not held(paths.lock):
-        return State.OFF
-    return State.UNRESPONSIVE if record.qemu.alive() else State.STOPPING
-
-
-def _monitors(paths: VmPaths, record: Record) -> list[Path]:
-    """The monitors that anybody may use, the usual one first.
-
-    The owner's own is free when there is no owner, so that one long command
-    does not make a VM look stuck.
-    """
-    return [paths.tools_socket] + ([] if record.attached else [paths.owner_socket])
-
-
-async def _connect(
-    monitors: Sequence[Path], timeout: float, recorder: Recorder | None = None
-) -> Session:
-    """A session on the first monitor whose turn comes, in ``timeout`` seconds."""
-    *others, last = monitors
-    for path in others:
-        with contextlib.suppress(WaitTimeout):
-            return await Session.connect(
-                path, recorder=recorder, timeout=timeout / len(monitors)
-            )
-    return await Session.connect(
-        last, recorder=recorder, timeout=timeout / len(monitors)
-    )
-
-
-@contextlib.asynccontextmanager
-async def _borrowed(
-    monitors: Sequence[Path], session: Session | None, patience: float
-) -> AsyncIterator[Session]:
-    if session is not None and not session.lost:
-        yield session
-        return
-    fresh = await _connect(monitors, patience)
-    try:
-        yield fresh
-    finally:
-        await fresh.close()

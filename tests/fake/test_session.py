@@ -16,6 +16,7 @@ from fake_qmp import Peer, serving
 from qemuctl.errors import CommandError, MonitorLost, QmpError, WaitTimeout
 from qemuctl.qmp import Event, Recorder, Session
 from qemuctl.qmp.commands import QueryChardev, QueryStatus
+from qemuctl.qmp.screen import SendKey
 
 TIMEOUT = 10.0
 SHORT = 0.05
@@ -58,6 +59,25 @@ async def test_a_command_gets_its_return_value(path: Path) -> None:
         assert not session.lost
         await session.close()
         assert session.lost
+
+
+async def test_what_is_private_goes_out_and_is_not_written_down(path: Path) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        command = await peer.read()
+        assert command["arguments"]["keys"] == [{"type": "qcode", "data": "x"}]
+        await peer.reply(command)
+        await peer.gone()
+
+    async with serving(path, script):
+        log = path.with_name("log")
+        session = await Session.connect(path, recorder=Recorder(log))
+        key = SendKey(keys=[{"type": "qcode", "data": "x"}])
+        await session.execute(key, private=True)
+        await session.close()
+        first, reply = map(json.loads, log.read_text().splitlines())
+        assert (first["execute"], first["arguments"]) == ("send-key", "…")
+        assert reply["reply"] == "send-key"
 
 
 async def test_a_list_is_typed_item_by_item(path: Path) -> None:

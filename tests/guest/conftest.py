@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CACHE, survivors
+from tests.guest.eye import eye_disk
 
 # A guest for any accelerator, there within a fraction of a second: writes "ok"
 # lines to the first serial port and halts. More than one, because the firmware
@@ -122,3 +123,28 @@ def web(shared: Home) -> str:
     )  # fmt: skip
     shared.run("start", "web", "--wait", timeout=150)
     return "web"
+
+
+@pytest.fixture
+def sector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return eye_disk(tmp_path_factory.mktemp("sector"))
+
+
+@pytest.fixture(scope="module")
+def eye(shared: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
+    disk = eye_disk(tmp_path_factory.mktemp("eye"))
+    shared.run(
+        "create", "eye", "--disk", f"path={disk}", "--display", "vnc",
+        "--memory", "64M", "--nic", "none",
+    )  # fmt: skip
+    shared.run("start", "eye")
+    shared.run("wait", "eye", "--for", "serial:ok")
+    return "eye"
+
+
+@pytest.fixture
+def echo(shared: Home, eye: str) -> Callable[[], str]:
+    """What the guest has read from its keyboard since the test began."""
+    log = shared.path / "state/vms/eye/serial.log"
+    start = len(log.read_bytes())
+    return lambda: log.read_bytes()[start:].decode(errors="replace")

@@ -104,6 +104,12 @@ def test_a_medium_comes_and_goes_while_the_vm_runs(
     assert str(rescue) in here.path.joinpath("state/vms/cd/vm.yaml").read_text()
     here.run("cdrom", "insert", vm, rescue)  # in the place of the other
     assert len(nodes(here, vm)) == 4
+    spec = here.path.joinpath("state/vms/cd/vm.yaml").read_text()
+    assert "until it stops" in here.words("cdrom", "eject", vm, "--live")
+    assert nodes(here, vm) == {"disk0", "disk0-file"}
+    assert here.path.joinpath("state/vms/cd/vm.yaml").read_text() == spec
+    assert "from its next start" in here.words("cdrom", "eject", vm, "--config")
+    assert "cdrom: ''" in here.path.joinpath("state/vms/cd/vm.yaml").read_text()
     here.run("kill", vm)
 
 

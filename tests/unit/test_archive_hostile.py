@@ -191,7 +191,7 @@ async def test_an_archive_of_the_future_is_named_as_such(tmp_path: Path) -> None
     [
         "../vm.yaml", "/etc/passwd", "disks/../../x", "disks/", "disks", "process.json",
         "lock", "seed.iso", "disks/disk0.qcow2/x", "disks/disk0.base1.qcow2",
-        "disks/disk٣.qcow2", "disks/disk.qcow2", "known_hosts", "throwaway", "",
+        "disks/disk٣.qcow2", "disks/Disk.qcow2", "known_hosts", "throwaway", "",
     ],
 )  # fmt: skip
 async def test_names_of_other_files_are_refused(

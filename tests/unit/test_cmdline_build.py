@@ -88,8 +88,8 @@ def test_without_a_default_model_qemu_chooses() -> None:
     [
         ("512M", "size=512M"),
         ({"size": "1G", "max": "1G"}, "size=1024M"),
-        ({"size": "1G", "max": "2G"}, "size=1024M,slots=8,maxmem=2048M"),
-        ({"size": "1G", "max": "2G", "slots": 3}, "size=1024M,slots=3,maxmem=2048M"),
+        ({"size": "1G", "max": "2G"}, "size=1024M,slots=8,maxmem=3072M"),
+        ({"size": "1G", "max": "2G", "slots": 3}, "size=1024M,slots=3,maxmem=3072M"),
     ],
 )
 def test_memory_leaves_room_only_when_asked(memory: object, value: str) -> None:
@@ -104,6 +104,29 @@ def test_a_screen_or_a_kernel_keeps_the_firmware_off_the_serial_port() -> None:
     assert "graphics" not in machine(display="vnc")
     assert "graphics" not in machine(boot={"kernel": "/k"})
     assert "graphics" not in machine(serial=False)
+
+
+@pytest.mark.parametrize(
+    ("display", "option", "value"),
+    [
+        ({"type": "vnc", "address": "127.0.0.1:5901"}, "-vnc", "127.0.0.1:1"),
+        ({"type": "vnc", "address": "0.0.0.0:5901"}, "-vnc", "0.0.0.0:1,password=on"),
+        (
+            {"type": "spice", "address": "127.0.0.1:5930"},
+            "-spice",
+            "addr=127.0.0.1,port=5930,disable-ticketing=on",
+        ),
+        (
+            {"type": "spice", "address": "127.0.0.1:5930", "password": True},
+            "-spice",
+            "addr=127.0.0.1,port=5930",
+        ),
+    ],
+)
+def test_a_locked_screen_is_closed_from_the_start(
+    display: dict[str, object], option: str, value: str
+) -> None:
+    assert values(line(display=display), option) == [value]
 
 
 def test_a_kernel_gets_a_console_only_with_a_serial_port() -> None:

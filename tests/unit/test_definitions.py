@@ -19,9 +19,9 @@ from qemuctl.spec import Spec
 from qemuctl.vm import definitions
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import THROWAWAY
+from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, State
-from qemuctl.vm.vm import state_of
 
 pytestmark = pytest.mark.usefixtures("bare_home")
 

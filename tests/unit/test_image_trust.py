@@ -36,7 +36,7 @@ BASES = [
 OTHERS = [
     ("vm", "db", "disks", "disk0.qcow2"),
     ("vm", "db", "disk0.base1.qcow2"),
-    ("vm", "db", "disks", "odd.base1.qcow2"),
+    ("vm", "db", "disks", "Odd.base1.qcow2"),
     ("kept", "db", "disk0.qcow2"),
 ]
 

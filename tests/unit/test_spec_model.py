@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from qemuctl.spec import Disk, Forward, Nic, Spec, check_name
+from qemuctl.spec import Disk, Display, Forward, Nic, Spec, check_name
 from qemuctl.units import GIB, MIB
 
 
@@ -101,11 +101,32 @@ def test_what_is_no_forward_is_refused(text):
         ({"display": {"type": "vnc", "address": "5901"}}, "not an address"),
         ({"display": {"type": "vnc", "address": "h:²"}}, "not an address"),
         ({"display": {"type": "vnc", "address": "h:80"}}, "5900 or above"),
+        ({"display": {"password": True}}, "password needs type"),
     ],
 )
 def test_what_makes_no_sense_is_refused(part, message):
     with pytest.raises(ValidationError, match=message):
         Spec.model_validate({"name": "a", **part})
+
+
+@pytest.mark.parametrize(
+    ("display", "locked"),
+    [
+        ({}, False),
+        ({"type": "vnc"}, False),
+        ({"type": "vnc", "password": True}, True),
+        ({"type": "vnc", "address": "127.0.0.1:5901"}, False),
+        ({"type": "vnc", "address": "[::1]:5901"}, False),
+        ({"type": "vnc", "address": "localhost:5901"}, False),
+        ({"type": "vnc", "address": "0.0.0.0:5901"}, True),
+        ({"type": "vnc", "address": "myhost:5901"}, True),
+        ({"type": "spice", "address": "[::]:5901"}, True),
+        ({"type": "vnc", "address": "0.0.0.0:5901", "password": False}, False),
+        ({"type": "vnc", "address": "127.0.0.1:5901", "password": True}, True),
+    ],
+)
+def test_a_screen_that_other_hosts_reach_is_locked(display, locked):
+    assert Display.model_validate(display).locked is locked
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ MAC = "52:54:00:12:34:56"
         ),
         (parse_nic, "tap,ifname=tap0", {"type": "tap", "ifname": "tap0"}),
         (parse_display, "vnc", {"type": "vnc"}),
+        (parse_display, "vnc,password=on", {"type": "vnc", "password": True}),
         (
             parse_display,
             "vnc,address=127.0.0.1:5901,vga=std",
@@ -85,7 +86,7 @@ def test_a_flag_becomes_data(parse, text, data):
         (parse_disk, "a.raw,path=b.raw", "given twice: path", None),
         (parse_disk, "a.raw,readonly=maybe", "readonly: not true or false", None),
         (parse_disk, "a\0.raw", "NUL", None),
-        (parse_disk, "x=1", "unknown key: x", "the keys are path, size"),
+        (parse_disk, "x=1", "unknown key: x", "the keys are id, path, size"),
         (parse_nic, "usr", "unknown value: 'usr'", "did you mean user?"),
         (parse_nic, "forward=x", "forward[0]: not a port forward: 'x'", None),
         (parse_nic, "tap", "belong together", None),

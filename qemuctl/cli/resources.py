@@ -1,0 +1,207 @@
+"""`set`, `balloon` and `diff`: memory and processors, now and at the next start."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qemuctl.cli.app import Json, Name, Timeout, command, seconds
+from qemuctl.cli.output import note, print_fields, print_json, working
+from qemuctl.cli.running import run_async
+from qemuctl.cli.scope import Both, Config, Live, scope
+from qemuctl.units import MIB, format_rounded, format_size, parse_size
+
+if TYPE_CHECKING:
+    from qemuctl.spec import Spec
+    from qemuctl.vm.configured import Edit
+    from qemuctl.vm.memory_results import BalloonReport, MemoryChange
+
+
+@command("set", example="qemuctl set web --memory 1G --cpus 4")
+def set_resources(
+    name: Name,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="such as 512M or 2G")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(metavar="N", help="how many processors")
+    ] = None,
+    live: Live = False,
+    config: Config = False,
+    both: Both = False,
+    timeout: Timeout = "60",
+) -> None:
+    """Change the memory and the processors of a VM, now and for its next start.
+
+    Memory changes by what can do it, and the command says by which: the balloon
+    up to the size at start, virtio-mem beyond it where the guest has a driver,
+    else DIMMs. The room is memory.max and cpu.max of the spec it was started
+    with. The spec changes once the guest has followed. --timeout is for
+    the guest; status 3 tells that it may still follow.
+    """
+    from qemuctl.errors import UsageError
+    from qemuctl.vm.configured import preview, reconfigure, scope_of
+
+    if memory is None and cpus is None:
+        raise UsageError("nothing to set", hint="give --memory SIZE or --cpus N")
+    size = None if memory is None else _size(memory)
+    if cpus is not None and cpus < 1:
+        raise UsageError(f"not a number of processors: {cpus}")
+    chosen = scope_of(name, scope(live, config, both))
+    if chosen.config:
+        preview(name, _edit(size, cpus))
+    if chosen.live:
+        run_async(_live(name, size, cpus, seconds(timeout), written=chosen.config))
+    else:
+        reconfigure(name, _edit(size, cpus))
+        note(f"{name} has it from its next start")
+
+
+@command("balloon", example="qemuctl balloon web 300M")
+def balloon(
+    name: Name,
+    size: Annotated[
+        str | None, typer.Argument(metavar="[SIZE]", help="what its guest may keep")
+    ] = None,
+    timeout: Timeout = "60",
+    json: Json = False,
+) -> None:
+    """Show what the balloon leaves a guest of its memory, or set it.
+
+    The size is that of the memory at start, DIMMs included; nothing of it is
+    written to the spec. Status 3 tells that the guest has not given all of it yet.
+    """
+    wanted = None if size is None else _size(size)
+    report = run_async(_balloon(name, wanted, seconds(timeout)))
+    if json:
+        print_json(asdict(report))
+    else:
+        print_fields(_balloon_fields(report))
+
+
+@command("diff", example="qemuctl diff web")
+def diff(name: Name, json: Json = False) -> None:
+    """Show what a restart would change: the spec against the VM that runs.
+
+    One line a field; nothing when there is no difference, or the VM is off.
+    """
+    from qemuctl.cli.differences import differences
+
+    found = run_async(differences(name))
+    if json:
+        print_json({key: {"now": a, "configured": b} for key, (a, b) in found.items()})
+        return
+    for key, (now, configured) in found.items():
+        print(f"{key}: {now} -> {configured}")
+
+
+def _size(text: str) -> int:
+    from qemuctl.errors import UsageError
+
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if size < MIB or size % MIB:
+        raise UsageError(f"not a whole number of MiB: {text}", hint="write 512M or 2G")
+    return size
+
+
+def _edit(size: int | None, cpus: int | None) -> Edit:
+    """The change to the spec. It raises SpecError for more than its own maximum."""
+    from qemuctl.errors import SpecError
+
+    def edit(spec: Spec) -> Spec:
+        cpu, memory = spec.cpu, spec.memory
+        if cpus is not None:
+            if cpu.max is not None and cpus > cpu.max:
+                raise SpecError(
+                    f"too many processors: {cpus}, the spec allows {cpu.max}",
+                    key="cpu.max", hint=f"qemuctl edit {spec.name}: cpu.max: {cpus}",
+                )  # fmt: skip
+            cpu = cpu.model_copy(update={"count": cpus})
+        if size is not None:
+            if memory.max is not None and size > memory.max:
+                most, asked = format_size(memory.max), format_size(size)
+                raise SpecError(
+                    f"too much memory: {asked}, the spec allows {most}",
+                    key="memory.max",
+                    hint=f"qemuctl edit {spec.name}: memory.max: {asked}",
+                )
+            memory = memory.model_copy(update={"size": size})
+        return spec.model_copy(update={"cpu": cpu, "memory": memory})
+
+    return edit
+
+
+async def _live(
+    name: str, size: int | None, cpus: int | None, patience: float, *, written: bool
+) -> None:
+    """Changes the VM that runs, and its spec after each step that came about."""
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.configured import reconfigure
+    from qemuctl.vm.states import Action, require
+
+    async with await attach(name, Action.CHANGE) as vm:
+        require(Action.CHANGE, await vm.state(), name)
+        if cpus is not None:
+            await vm.cpus.check(cpus)
+        if size is not None:
+            await vm.memory.check(size)
+        if cpus is not None:
+            with working(f"changing the processors of {name}"):
+                count = await vm.cpus.resize(cpus, timeout=patience)
+            if written:
+                reconfigure(name, _edit(None, cpus))
+            seen = "" if count.online is None else f", {count.online} online"
+            note(f"processors: {count.before} -> {count.plugged}{seen}")
+        if size is not None:
+            with working(f"changing the memory of {name}"):
+                change = await vm.memory.resize(size, timeout=patience)
+            if written:
+                reconfigure(name, _edit(size, None))
+            note(_memory_line(change))
+
+
+def _memory_line(change: MemoryChange) -> str:
+    before, after = map(format_rounded, (change.before_bytes, change.actual_bytes))
+    if not change.ways:
+        return f"memory: {after} already"
+    ways = " and ".join(change.ways)
+    return f"memory: {before} -> {after} by {ways} ({change.why})"
+
+
+async def _balloon(name: str, size: int | None, patience: float) -> BalloonReport:
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.states import Action, require
+
+    action = Action.QMP if size is None else Action.CHANGE
+    async with await attach(name, action) as vm:
+        require(action, await vm.state(), name)
+        return await vm.memory.balloon(size, timeout=patience)
+
+
+def _balloon_fields(report: BalloonReport) -> dict[str, object]:
+    def size(value: int | None) -> str | None:
+        return None if value is None else format_rounded(value)
+
+    fields: dict[str, object] = {
+        "requested": size(report.requested_bytes),
+        "actual": size(report.actual_bytes),
+        "of": size(report.total_bytes),
+        "driver": "yes" if report.has_driver else "no: its guest hears nothing",
+    }
+    guest = report.guest
+    if guest is None:
+        return fields
+    return fields | {
+        "guest total": size(guest.total_bytes),
+        "guest free": size(guest.free_bytes),
+        "guest available": size(guest.available_bytes),
+        "guest swap in": size(guest.swap_in_bytes),
+        "guest swap out": size(guest.swap_out_bytes),
+        "guest faults": guest.minor_faults,
+        "guest major faults": guest.major_faults,
+    }

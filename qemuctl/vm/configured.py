@@ -1,0 +1,157 @@
+"""The spec of a VM, changed by commands: now, at the next start, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from qemuctl.errors import SpecError, StateError
+from qemuctl.paths import VmPaths
+from qemuctl.process import held
+from qemuctl.spec import Spec, dump, parse_spec
+from qemuctl.spec.model import nic_ids
+from qemuctl.spec.rewrite import rewritten
+from qemuctl.vm import definitions
+from qemuctl.vm.resolve import base_of, image_of
+from qemuctl.vm.settled import conclude_all
+
+Edit = Callable[[Spec], Spec]
+_TRIES = 5
+
+
+class Scope(StrEnum):
+    """What a change is made to: the VM that runs, its spec, or both."""
+
+    LIVE = "live"
+    CONFIG = "config"
+    BOTH = "both"
+
+    @property
+    def live(self) -> bool:
+        return self is not Scope.CONFIG
+
+    @property
+    def config(self) -> bool:
+        return self is not Scope.LIVE
+
+
+def scope_of(name: str, wanted: Scope | None = None) -> Scope:
+    """What a change is made to by default: both when the VM is on, else its spec.
+
+    Raises NotFound, and StateError for a live change of a VM that is off.
+    """
+    paths = definitions.find(name)
+    is_on = held(paths.lock) and not paths.busy.exists()
+    if not is_on:
+        conclude_all(paths)  # what its last run has left undone
+    if wanted is None:
+        return Scope.BOTH if is_on else Scope.CONFIG
+    if wanted.live and not is_on:
+        raise StateError(
+            f"change {name} live", "off", "the VM is off",
+            hint=f"for its next start: --config; or first: qemuctl start {name}",
+        )  # fmt: skip
+    return wanted
+
+
+def preview(name: str, edit: Edit) -> Spec:
+    """The spec as ``edit`` would make it, checked as a whole; nothing is written.
+
+    ``edit`` gets the spec as it is written, relative paths and all. Raises
+    SpecError, NotFound.
+    """
+    return _edited(definitions.find(name).spec.read_text(), name, edit)[0]
+
+
+def reconfigure(name: str, edit: Edit) -> Spec:
+    """Changes the spec of a VM in its file, comments kept; gives the new one.
+
+    ``edit`` is called again when another command was faster. Raises as `preview`.
+    """
+    for turn in range(_TRIES):
+        text = definitions.find(name).spec.read_text()
+        after, new = _edited(text, name, edit)
+        if new == text:
+            return after
+        try:
+            definitions.replace(name, new, expected=text)
+        except StateError:
+            if turn == _TRIES - 1:
+                raise
+        else:
+            return after
+    raise AssertionError("unreachable")
+
+
+def _edited(text: str, name: str, edit: Edit) -> tuple[Spec, str]:
+    after = edit(parse_spec(text, name=name))
+    # A copy of a model is not checked; reading its YAML is.
+    after = parse_spec(dump(after), source=f"the changed spec of {name}")
+    return after, rewritten(text, after)
+
+
+def offset(spec: Spec, paths: VmPaths) -> int:
+    """How many disks come before those of the spec: one where the image has one."""
+    from qemuctl.spec import resolve_paths
+
+    there = resolve_paths(spec, paths.state)
+    return 0 if base_of(there, image_of(there)) is None else 1
+
+
+def pinned(spec: Spec, paths: VmPaths) -> Spec:
+    """The same spec with every id written out, so that one of its disks or cards
+    can go without the others getting another name, file or address."""
+    from qemuctl.cmdline.network import default_mac
+
+    before = offset(spec, paths)
+    disks = [
+        disk.model_copy(update={"id": disk.id or f"disk{index}"})
+        for index, disk in enumerate(spec.disks, before)
+    ]
+    nics = [
+        nic.model_copy(
+            update={
+                "id": nic.id or f"nic{index}",
+                "mac": nic.mac or default_mac(spec.name, index),
+            }
+        )
+        for index, nic in enumerate(spec.nics)
+    ]
+    return spec.model_copy(update={"disks": tuple(disks), "nics": tuple(nics)})
+
+
+def without(spec: Spec, paths: VmPaths, part: str, id_: str) -> Spec:
+    """The spec without one disk or card; ``part`` is ``disks`` or ``nics``.
+
+    Raises SpecError when the spec has none of this id.
+    """
+    whole = pinned(spec, paths)
+    items = getattr(whole, part)
+    left = [item for item in items if item.id != id_]
+    if len(left) == len(items):
+        known = ", ".join(item.id for item in items) or "none"
+        raise SpecError(f"no such id: {id_}", key=part, hint=f"there are: {known}")
+    # What stood before it keeps its notation: its place is the same.
+    index = next(i for i, item in enumerate(items) if item.id == id_)
+    before = getattr(spec, part)[:index]
+    return spec.model_copy(update={part: (*before, *left[index:])})
+
+
+def forget(name: str, part: str, id_: str) -> None:
+    """Takes a disk or card that is gone out of the spec, if it is there still."""
+    paths = VmPaths.of(name)
+
+    def edit(spec: Spec) -> Spec:
+        try:
+            return without(spec, paths, part, id_)
+        except SpecError:
+            return spec
+
+    reconfigure(name, edit)
+
+
+def ids(spec: Spec, paths: VmPaths) -> set[str]:
+    """The ids of all disks and cards that the spec gives the VM."""
+    before = offset(spec, paths)
+    disks = {disk.id or f"disk{n}" for n, disk in enumerate(spec.disks, before)}
+    return disks | {f"disk{n}" for n in range(before)} | set(nic_ids(spec.nics))

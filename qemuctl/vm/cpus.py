@@ -1,0 +1,258 @@
+"""The processors of a running VM: how many it has, and another number."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qemuctl.errors import CommandError, HotplugError, SpecError, StateError
+from qemuctl.qmp import Event, eventlog, eventstream
+from qemuctl.qmp.commands import QueryCpusFast
+from qemuctl.qmp.cpus import HotpluggableCpu, QueryHotpluggableCpus
+from qemuctl.qmp.plug import AcpiDeviceOst, DeviceDeleted
+from qemuctl.vm.journal import Change
+from qemuctl.vm.live import PERIPHERAL
+from qemuctl.vm.presence import ask_agent, device_add, require_guest
+from qemuctl.vm.unplug import Removal
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+# Seconds that a guest gets to say what it makes of a processor, and to bring it
+# online; under emulation on a busy host it takes some.
+PATIENCE = 30.0
+_LOOK = 0.1
+_CPU = re.compile(
+    rf"{PERIPHERAL}/cpu[0-9]+(/lapic)?$|/machine/unattached/device\[[0-9]+\]/lapic$"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpusNow:
+    """The processors of a running VM.
+
+    ``plugged`` is how many it has, ``online`` how many of them its guest uses, None
+    where no agent tells; up to ``max`` can be plugged in, and ``removable`` of them
+    out, by their ids, the last one first.
+    """
+
+    plugged: int
+    max: int
+    removable: tuple[str, ...]
+    online: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpusChange:
+    """Another number of processors; ``online`` is None where no agent tells."""
+
+    before: int
+    plugged: int
+    online: int | None
+
+
+class Cpus:
+    """``vm.cpus``: how many processors the guest has."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    async def now(self) -> CpusNow:
+        """What it has now (query-cpus-fast, query-hotpluggable-cpus,
+        guest-get-vcpus). Raises as `Vm.execute` does."""
+        vm = self._vm
+        plugged = await self._count()
+        places = await self._places()
+        ours = [
+            each.qom_path.rpartition("/")[2]
+            for each in places
+            if each.qom_path and each.qom_path.startswith(f"{PERIPHERAL}/")
+        ]
+        # Those of the start have no id; the first of all stays.
+        first = [
+            each.qom_path
+            for each in places[1:]
+            if each.qom_path and not each.qom_path.startswith(f"{PERIPHERAL}/")
+        ]
+        return CpusNow(
+            plugged=plugged,
+            max=sum(each.vcpus_count for each in places) or plugged,
+            removable=(*reversed(ours), *reversed(first)),
+            online=_online(await ask_agent(vm, "guest-get-vcpus")),
+        )
+
+    async def _count(self) -> int:
+        cpus = await self._vm.execute(QueryCpusFast())
+        return len(cpus)
+
+    async def _places(self) -> list[HotpluggableCpu]:
+        """The sockets for processors in their order; none on a machine without."""
+        try:
+            places = await self._vm.execute(QueryHotpluggableCpus())
+        except CommandError:
+            return []
+        order = ("node-id", "socket-id", "die-id", "cluster-id", "module-id")
+        keys = (*order, "core-id", "thread-id")
+        return sorted(places, key=lambda e: [e.props.get(key, 0) for key in keys])
+
+    async def check(self, count: int) -> None:
+        """Raises what `resize` would, as far as that can be told before."""
+        now = await self.now()
+        _admit(self._vm.name, now, count)
+        self._check_emulation(count - now.plugged)
+        await require_guest(self._vm, f"change the processors of {self._vm.name}")
+
+    async def resize(self, count: int, *, timeout: float = PATIENCE) -> CpusChange:
+        """Gives the guest ``count`` processors in all, and waits until it uses them.
+
+        Plugs in (device_add, ACPI_DEVICE_OST) or out (device_del, DEVICE_DELETED), and
+        brings online through the agent what the guest has left lying
+        (guest-set-vcpus). ``timeout`` is for each of them. Raises SpecError outside of
+        what is possible, StateError when the guest cannot hear of it, HotplugError
+        when it refuses or has not answered.
+        """
+        vm = self._vm
+        async with vm.live.changing():
+            now = await self.now()
+            _admit(vm.name, now, count)
+            self._check_emulation(count - now.plugged)
+            if count != now.plugged:
+                await require_guest(vm, f"change the processors of {vm.name}")
+            if count < now.plugged:
+                for id_ in now.removable[: now.plugged - count]:
+                    await self._unplug(id_, timeout)
+            else:
+                await self._plug_in(count - now.plugged, timeout)
+            online = await self._all_online(count, timeout)
+            return CpusChange(before=now.plugged, plugged=count, online=online)
+
+    def _check_emulation(self, more: int) -> None:
+        """Raises StateError where another processor would end QEMU: under TCG it
+        frees what belongs to one twice when one comes after another has gone."""
+        vm = self._vm
+        if more <= 0 or vm.record.accel != "tcg":
+            return
+        gone = DeviceDeleted.NAME
+        past = (e for e in eventlog.past(vm.paths.events) if e.name == gone)
+        if any(_CPU.match(DeviceDeleted.of(event).path) for event in past):
+            raise StateError(
+                f"plug a processor into {vm.name}", "running",
+                "QEMU would end: under emulation (TCG) none can come after one has "
+                "gone",
+                hint=f"for its next start: qemuctl set {vm.name} --cpus N --config",
+            )  # fmt: skip
+
+    # -- in ----------------------------------------------------------------
+
+    async def _plug_in(self, more: int, timeout: float) -> None:
+        free = [each for each in await self._places() if each.qom_path is None]
+        taken = await self._vm.live.devices()
+        ids = [id_ for n in range(1, 4097) if (id_ := f"cpu{n}") not in taken]
+        done: list[str] = []
+        for place, id_ in zip(free[:more], ids[:more], strict=True):
+            try:
+                await self._plug(place, id_, timeout)
+            except HotplugError:
+                for other in reversed(done):
+                    await self._vm.live.remove(_removal(other), timeout=timeout)
+                raise
+            done.append(id_)
+
+    async def _plug(self, place: HotpluggableCpu, id_: str, timeout: float) -> None:
+        vm = self._vm
+        seen = sum(1 for _ in eventlog.past(vm.paths.events))
+        async with vm.live.adding(Change(device=id_, removal=False)):
+            await device_add(vm, {"driver": place.type, "id": id_, **place.props})
+
+        def wanted(event: Event) -> bool:
+            if event.name != AcpiDeviceOst.NAME:
+                return False
+            said = AcpiDeviceOst.of(event)
+            return said.device == id_ and not said.of_removal
+
+        try:
+            event = await vm.unless_ended(
+                eventstream.after(seen, vm.paths.events, wanted), timeout
+            )
+            refused = AcpiDeviceOst.of(event).refused
+        except TimeoutError:
+            refused = True
+        if refused:
+            removal = await vm.live.remove(_removal(id_), timeout=timeout)
+            there = "" if removal is Removal.REMOVED else f"; {id_} is still there"
+            raise HotplugError(
+                f"the guest of {vm.name} did not accept another processor{there}",
+                "refused",
+                hint=f"its own words: qemuctl exec {vm.name} -- dmesg",
+            )
+
+    async def _all_online(self, count: int, timeout: float) -> int | None:
+        """How many processors the guest uses, once that is ``count``; None where no
+        agent tells. Raises HotplugError when it comes to less."""
+        end = asyncio.get_running_loop().time() + timeout
+        while True:
+            reply = await ask_agent(self._vm, "guest-get-vcpus")
+            online = _online(reply)
+            if reply is None or online is None or online == count:
+                return online
+            if asyncio.get_running_loop().time() > end:
+                raise HotplugError(
+                    f"the guest of {self._vm.name} uses {online} of {count} processors",
+                    "pending",
+                    hint=f"qemuctl exec {self._vm.name} -- "
+                    "sh -c 'echo 1 >/sys/devices/system/cpu/cpuN/online'",
+                )
+            idle = [each for each in reply if each.get("online") is False]
+            if idle:
+                wake = [{**each, "online": True} for each in idle]
+                await ask_agent(self._vm, "guest-set-vcpus", {"vcpus": wake})
+            # No event tells that a guest has brought one online.
+            await asyncio.sleep(_LOOK)
+
+    # -- out ---------------------------------------------------------------
+
+    async def _unplug(self, id_: str, timeout: float) -> None:
+        vm = self._vm
+        removal = await vm.live.remove(_removal(id_), timeout=timeout)
+        if removal is Removal.REMOVED:
+            return
+        left = await self._count()
+        said = "did not let go of" if removal is Removal.REFUSED else "still has"
+        raise HotplugError(
+            f"the guest of {vm.name} {said} the processor {id_}: it has {left}",
+            str(removal),
+            hint=f"for its next start: qemuctl set {vm.name} --cpus N --config",
+        )
+
+
+def _admit(name: str, now: CpusNow, count: int) -> None:
+    """Raises SpecError for a number that this run cannot have."""
+    least = now.plugged - len(now.removable)
+    if count < 1:
+        raise SpecError(f"not a number of processors: {count}", key="cpu.count")
+    if count > now.max:
+        raise SpecError(
+            f"too many for this run: {count} (it was started with room for {now.max})",
+            key="cpu.max",
+            hint="set cpu.max in the spec, or use --config; the next start has it",
+        )
+    if count < least:
+        raise SpecError(
+            f"too few for this run: {count} ({name} was started with {least}, which "
+            "stay)",
+            key="cpu.count",
+            hint=f"for its next start: qemuctl set {name} --cpus {count} --config",
+        )
+
+
+def _online(reply: Any) -> int | None:
+    """How many processors guest-get-vcpus counts as online."""
+    if not isinstance(reply, list) or not all(isinstance(one, dict) for one in reply):
+        return None
+    return sum(one.get("online") is True for one in reply)
+
+
+def _removal(id_: str) -> Change:
+    return Change(device=id_, removal=True)

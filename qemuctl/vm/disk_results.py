@@ -1,0 +1,74 @@
+"""What changes of a VM's disks give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemuctl.vm.guest_disks import Sight
+from qemuctl.vm.unplug import Removal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A disk, and where the change was made: in the VM that runs, in its spec."""
+
+    id: str
+    live: bool
+    configured: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedDisk(Changed):
+    """A disk that was added; ``guest`` is set when it was added live."""
+
+    serial: str
+    path: Path
+    guest: Sight | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovedDisk(Changed):
+    """A disk that was removed; ``path`` is its file, if there was one, which is
+    still there unless ``deleted``."""
+
+    outcome: Removal
+    path: Path | None
+    deleted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizedDisk(Changed):
+    """A disk with another size; ``guest`` tells whether it sees that."""
+
+    before_bytes: int
+    size_bytes: int
+    guest: Sight | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskLimits(Changed):
+    """What a disk may do at most in a second; None for no limit."""
+
+    iops: int | None
+    bytes_per_second: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveDisk:
+    """A disk that a running VM has, as QEMU says.
+
+    ``io_status`` is ``ok``, or ``nospace`` or ``failed`` when its error has stopped
+    the VM; ``leaving`` tells that the guest was asked to let go of it.
+    """
+
+    id: str
+    driver: str
+    bus: str
+    path: Path
+    size_bytes: int
+    readonly: bool
+    iops: int | None
+    bytes_per_second: int | None
+    io_status: str
+    leaving: bool

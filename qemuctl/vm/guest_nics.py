@@ -1,0 +1,47 @@
+"""Whether a guest has an interface for a card, as its agent tells."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import AgentError, QmpError, WaitTimeout
+from qemuctl.qmp.commands import QueryChardev
+from qemuctl.vm.guest_disks import Sight
+from qemuctl.vm.inside import Interface, interfaces
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+# Seconds for a guest to find a card, and between two looks: there is no event.
+PATIENCE = 5.0
+_LOOK_EVERY = 0.2
+
+
+async def guest_nics(vm: Vm, *, timeout: float) -> dict[str, Interface] | None:
+    """The guest's interfaces by their addresses, in lower case
+    (guest-network-get-interfaces); None when it does not say."""
+    try:
+        ports = await vm.execute(QueryChardev())
+        if not any(port.label == "agent" and port.frontend_open for port in ports):
+            return None
+        found = await interfaces(vm.agent, timeout)
+    except (AgentError, QmpError, WaitTimeout):
+        return None
+    return {each.mac.lower(): each for each in found if each.mac}
+
+
+async def sight(vm: Vm, mac: str, *, timeout: float = PATIENCE) -> Sight:
+    """Whether the guest has the card of this address, or comes to have it in
+    ``timeout`` seconds."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    while True:
+        found = await guest_nics(vm, timeout=max(end - loop.time(), 0))
+        if found is None:
+            return Sight("no agent")
+        if mac in found:
+            return Sight("seen", found[mac].name)
+        if loop.time() + _LOOK_EVERY > end:
+            return Sight("not seen")
+        await asyncio.sleep(_LOOK_EVERY)
