@@ -45,8 +45,10 @@ if TYPE_CHECKING:  # what few commands need is loaded when it is used
     from qemuctl.vm.cpus import Cpus
     from qemuctl.vm.disk_plug import Disks
     from qemuctl.vm.inside import Inside
+    from qemuctl.vm.keyboard import Keyboard
     from qemuctl.vm.memory import Memory
     from qemuctl.vm.nics import Nics
+    from qemuctl.vm.screen import Screen
 
 T = TypeVar("T")
 
@@ -102,6 +104,13 @@ class Vm:
         return Inside(self)
 
     @cached_property
+    def screen(self) -> Screen:
+        """What the guest shows, and who may look."""
+        from qemuctl.vm.screen import Screen
+
+        return Screen(self)
+
+    @cached_property
     def memory(self) -> Memory:
         """How much memory the guest has."""
         from qemuctl.vm.memory import Memory
@@ -114,6 +123,13 @@ class Vm:
         from qemuctl.vm.cpus import Cpus
 
         return Cpus(self)
+
+    @cached_property
+    def keyboard(self) -> Keyboard:
+        """Keys for the guest, and text."""
+        from qemuctl.vm.keyboard import Keyboard
+
+        return Keyboard(self)
 
     @property
     def name(self) -> str:
