@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # what few commands need is loaded when it is used
     from qemuctl.vm.memory import Memory
     from qemuctl.vm.nics import Nics
     from qemuctl.vm.screen import Screen
+    from qemuctl.vm.stats import Stats
 
 T = TypeVar("T")
 
@@ -95,6 +96,13 @@ class Vm:
         from qemuctl.vm.nics import Nics
 
         return Nics(self)
+
+    @cached_property
+    def stats(self) -> Stats:
+        """What the VM takes and does, in numbers."""
+        from qemuctl.vm.stats import Stats
+
+        return Stats(self)
 
     @cached_property
     def inside(self) -> Inside:
