@@ -74,7 +74,8 @@ def _facts(found: list[DiskFile], live: list[LiveDisk] | None) -> list[dict[str,
     names = {d.target for d in found}
     return written + [
         {
-            "target": one.id, "path": one.path, "size": one.size_bytes,
+            "target": one.id, "serial": one.serial, "path": one.path,
+            "size": one.size_bytes, "used": one.used_bytes,
             "readonly": one.readonly, "configured": False, "live": asdict(one),
         }
         for one in live or ()
@@ -99,11 +100,12 @@ def _row(disk: DiskFile, live: list[LiveDisk] | None) -> tuple[str | None, ...]:
 
 
 def _live_row(one: LiveDisk) -> tuple[str | None, ...]:
-    from qemuctl.units import format_size
+    from qemuctl.units import format_rounded, format_size
 
     mode = "ro" if one.readonly else "rw"
     size = format_size(one.size_bytes)
-    return (one.id, None, size, None, None, mode, _now(one), str(one.path))
+    used = None if one.used_bytes is None else format_rounded(one.used_bytes)
+    return (one.id, one.serial, size, used, None, mode, _now(one), str(one.path))
 
 
 def _now(one: LiveDisk | None) -> str:

@@ -57,10 +57,12 @@ def info(name: Name, json: Json = False) -> None:
         "disks": "\n".join(facts["disks"]),
     }
     differs = shown.pop("differences", None) or {}
-    shown["differs"] = "\n".join(
+    unknown = shown.pop("differences_unknown", None)
+    lines = [
         f"{key}: {pair['now']} now, {pair['configured']} configured"
         for key, pair in differs.items()
-    )
+    ]
+    shown["differs"] = f"not known: {unknown}" if unknown else "\n".join(lines)
     # The reason begins with the accelerator's name.
     shown["accel"] = shown.pop("accel_reason", None)
     shown["free ports"] = shown.pop("free_ports", None)
@@ -71,7 +73,6 @@ def info(name: Name, json: Json = False) -> None:
 async def _facts(name: str) -> dict[str, Any]:
     import time
 
-    from qemuctl.cli.differences import shown_differences
     from qemuctl.cli.inside import guest_facts
     from qemuctl.process import held
     from qemuctl.vm.definitions import find, load
@@ -100,7 +101,7 @@ async def _facts(name: str) -> dict[str, Any]:
             "sockets": str(paths.run),
             "free_ports": await _free_ports(paths, record, state),
             "problem": problem_of(paths, state),
-            "differences": await shown_differences(paths),
+            **await _differences(paths, state),
             "guest": await guest_facts(paths, state, time.monotonic() - started),
         }
     else:
@@ -129,6 +130,33 @@ async def _free_ports(paths: VmPaths, record: Record, state: State) -> int | Non
             return len(await vm.live.free())
     except (QmpError, StateError, WaitTimeout, TimeoutError):
         return None
+
+
+async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
+    """What a restart would change; None, and why, when nobody tells within a second.
+
+    A VM that only just starts or ends has none that anybody could use.
+    """
+    import asyncio
+
+    from qemuctl.errors import QemuctlError, QmpError, WaitTimeout
+    from qemuctl.vm.differences import differences
+    from qemuctl.vm.states import State
+
+    if state in (State.STARTING, State.STOPPING):
+        return {"differences": None}
+    unknown = "QEMU does not answer"
+    if state is not State.UNRESPONSIVE:
+        try:
+            async with asyncio.timeout(1.0):
+                found = await differences(paths.name)
+            every = {k: {"now": a, "configured": b} for k, (a, b) in found.items()}
+            return {"differences": every}
+        except (QmpError, WaitTimeout, TimeoutError):
+            pass
+        except (QemuctlError, OSError) as error:
+            unknown = str(getattr(error, "message", error))
+    return {"differences": None, "differences_unknown": unknown}
 
 
 def _resident(pid: int) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from qemuctl.spec import Spec
     from qemuctl.vm.configured import Edit
     from qemuctl.vm.memory_results import BalloonReport, MemoryChange
+    from qemuctl.vm.vm import Vm
 
 
 @command("set", example="qemuctl set web --memory 1G --cpus 4")
@@ -32,6 +35,7 @@ def set_resources(
     config: Config = False,
     both: Both = False,
     timeout: Timeout = "60",
+    json: Json = False,
 ) -> None:
     """Change the memory and the processors of a VM, now and for its next start.
 
@@ -52,11 +56,21 @@ def set_resources(
     chosen = scope_of(name, scope(live, config, both))
     if chosen.config:
         preview(name, _edit(size, cpus))
-    if chosen.live:
-        run_async(_live(name, size, cpus, seconds(timeout), written=chosen.config))
-    else:
-        reconfigure(name, _edit(size, cpus))
-        note(f"{name} has it from its next start")
+    changes: list[dict[str, Any]] = []
+    try:
+        if chosen.live:
+            run_async(_live(name, size, cpus, seconds(timeout), chosen.config, changes))
+        else:
+            before = preview(name, lambda spec: spec)
+            after = reconfigure(name, _edit(size, cpus))
+            changes += _configured(before, after)
+            note(f"{name} has it from its next start")
+    except BaseException:
+        if json and changes:  # what came about before, and what did not
+            print_json(changes)
+        raise
+    if json:
+        print_json(changes)
 
 
 @command("balloon", example="qemuctl balloon web 300M")
@@ -85,9 +99,10 @@ def balloon(
 def diff(name: Name, json: Json = False) -> None:
     """Show what a restart would change: the spec against the VM that runs.
 
-    One line a field; nothing when there is no difference, or the VM is off.
+    One line a field; nothing when there is no difference, or the VM is off. The
+    file of a disk stays as large as it is by now, whatever the spec says.
     """
-    from qemuctl.cli.differences import differences
+    from qemuctl.vm.differences import differences
 
     found = run_async(differences(name))
     if json:
@@ -136,10 +151,31 @@ def _edit(size: int | None, cpus: int | None) -> Edit:
     return edit
 
 
+def _configured(before: Spec, after: Spec) -> list[dict[str, Any]]:
+    """What the next start has otherwise, as JSON."""
+    values = {
+        "cpus": (before.cpu.count, after.cpu.count),
+        "memory": (before.memory.size, after.memory.size),
+    }
+    return [
+        {"what": what, "before": old, "after": new, "by": [], "outcome": "configured"}
+        for what, (old, new) in values.items()
+        if old != new
+    ]
+
+
 async def _live(
-    name: str, size: int | None, cpus: int | None, patience: float, *, written: bool
+    name: str,
+    size: int | None,
+    cpus: int | None,
+    patience: float,
+    written: bool,
+    changes: list[dict[str, Any]],
 ) -> None:
-    """Changes the VM that runs, and its spec after each step that came about."""
+    """Changes the VM that runs, and its spec after each step that came about.
+
+    What came of each is added to ``changes``, as JSON, where it did not too.
+    """
     from qemuctl.vm.attach import attach
     from qemuctl.vm.configured import reconfigure
     from qemuctl.vm.states import Action, require
@@ -152,17 +188,75 @@ async def _live(
             await vm.memory.check(size)
         if cpus is not None:
             with working(f"changing the processors of {name}"):
-                count = await vm.cpus.resize(cpus, timeout=patience)
+                await _cpus_live(vm, cpus, patience, changes)
             if written:
                 reconfigure(name, _edit(None, cpus))
-            seen = "" if count.online is None else f", {count.online} online"
-            note(f"processors: {count.before} -> {count.plugged}{seen}")
+                changes[-1]["configured"] = True
         if size is not None:
             with working(f"changing the memory of {name}"):
-                change = await vm.memory.resize(size, timeout=patience)
+                await _memory_live(vm, size, patience, changes)
             if written:
                 reconfigure(name, _edit(size, None))
-            note(_memory_line(change))
+                changes[-1]["configured"] = True
+
+
+async def _cpus_live(
+    vm: Vm, count: int, patience: float, changes: list[dict[str, Any]]
+) -> None:
+    async def plugged() -> int:
+        return (await vm.cpus.now()).plugged
+
+    async with _tried("cpus", plugged, changes) as entry:
+        change = await vm.cpus.resize(count, timeout=patience)
+        entry |= {
+            "before": change.before,
+            "after": change.plugged,
+            "online": change.online,
+            "by": ["hot plug"] * (change.before != change.plugged),
+        }
+    seen = "" if change.online is None else f", {change.online} online"
+    note(f"processors: {change.before} -> {change.plugged}{seen}")
+
+
+async def _memory_live(
+    vm: Vm, size: int, patience: float, changes: list[dict[str, Any]]
+) -> None:
+    async def actual() -> int:
+        return (await vm.memory.now()).actual_bytes
+
+    async with _tried("memory", actual, changes) as entry:
+        change = await vm.memory.resize(size, timeout=patience)
+        entry |= {
+            "before": change.before_bytes,
+            "after": change.actual_bytes,
+            "by": [str(way) for way in change.ways],
+            "why": change.why,
+        }
+    note(_memory_line(change))
+
+
+@contextlib.asynccontextmanager
+async def _tried(
+    what: str, look: Callable[[], Awaitable[int]], changes: list[dict[str, Any]]
+) -> AsyncIterator[dict[str, Any]]:
+    """The block makes a change and fills in what came of it; an error is told as what
+    became of it, with what there is now."""
+    from qemuctl.errors import HotplugError, QemuctlError
+
+    entry: dict[str, Any] = {"what": what, "before": await look()}
+    entry |= {"after": None, "by": [], "outcome": "done", "configured": False}
+    changes.append(entry)
+    try:
+        yield entry
+    except QemuctlError as error:
+        outcome = error.outcome if isinstance(error, HotplugError) else "failed"
+        entry |= {"outcome": outcome, "error": error.message}
+        with contextlib.suppress(QemuctlError):
+            entry["after"] = await look()
+        raise
+    except BaseException:
+        entry["outcome"] = "cut off"
+        raise
 
 
 def _memory_line(change: MemoryChange) -> str:

@@ -19,14 +19,16 @@ def rewritten(text: str, after: Spec) -> str:
     whole spec in one pair of braces, the YAML of ``after`` is the result.
     """
     try:
-        before = parse_spec(text)
+        # The name of a VM may be that of its folder alone.
+        name = None if "name" in read_document(text, "the spec").data else after.name
+        before = parse_spec(text, name=name)
         lines = text.splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         for key in _differing(before, after):
             lines = _with(lines, key, _block(after, key))
         written = "".join(lines)
-        if parse_spec(written) == after:
+        if parse_spec(written, name=name) == after:
             return written
     except SpecError:
         pass

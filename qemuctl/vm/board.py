@@ -127,7 +127,7 @@ class Board:
         for name in names():
             paths = VmPaths.of(name)
             try:
-                # Replaced at each start.
+                # Replaced at each start, and when its forwards change.
                 stamp = os.stat(paths.record).st_mtime_ns  # noqa: PTH116 (faster)
             except OSError:
                 continue
@@ -137,6 +137,10 @@ class Board:
             if known is not None and known.stamp == stamp:
                 here[name] = self._watched.pop(name)
             elif (record := Record.read(paths.record)) is not None:
+                if known is not None and known.gauge.record.qemu == record.qemu:
+                    known.stamp = stamp
+                    here[name] = self._watched.pop(name)
+                    continue
                 paths = VmPaths(paths.state, Path(record.run))
                 share = len(here) * 7 % 50 / 50
                 here[name] = _Watched(Gauge(paths, record), stamp, share)

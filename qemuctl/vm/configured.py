@@ -13,10 +13,9 @@ from qemuctl.spec.model import nic_ids
 from qemuctl.spec.rewrite import rewritten
 from qemuctl.vm import definitions
 from qemuctl.vm.resolve import base_of, image_of
-from qemuctl.vm.settled import conclude_all
+from qemuctl.vm.settled import conclude_if_off
 
 Edit = Callable[[Spec], Spec]
-_TRIES = 5
 
 
 class Scope(StrEnum):
@@ -43,7 +42,7 @@ def scope_of(name: str, wanted: Scope | None = None) -> Scope:
     paths = definitions.find(name)
     is_on = held(paths.lock) and not paths.busy.exists()
     if not is_on:
-        conclude_all(paths)  # what its last run has left undone
+        conclude_if_off(paths)  # what its last run has left undone
     if wanted is None:
         return Scope.BOTH if is_on else Scope.CONFIG
     if wanted.live and not is_on:
@@ -66,21 +65,14 @@ def preview(name: str, edit: Edit) -> Spec:
 def reconfigure(name: str, edit: Edit) -> Spec:
     """Changes the spec of a VM in its file, comments kept; gives the new one.
 
-    ``edit`` is called again when another command was faster. Raises as `preview`.
+    Other commands that change it wait meanwhile. Raises as `preview`.
     """
-    for turn in range(_TRIES):
-        text = definitions.find(name).spec.read_text()
+    with definitions.writing(name) as path:
+        text = path.read_text()
         after, new = _edited(text, name, edit)
-        if new == text:
-            return after
-        try:
-            definitions.replace(name, new, expected=text)
-        except StateError:
-            if turn == _TRIES - 1:
-                raise
-        else:
-            return after
-    raise AssertionError("unreachable")
+        if new != text:
+            definitions.write(path, new)
+        return after
 
 
 def _edited(text: str, name: str, edit: Edit) -> tuple[Spec, str]:

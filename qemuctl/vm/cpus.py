@@ -8,13 +8,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import CommandError, HotplugError, SpecError, StateError
-from qemuctl.qmp import Event, eventlog, eventstream
+from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import QueryCpusFast
 from qemuctl.qmp.cpus import HotpluggableCpu, QueryHotpluggableCpus
-from qemuctl.qmp.plug import AcpiDeviceOst, DeviceDeleted
+from qemuctl.qmp.plug import DeviceDeleted
 from qemuctl.vm.journal import Change
 from qemuctl.vm.live import PERIPHERAL
-from qemuctl.vm.presence import ask_agent, device_add, require_guest
+from qemuctl.vm.presence import (
+    BRIEF,
+    accepted,
+    ask_agent,
+    carried_out,
+    device_add,
+    give_up,
+    gone_if_cut_off,
+    let_go,
+    require_guest,
+    take_back,
+)
 from qemuctl.vm.unplug import Removal
 
 if TYPE_CHECKING:
@@ -111,7 +122,8 @@ class Cpus:
         brings online through the agent what the guest has left lying
         (guest-set-vcpus). ``timeout`` is for each of them. Raises SpecError outside of
         what is possible, StateError when the guest cannot hear of it, HotplugError
-        when it refuses or has not answered.
+        when it refuses or has not answered. Those that came before are then taken
+        back, as they are when this is cut off.
         """
         vm = self._vm
         async with vm.live.changing():
@@ -120,12 +132,19 @@ class Cpus:
             self._check_emulation(count - now.plugged)
             if count != now.plugged:
                 await require_guest(vm, f"change the processors of {vm.name}")
+            added: list[str] = []
             if count < now.plugged:
                 for id_ in now.removable[: now.plugged - count]:
                     await self._unplug(id_, timeout)
             else:
-                await self._plug_in(count - now.plugged, timeout)
-            online = await self._all_online(count, timeout)
+                added = await self._plug_in(count - now.plugged, timeout)
+            try:
+                online = await self._all_online(count, timeout)
+            except HotplugError:
+                raise  # it has accepted them, and may still use them
+            except BaseException:
+                await carried_out(self._give_up(added, BRIEF))
+                raise
             return CpusChange(before=now.plugged, plugged=count, online=online)
 
     def _check_emulation(self, more: int) -> None:
@@ -146,7 +165,8 @@ class Cpus:
 
     # -- in ----------------------------------------------------------------
 
-    async def _plug_in(self, more: int, timeout: float) -> None:
+    async def _plug_in(self, more: int, timeout: float) -> list[str]:
+        """Plugs in so many, or none; gives their ids."""
         free = [each for each in await self._places() if each.qom_path is None]
         taken = await self._vm.live.devices()
         ids = [id_ for n in range(1, 4097) if (id_ := f"cpu{n}") not in taken]
@@ -154,39 +174,49 @@ class Cpus:
         for place, id_ in zip(free[:more], ids[:more], strict=True):
             try:
                 await self._plug(place, id_, timeout)
-            except HotplugError:
-                for other in reversed(done):
-                    await self._vm.live.remove(_removal(other), timeout=timeout)
+            except HotplugError as error:
+                left = await carried_out(self._give_up(done, timeout))
+                if not left:
+                    raise
+                pending = {each.device for each in self._vm.live.journal.changes()}
+                raise HotplugError(
+                    f"{error.message}; still there: {', '.join(left)}",
+                    "pending" if pending.intersection(left) else error.outcome,
+                    hint=error.hint,
+                ) from error
+            except BaseException:
+                await carried_out(self._give_up(done, BRIEF))
                 raise
             done.append(id_)
+        return done
+
+    async def _give_up(self, ids: list[str], timeout: float) -> list[str]:
+        """Takes processors out again, in ``timeout`` seconds together and a little
+        for each; gives those that are still there."""
+        loop, left = asyncio.get_running_loop(), []
+        end = loop.time() + timeout
+        for id_ in reversed(ids):
+            patience = max(end - loop.time(), 0.5)
+            if not await give_up(self._vm, _removal(id_), timeout=patience):
+                left.append(id_)
+        return left
 
     async def _plug(self, place: HotpluggableCpu, id_: str, timeout: float) -> None:
         vm = self._vm
         seen = sum(1 for _ in eventlog.past(vm.paths.events))
-        async with vm.live.adding(Change(device=id_, removal=False)):
-            await device_add(vm, {"driver": place.type, "id": id_, **place.props})
-
-        def wanted(event: Event) -> bool:
-            if event.name != AcpiDeviceOst.NAME:
-                return False
-            said = AcpiDeviceOst.of(event)
-            return said.device == id_ and not said.of_removal
-
-        try:
-            event = await vm.unless_ended(
-                eventstream.after(seen, vm.paths.events, wanted), timeout
-            )
-            refused = AcpiDeviceOst.of(event).refused
-        except TimeoutError:
-            refused = True
-        if refused:
-            removal = await vm.live.remove(_removal(id_), timeout=timeout)
-            there = "" if removal is Removal.REMOVED else f"; {id_} is still there"
-            raise HotplugError(
-                f"the guest of {vm.name} did not accept another processor{there}",
-                "refused",
-                hint=f"its own words: qemuctl exec {vm.name} -- dmesg",
-            )
+        async with gone_if_cut_off(vm, _removal(id_)):
+            async with vm.live.adding(Change(device=id_, removal=False)):
+                await device_add(vm, {"driver": place.type, "id": id_, **place.props})
+            answer = await accepted(vm, seen, id_, timeout)
+        if answer:
+            return
+        outcome, there = await take_back(vm, _removal(id_), timeout=timeout)
+        said = "did not answer to" if answer is None else "did not accept"
+        raise HotplugError(
+            f"the guest of {vm.name} {said} another processor{there}",
+            outcome,
+            hint=f"its own words: qemuctl exec {vm.name} -- dmesg",
+        )
 
     async def _all_online(self, count: int, timeout: float) -> int | None:
         """How many processors the guest uses, once that is ``count``; None where no
@@ -215,7 +245,7 @@ class Cpus:
 
     async def _unplug(self, id_: str, timeout: float) -> None:
         vm = self._vm
-        removal = await vm.live.remove(_removal(id_), timeout=timeout)
+        removal = await let_go(vm, _removal(id_), timeout=timeout)
         if removal is Removal.REMOVED:
             return
         left = await self._count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -12,7 +13,14 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import HostError, NameInUse, NotFound, StateError, UsageError
+from qemuctl.errors import (
+    HostError,
+    NameInUse,
+    NotFound,
+    QemuctlError,
+    StateError,
+    UsageError,
+)
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import held, take
 from qemuctl.vm.record import Record
@@ -115,11 +123,30 @@ def replace(name: str, text: str, *, expected: str | None = None) -> None:
 
     Raises StateError unless the present one is ``expected``, if that is given.
     """
-    path = find(name).spec
-    if expected is not None and path.read_text() != expected:
-        raise StateError(
-            f"change {name}", "changed", "another command has changed it meanwhile"
-        )
+    with writing(name) as path:
+        if expected is not None and path.read_text() != expected:
+            raise StateError(
+                f"change {name}", "changed", "another command has changed it meanwhile"
+            )
+        write(path, text)
+
+
+@contextlib.contextmanager
+def writing(name: str) -> Iterator[Path]:
+    """The file of a VM's spec, which nobody else changes for the block; a short one,
+    for others stand still meanwhile. Raises NotFound."""
+    paths = find(name)
+    # The folder itself is the lock: no file of ours is left in it.
+    fd = os.open(paths.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield paths.spec
+    finally:
+        os.close(fd)
+
+
+def write(path: Path, text: str) -> None:
+    """Puts a spec's text in the place of another, as a whole."""
     _beside(path, text).replace(path)
 
 
@@ -166,10 +193,23 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
         # Who meets the lock must not take us for a QEMU, and kill us.
         with contextlib.suppress(OSError):  # on a full disk, too, one can remove
             paths.busy.touch()
+        _conclude(paths, action)
         yield paths
     finally:
         paths.busy.unlink(missing_ok=True)
         os.close(lock)
+
+
+def _conclude(paths: VmPaths, action: Action) -> None:
+    """Does what the VM's last run has left undone, before it gets another name or
+    lends its disks."""
+    from qemuctl.vm.settled import conclude_all
+
+    try:
+        conclude_all(paths)
+    except (QemuctlError, OSError):
+        if action is not Action.REMOVE:  # which all of it goes with
+            raise
 
 
 def remove(name: str, *, keep_disks: bool = False) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, resolve_paths
 from qemuctl.vm.configured import Edit, ids, offset, preview, reconfigure, without
-from qemuctl.vm.definitions import find, load
+from qemuctl.vm.definitions import find, load, locked
 from qemuctl.vm.disk_results import AddedDisk, RemovedDisk
 from qemuctl.vm.disks import DiskFile, check_medium, disk_files
 from qemuctl.vm.made import disown
 from qemuctl.vm.resolve import image_of, placed, resolved
+from qemuctl.vm.started import started_spec
+from qemuctl.vm.states import Action
 from qemuctl.vm.unplug import Removal
 from qemuctl.vm.users import built_on, check_nobodys
 
@@ -121,9 +123,10 @@ def disk_of(name: str, id_: str) -> DiskFile | None:
 
 
 def boots_from(name: str, id_: str) -> bool:
-    """Whether a guest probably runs from a disk: the image's own, or the first one
-    of a VM that boots no kernel directly."""
-    paths, spec = find(name), load(name)
+    """Whether a guest probably runs from a disk that was there at the start: the
+    image's own, or the first one of a VM that boots no kernel directly."""
+    paths = find(name)
+    spec = resolve_paths(started_spec(paths), paths.state)
     image = image_of(spec)
     disks = placed(spec, paths, image)
     if not disks or disks[0].id != id_:
@@ -209,13 +212,15 @@ def remove(name: str, id_: str, *, delete: bool = False) -> RemovedDisk:
     """
     file, edit = known_disk(name, id_), removal_of(name, id_)
     there = file.path.exists()
-    if delete and there:
-        check_deletable(file.path, name)
-    reconfigure(name, edit)
-    if delete:
-        file.path.unlink(missing_ok=True)
-    if file.own:
-        disown(file.path, find(name))
+    with contextlib.ExitStack() as stack:
+        if delete and there:
+            check_deletable(file.path, name)
+            stack.enter_context(_unused(name, file))
+        reconfigure(name, edit)
+        if delete:
+            file.path.unlink(missing_ok=True)
+        if file.own:
+            disown(file.path, find(name))
     return RemovedDisk(
         id=id_,
         outcome=Removal.REMOVED,
@@ -224,6 +229,23 @@ def remove(name: str, id_: str, *, delete: bool = False) -> RemovedDisk:
         live=False,
         configured=True,
     )
+
+
+@contextlib.contextmanager
+def _unused(name: str, file: DiskFile) -> Iterator[None]:
+    """For the block the VM is off, so that it does not write to a disk's file.
+
+    Raises UsageError when it is on.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(name, Action.CHANGE))
+        except StateError as error:
+            raise UsageError(
+                f"{name} is on, and may use the file of {file.target}: {file.path}",
+                hint="leave out --delete; or --config, to take it away now too",
+            ) from error
+        yield
 
 
 def add(name: str, disk: Disk) -> AddedDisk:

@@ -7,12 +7,14 @@ knows (see `live`).
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import CommandError, HotplugError, MonitorLost, StateError
 from qemuctl.qmp.block import BlockResize
 from qemuctl.qmp.commands import BlockInfo, QueryBlock
+from qemuctl.qmp.plug import QomGet
 from qemuctl.spec import Disk
 from qemuctl.vm import disk_config, disk_settings
 from qemuctl.vm.configured import Scope, preview, reconfigure
@@ -27,6 +29,7 @@ from qemuctl.vm.disk_results import (
 )
 from qemuctl.vm.guest_disks import sight
 from qemuctl.vm.journal import Change
+from qemuctl.vm.live import PERIPHERAL, Plugged
 from qemuctl.vm.unplug import Removal
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ class Disks:
         for drive in await self._vm.execute(QueryBlock()):
             device = plugged.get(device_id(drive))
             if device is not None and device.driver in DRIVERS and drive.inserted:
-                bus, gone = device.bus, device.id in leaving
-                found.append(_live_disk(drive, device.driver, bus, leaving=gone))
+                gone = device.id in leaving
+                found.append(await _live_disk(self._vm, drive, device, leaving=gone))
         return sorted(found, key=lambda disk: (len(disk.id), disk.id))
 
     async def add(self, disk: Disk, *, scope: Scope = Scope.BOTH) -> AddedDisk:
@@ -100,7 +103,8 @@ class Disks:
             return disk_config.remove(name, id, delete=delete)
         pending = self._pending(id)
         async with self._vm.live.changing():
-            if pending and not self._pending(id):
+            ended = pending and not self._pending(id)
+            if pending and ended and not await self._vm.live.there(id):
                 # The guest has let go of it since, and all else is done.
                 return _removed(id, pending)
             plan = await self._removal(id, scope, force=force, delete=delete)
@@ -252,14 +256,25 @@ class Disks:
                 raise
 
 
-def _live_disk(drive: BlockInfo, driver: str, bus: str, *, leaving: bool) -> LiveDisk:
+async def _live_disk(
+    vm: Vm, drive: BlockInfo, device: Plugged, *, leaving: bool
+) -> LiveDisk:
     medium: dict[str, Any] = drive.inserted or {}
+    path = Path(medium["image"]["filename"])
+    serial = used = None
+    with contextlib.suppress(CommandError):  # it went in this moment
+        front = f"{PERIPHERAL}/{device.id}"
+        serial = await vm.execute(QomGet(path=front, property="serial"))
+    with contextlib.suppress(OSError):
+        used = path.stat().st_blocks * 512
     return LiveDisk(
-        id=device_id(drive),
-        driver=driver,
-        bus=bus,
-        path=Path(medium["image"]["filename"]),
+        id=device.id,
+        serial=serial or None,
+        driver=device.driver,
+        bus=device.bus,
+        path=path,
         size_bytes=int(medium["image"]["virtual-size"]),
+        used_bytes=used,
         readonly=bool(medium["ro"]),
         iops=medium["iops"] or None,
         bytes_per_second=medium["bps"] or None,

@@ -59,14 +59,17 @@ class LiveDisk:
     """A disk that a running VM has, as QEMU says.
 
     ``io_status`` is ``ok``, or ``nospace`` or ``failed`` when its error has stopped
-    the VM; ``leaving`` tells that the guest was asked to let go of it.
+    the VM; ``leaving`` tells that the guest was asked to let go of it. ``used_bytes``
+    is what its file takes on the host; None for one that is not there any more.
     """
 
     id: str
+    serial: str | None
     driver: str
     bus: str
     path: Path
     size_bytes: int
+    used_bytes: int | None
     readonly: bool
     iops: int | None
     bytes_per_second: int | None

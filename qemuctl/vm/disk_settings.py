@@ -65,7 +65,7 @@ async def resize(
         preview(name, edit)
     if size > before and not file.awaited:
         await resize_file(file.path, file.format, size)
-    if edit is not None and size > before:
+    if edit is not None:
         reconfigure(name, edit)
     return ResizedDisk(
         id=id_, before_bytes=before, size_bytes=size, live=False,

@@ -56,7 +56,7 @@ from qemuctl.vm.plan import Plan, Stages, prepare
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import Device
-from qemuctl.vm.settled import conclude_all
+from qemuctl.vm.settled import conclude_if_off
 from qemuctl.vm.states import Action, require
 from qemuctl.vm.users import user_of
 from qemuctl.vm.vm import Vm
@@ -126,7 +126,7 @@ async def start(
         verdict = require(Action.START, await state_of(paths), name)
         if verdict is not None:
             return None
-    conclude_all(paths)
+    conclude_if_off(paths)
     spec = load(name)
     paths = VmPaths.of(name)
     vm, child = await _bring_up(spec, paths, [], boot, progress, attached=False)

@@ -11,18 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qemuctl.cmdline.devices import Device
 from qemuctl.cmdline.layout import Place, free_places
 from qemuctl.cmdline.qapi import to_qapi
-from qemuctl.errors import CommandError, QemuctlError, StateError, WaitTimeout
+from qemuctl.errors import (
+    CommandError,
+    MonitorLost,
+    QemuctlError,
+    StateError,
+    WaitTimeout,
+)
 from qemuctl.image.claim import claimed
 from qemuctl.qmp.commands import BlockdevDel
 from qemuctl.qmp.plug import NetdevDel, ObjectDel, QomGet, QomList
 from qemuctl.vm.journal import Change, Journal
 from qemuctl.vm.nic_state import refresh
+from qemuctl.vm.record import Record
 from qemuctl.vm.settled import conclude
 from qemuctl.vm.states import Action, require
 from qemuctl.vm.unplug import Removal, unplug
@@ -72,6 +79,12 @@ class Live:
             except TimeoutError as error:
                 stage = f"another command that changes {self._vm.name}"
                 raise WaitTimeout(stage, _PATIENCE) from error
+            # It may have been paused meanwhile, or be another run by now.
+            require(Action.CHANGE, await self._vm.state(), self._vm.name)
+            record = Record.read(self._vm.paths.record)
+            if record is None or record.qemu != self._vm.record.qemu:
+                action = f"change {self._vm.name}"
+                raise StateError(action, "running", "it was started anew meanwhile")
             await self.settle()
             yield
 
@@ -172,6 +185,13 @@ class Live:
             removal = await unplug(self._vm, change.device, timeout=timeout)
         except CommandError:
             self.journal.end(change.device)  # QEMU itself does not even ask
+            raise
+        except BaseException as error:
+            if not isinstance(error, MonitorLost):
+                # The guest may still let go of it, but who has called it off loses
+                # neither a file nor a line of the spec afterwards.
+                kept = replace(change, delete=False, configured=None)
+                self.journal.begin(kept)
             raise
         if removal is Removal.REFUSED:
             self.journal.end(change.device)

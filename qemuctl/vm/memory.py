@@ -138,10 +138,12 @@ class Memory:
                 return changed(now, now, choice)
             await require_guest(vm, f"change the memory of {vm.name}")
             await self._check_use(now.actual_bytes - size_bytes, now)
-            if choice.virtio_mem_bytes and (why := await self._devices.offer(choice)):
-                choice = choose(now, size_bytes, virtio_mem=False, why_not=why)
-            await self._check_balloon(now, choice)
-            await self._devices.apply(choice, timeout)
+            devices = self._devices
+            async with devices.as_before(now):
+                if choice.virtio_mem_bytes and (why := await devices.offer(choice)):
+                    choice = choose(now, size_bytes, virtio_mem=False, why_not=why)
+                await self._check_balloon(now, choice)
+                await devices.apply(choice, timeout, now)
             after = await self.now()
             choice = await self._made_up(choice, after)
             if after.balloon_requested_bytes not in (None, choice.balloon_bytes):

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qemuctl.cmdline.compute import virtio_mem_room
 from qemuctl.cmdline.devices import PcDimm, VirtioMemPci
 from qemuctl.cmdline.objects import MemoryBackendRam
 from qemuctl.cmdline.qapi import to_qapi
-from qemuctl.errors import CommandError, HotplugError, StateError
-from qemuctl.qmp import Event, eventlog, eventstream
+from qemuctl.errors import CommandError, HotplugError, QemuctlError, StateError
+from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import QomSet
 from qemuctl.qmp.memory import MemoryDeviceSizeChange
-from qemuctl.qmp.plug import AcpiDeviceOst
 from qemuctl.units import format_rounded, format_size
 from qemuctl.vm.journal import Change
 from qemuctl.vm.live import PERIPHERAL
 from qemuctl.vm.memory_choice import Choice, Dimm, MemoryNow
-from qemuctl.vm.presence import again, ask_agent, device_add, fresh_stats, settles
+from qemuctl.vm.presence import (
+    BRIEF,
+    accepted,
+    again,
+    ask_agent,
+    carried_out,
+    device_add,
+    fresh_stats,
+    gone_if_cut_off,
+    let_go,
+    settles,
+    take_back,
+)
 from qemuctl.vm.unplug import Removal
 
 if TYPE_CHECKING:
@@ -45,8 +57,9 @@ class MemoryDevices:
     async def offer(self, choice: Choice) -> str:
         """Sees whether the guest takes virtio-mem; says why it does not, if so.
 
-        Plugs the device in when there is none yet (object-add, device_add), with
-        nothing requested.
+        Plugs the device in when there is none yet (object-add, device_add), and then
+        requests all that the choice has of it: the guest may have taken some of it,
+        or all, when this is over.
         """
         now = await self._now()
         if now.virtio_mem is None:
@@ -103,13 +116,36 @@ class MemoryDevices:
         size = await self._request(size_bytes, timeout, _STALL)
         if size >= size_bytes:
             return  # what it cannot give back is for the balloon
-        await self._set(before)
+        kept = await self._request(before, _ANSWER, _STALL) - before
+        back, outcome = "it was asked back, and has gone", "refused"
+        if kept > 0:
+            back = f"it was asked back, and {format_rounded(kept)} is still to come"
+            outcome = "pending"
         raise HotplugError(
             f"the guest of {self._vm.name} took only {format_rounded(size)} of "
-            f"{format_size(size_bytes)} by virtio-mem; it was asked back",
-            "refused",
+            f"{format_size(size_bytes)} by virtio-mem; {back}",
+            outcome,
             hint=f"its own words: qemuctl exec {self._vm.name} -- dmesg",
         )
+
+    @contextlib.asynccontextmanager
+    async def as_before(self, before: MemoryNow) -> AsyncIterator[None]:
+        """When the block is cut off, or fails before all is asked of the guest,
+        virtio-mem is asked back to what it was."""
+        try:
+            yield
+        except HotplugError:
+            raise  # it has been asked back where it was refused
+        except BaseException:
+            await carried_out(self._back(_size(before)))
+            raise
+
+    async def _back(self, size_bytes: int) -> None:
+        with contextlib.suppress(QemuctlError, OSError):  # there is another error
+            async with asyncio.timeout(BRIEF):
+                mem = (await self._now()).virtio_mem
+                if mem is not None and mem.requested_bytes != size_bytes:
+                    await self._set(size_bytes)
 
     async def keep(self, size_bytes: int) -> None:
         """Ends the wish for less than the guest can give back of virtio-mem."""
@@ -117,17 +153,17 @@ class MemoryDevices:
 
     # -- both --------------------------------------------------------------
 
-    async def apply(self, choice: Choice, timeout: float) -> None:
+    async def apply(self, choice: Choice, timeout: float, before: MemoryNow) -> None:
         """Makes virtio-mem and the DIMMs what ``choice`` says.
 
         The guest may keep some of virtio-mem. Raises HotplugError: what was refused
-        is as it was before.
+        is then asked back to what there was ``before`` anything was offered.
         """
         now = await self._now()
         mem = now.virtio_mem
         if mem is not None and mem.size_bytes != choice.virtio_mem_bytes:
             await self._resize_virtio_mem(
-                mem.size_bytes, choice.virtio_mem_bytes, timeout
+                _size(before), choice.virtio_mem_bytes, timeout
             )
         elif mem is not None and mem.requested_bytes != choice.virtio_mem_bytes:
             await self._set(choice.virtio_mem_bytes)
@@ -151,49 +187,40 @@ class MemoryDevices:
         before = await self._total()
         seen = sum(1 for _ in eventlog.past(vm.paths.events))
         change = Change(device=id_, removal=False, objects=(memory.id,))
-        async with vm.live.adding(change):
-            await vm.command("object-add", to_qapi(memory))
-            try:
-                await device_add(vm, to_qapi(PcDimm(id=id_, memdev=memory.id)))
-            except CommandError as error:
-                if "slot" not in error.desc:
-                    raise
-                raise StateError(
-                    f"plug a DIMM into {vm.name}", "running", error.desc,
-                    hint="more memory.slots in the spec, from its next start",
-                ) from error  # fmt: skip
         dimm = Dimm(id=id_, size_bytes=size_bytes)
-        if not await self._accepted(seen, id_):
-            await self._take_back(dimm, "did not answer to it")
-        if not await self._grown(before, size_bytes):
-            await self._take_back(dimm, "does not use it")
+        async with gone_if_cut_off(vm, _removal(dimm)):
+            async with vm.live.adding(change):
+                await self._add_dimm(dimm, memory)
+            answer = await accepted(vm, seen, id_, _ANSWER)
+            used = bool(answer) and await self._grown(before, size_bytes)
+        if answer is None:
+            await self._take_back(dimm, "did not answer to")
+        if not answer:
+            await self._take_back(dimm, "did not accept")
+        if not used:
+            await self._take_back(dimm, "does not use")
 
-    async def _accepted(self, seen: int, id_: str) -> bool:
-        """Whether the guest has said yes to a device that was plugged in."""
-
-        def wanted(event: Event) -> bool:
-            if event.name != AcpiDeviceOst.NAME:
-                return False
-            said = AcpiDeviceOst.of(event)
-            return said.device == id_ and not said.of_removal
-
-        try:
-            event = await self._vm.unless_ended(
-                eventstream.after(seen, self._vm.paths.events, wanted), _ANSWER
-            )
-        except TimeoutError:
-            return False
-        return not AcpiDeviceOst.of(event).refused
-
-    async def _take_back(self, dimm: Dimm, why: str) -> None:
-        """A guest that refused memory lets go of it; and then the error."""
+    async def _add_dimm(self, dimm: Dimm, memory: MemoryBackendRam) -> None:
         vm = self._vm
-        removal = await vm.live.remove(_removal(dimm), timeout=_ANSWER)
-        there = "" if removal is Removal.REMOVED else f"; {dimm.id} is still there"
+        await vm.command("object-add", to_qapi(memory))
+        try:
+            await device_add(vm, to_qapi(PcDimm(id=dimm.id, memdev=memory.id)))
+        except CommandError as error:
+            if "slot" not in error.desc:
+                raise
+            raise StateError(
+                f"plug a DIMM into {vm.name}", "running", error.desc,
+                hint="more memory.slots in the spec, from its next start",
+            ) from error  # fmt: skip
+
+    async def _take_back(self, dimm: Dimm, said: str) -> NoReturn:
+        """Takes memory back that the guest has not taken; and then the error."""
+        vm = self._vm
+        outcome, there = await take_back(vm, _removal(dimm), timeout=_ANSWER)
         raise HotplugError(
-            f"the guest of {vm.name} refused a DIMM of "
-            f"{format_size(dimm.size_bytes)}: it {why}{there}",
-            "refused",
+            f"the guest of {vm.name} {said} a DIMM of "
+            f"{format_size(dimm.size_bytes)}{there}",
+            outcome,
             hint=f"its own words: qemuctl exec {vm.name} -- dmesg",
         )
 
@@ -219,7 +246,7 @@ class MemoryDevices:
 
     async def _unplug_dimm(self, dimm: Dimm, timeout: float) -> None:
         vm = self._vm
-        removal = await vm.live.remove(_removal(dimm), timeout=timeout)
+        removal = await let_go(vm, _removal(dimm), timeout=timeout)
         if removal is Removal.REMOVED:
             return
         size = format_size(dimm.size_bytes)
@@ -229,6 +256,13 @@ class MemoryDevices:
                 "of it",
                 "refused",
                 hint=f"take other memory instead: qemuctl balloon {vm.name} SIZE",
+            )
+        if not await vm.live.there(dimm.id):
+            raise HotplugError(
+                f"{dimm.id} ({size}) of {vm.name} has gone, but QEMU has not freed "
+                "its memory yet",
+                "pending",
+                hint="the next command that changes it does the rest",
             )
         raise HotplugError(
             f"the guest of {vm.name} has not answered yet whether it lets go of "
@@ -250,6 +284,10 @@ class MemoryDevices:
         ]
         if idle:
             await ask_agent(self._vm, "guest-set-memory-blocks", {"mem-blks": idle})
+
+
+def _size(now: MemoryNow) -> int:
+    return now.virtio_mem.size_bytes if now.virtio_mem else 0
 
 
 def _removal(dimm: Dimm) -> Change:

@@ -31,7 +31,7 @@ def written(name: str, *, live: bool | None = False) -> list[NicStatus]:
             live=live,
             configured=True,
             configured_link=nic.link,
-            forwards=tuple(_merged((), nic.forward)),
+            forwards=tuple(merged((), nic.forward)),
         )
         for id_, nic in _cards_of(load(name), name)
     ]
@@ -83,12 +83,12 @@ def _now(
         configured=nic is not None,
         configured_link=nic.link if nic else None,
         leaving=leaving,
-        forwards=tuple(_merged(forwards, nic.forward if nic else ())),
+        forwards=tuple(merged(forwards, nic.forward if nic else ())),
         guest=guest,
     )
 
 
-def _merged(
+def merged(
     live: Iterable[HostForward], configured: Iterable[Forward]
 ) -> Iterator[NicForward]:
     """Forwards of both kinds; a free port of the spec is one of those that QEMU has."""

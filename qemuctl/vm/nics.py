@@ -99,7 +99,8 @@ class Nics:
             return nic_config.remove(name, id)
         pending = self._pending(id)
         async with self._vm.live.changing():
-            if pending and not self._pending(id):
+            ended = pending and not self._pending(id)
+            if pending and ended and not await self._vm.live.there(id):
                 # The guest has let go of it since, and all else is done.
                 return _removed(pending)
             plan = await self._removal(id, scope)

@@ -1,4 +1,4 @@
-"""Whether a guest is there that hears what is plugged in or out.
+"""Whether a guest is there that hears what is plugged in or out, and what it answers.
 
 QEMU does not know. The agent's port and the balloon's driver tell of a guest that
 has booted; what is offered to firmware, or to a kernel that is still busy
@@ -10,27 +10,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemuctl.errors import (
     AgentError,
     CommandError,
+    HotplugError,
     MonitorLost,
+    QemuctlError,
     StateError,
+    UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.qmp import eventlog, eventstream
+from qemuctl.qmp import Event, eventlog, eventstream
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import Reset, TypedEvent
+from qemuctl.qmp.plug import AcpiDeviceOst
 from qemuctl.vm.balloon_stats import INTERVAL, POLL, STATS, GuestMemory, parsed
+from qemuctl.vm.journal import Change
+from qemuctl.vm.unplug import Removal
 from qemuctl.vm.vm import agent_port_open
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
+T = TypeVar("T")
+
 # Seconds that an agent gets: it is asked only where it is there.
 AGENT_PATIENCE = 5.0
+# Seconds that there are to undo something once nobody waits for it any more.
+BRIEF = 4.0
 # Seconds between looks: events are limited to one a second, and the last one
 # may have come before the first look.
 _LOOK = 1.0
@@ -111,6 +121,108 @@ async def device_add(vm: Vm, arguments: dict[str, Any]) -> None:
             raise
 
 
+async def accepted(vm: Vm, seen: int, device: str, timeout: float) -> bool | None:
+    """What the guest says of a processor or a DIMM that was plugged in after ``seen``
+    events (ACPI_DEVICE_OST); None when it says nothing. Raises UnexpectedExit."""
+
+    def wanted(event: Event) -> bool:
+        if event.name != AcpiDeviceOst.NAME:
+            return False
+        said = AcpiDeviceOst.of(event)
+        return said.device == device and not said.of_removal
+
+    try:
+        event = await vm.unless_ended(
+            eventstream.after(seen, vm.paths.events, wanted), timeout
+        )
+    except TimeoutError:
+        return None
+    return not AcpiDeviceOst.of(event).refused
+
+
+# -- taking out, and taking back -------------------------------------------
+
+
+async def let_go(vm: Vm, change: Change, *, timeout: float) -> Removal:
+    """As `Live.remove`, where REMOVED means that its back ends have gone too.
+
+    Raises HotplugError, ``refused``, where QEMU itself does not take it out.
+    """
+    try:
+        removal = await vm.live.remove(change, timeout=timeout)
+    except CommandError as error:
+        raise HotplugError(
+            f"{change.device} cannot be taken out of {vm.name}: {error.desc}",
+            "refused",
+            hint="once its guest has booted and is idle, try again",
+        ) from error
+    begun = {each.device for each in vm.live.journal.changes()}
+    if removal is Removal.REMOVED and change.device in begun:
+        return Removal.PENDING
+    return removal
+
+
+async def take_back(vm: Vm, change: Change, *, timeout: float) -> tuple[str, str]:
+    """Takes out again what the guest did not want, also when we are cut off.
+
+    Gives the outcome of the whole, and what is to be said of the device: nothing
+    where it has gone.
+    """
+    device = change.device
+    try:
+        removal = await carried_out(let_go(vm, change, timeout=timeout))
+    except HotplugError as error:
+        return "refused", f"; {device} is still there: {error.message}"
+    if removal is Removal.REMOVED:
+        return "refused", ""
+    if removal is Removal.PENDING:
+        return "pending", f"; {device} is still to go"
+    return "refused", f"; {device} is still there"
+
+
+@contextlib.asynccontextmanager
+async def gone_if_cut_off(vm: Vm, change: Change) -> AsyncIterator[None]:
+    """The block plugs in the device of ``change``, and hears what its guest makes of
+    it; when it does not come to its end, the device is asked back."""
+    try:
+        yield
+    except (CommandError, StateError, UnexpectedExit):
+        raise  # QEMU itself did not take it, or has ended
+    except BaseException:
+        await carried_out(give_up(vm, change, timeout=BRIEF))
+        raise
+
+
+async def give_up(vm: Vm, change: Change, *, timeout: float) -> bool:
+    """Takes out what nobody waits for, if it is there; tells whether it has gone."""
+    with contextlib.suppress(QemuctlError, OSError):  # we have another error to tell
+        async with asyncio.timeout(timeout + 1.0):
+            if not await vm.live.there(change.device):
+                return True
+            removal = await let_go(vm, change, timeout=timeout)
+            return removal is Removal.REMOVED
+    return False
+
+
+async def carried_out(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which has a few seconds more to come to its end when
+    we are cut off meanwhile."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        end = loop.time() + BRIEF
+        while not task.done():  # however often we are told
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=max(end - loop.time(), 0.0))
+            if loop.time() >= end:
+                task.cancel()
+                end = loop.time() + 1.0
+        if not task.cancelled():
+            task.exception()  # nobody is there to hear of it
+        raise
+
+
 async def settles(
     vm: Vm,
     event: type[TypedEvent],
@@ -123,21 +235,22 @@ async def settles(
     """The number that ``read`` gives, once it is ``wanted`` or comes no nearer.
 
     Asked again at each ``event``; ended by ``stall`` seconds without a change, or
-    ``timeout`` in all. Raises UnexpectedExit.
+    ``timeout`` in all. Raises UnexpectedExit, and what else ``read`` does.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
     value, moved = None, loop.time()
     while True:
-        coming = eventstream.upcoming(vm.paths.events, event.NAME)
-        now = value
-        with contextlib.suppress(MonitorLost):  # the next look tells
-            now = await read()
-        if now != value:
-            value, moved = now, loop.time()
-        left = min(end, moved + stall) - loop.time()
-        if value == wanted or (left <= 0 and value is not None):
-            coming.close()
-            return value
-        with contextlib.suppress(TimeoutError):
-            await vm.unless_ended(coming, max(0.01, min(left, _LOOK)))
+        with contextlib.closing(
+            eventstream.upcoming(vm.paths.events, event.NAME)
+        ) as coming:
+            now = value
+            with contextlib.suppress(MonitorLost):  # the next look tells
+                now = await vm.unless_ended(read())
+            if now != value:
+                value, moved = now, loop.time()
+            left = min(end, moved + stall) - loop.time()
+            if value == wanted or (left <= 0 and value is not None):
+                return value
+            with contextlib.suppress(TimeoutError):
+                await vm.unless_ended(coming, max(0.01, min(left, _LOOK)))

@@ -31,11 +31,11 @@ def conclude(paths: VmPaths, change: Change, *, there: bool) -> None:
     elif change.removal:
         _forget(paths, change)
     elif change.made is not None:
-        Path(change.made).unlink(missing_ok=True)
+        _unlink(Path(change.made), paths)
     Journal(paths.journal).end(change.device)
 
 
-def conclude_all(paths: VmPaths) -> None:
+def conclude_if_off(paths: VmPaths) -> None:
     """Ends the changes of a VM that is off. Raises as `conclude` does; does nothing
     when the VM is on, or another command has it."""
     if not paths.journal.exists():
@@ -44,13 +44,21 @@ def conclude_all(paths: VmPaths) -> None:
     if lock is None:
         return
     try:
-        for change in Journal(paths.journal).changes():
-            if change.entry is not None and Path(paths.spec).exists():
-                conclude(paths, change, there=_configured(paths, change))
-            else:
-                conclude(paths, change, there=False)
+        # Who meets the lock must not take us for a QEMU, and kill us.
+        paths.busy.touch()
+        conclude_all(paths)
     finally:
+        paths.busy.unlink(missing_ok=True)
         os.close(lock)
+
+
+def conclude_all(paths: VmPaths) -> None:
+    """As `conclude_if_off`, for whoever has the VM's lock."""
+    for change in Journal(paths.journal).changes():
+        if change.entry is not None and paths.spec.exists():
+            conclude(paths, change, there=_configured(paths, change))
+        else:
+            conclude(paths, change, there=False)
 
 
 def _configured(paths: VmPaths, change: Change) -> bool:
@@ -87,4 +95,10 @@ def _forget(paths: VmPaths, change: Change) -> None:
         if change.file is not None:
             disown(Path(change.file), paths)
     if change.delete and change.file is not None:
-        Path(change.file).unlink(missing_ok=True)
+        _unlink(Path(change.file), paths)
+
+
+def _unlink(path: Path, paths: VmPaths) -> None:
+    """Removes a file of the VM's own, and none that is another's by now."""
+    if path.parent == paths.disks:
+        path.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ async def _asked(vm: Vm, device: str, end: float) -> bool:
             if "blinking" not in error.desc and "busy" not in error.desc:
                 raise
             if time.monotonic() + _BLINKS > end:
-                return False
+                raise  # so nobody has asked the guest
             await asyncio.sleep(_BLINKS)
         except MonitorLost:
             # Whether QEMU has heard it, its answer to the next one tells.

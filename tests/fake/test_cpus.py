@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from fake_vm import Dropped, FakeQemu, Refused, fake_vm
 
+from qemuctl.cli import resources
 from qemuctl.errors import HotplugError, SpecError, StateError
 from qemuctl.vm.vm import Vm
 
@@ -95,7 +97,8 @@ async def test_a_processor_that_the_guest_refuses_is_taken_back(
 ) -> None:
     async with fake_vm(SPEC) as (vm, qemu):
         with_cpus(qemu, plugged=status)
-        with pytest.raises(HotplugError, match="did not accept") as caught:
+        said = "did not answer" if status is None else "did not accept"
+        with pytest.raises(HotplugError, match=said) as caught:
             await vm.cpus.resize(2, timeout=0.3)
         assert caught.value.outcome == "refused"
         assert await count(vm) == 1
@@ -112,6 +115,76 @@ async def test_a_refusal_of_the_second_takes_back_the_first() -> None:
         with pytest.raises(HotplugError, match="did not accept"):
             await vm.cpus.resize(3, timeout=0.3)
         assert await count(vm) == 1
+
+
+async def test_a_processor_without_any_answer_is_pending() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_cpus(qemu, plugged=None, asked_back=None)
+        with pytest.raises(HotplugError, match=r"did not answer .*still to go") as why:
+            await vm.cpus.resize(2, timeout=0.3)
+        assert why.value.outcome == "pending"
+        assert why.value.exit_status == 3
+
+
+@pytest.mark.parametrize("silent", ["cpu1", "cpu2"])
+async def test_processors_that_are_cut_off_go_again(silent: str) -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_cpus(qemu)
+        usual = qemu.ost
+        qemu.ost = lambda id_, source, status: (  # type: ignore[method-assign]
+            None if id_ == silent else usual(id_, source, status)
+        )
+        task = asyncio.create_task(vm.cpus.resize(3))
+        async with asyncio.timeout(10):
+            while silent not in qemu.devices:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()  # Ctrl-C once more
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await count(vm) == 1
+        assert vm.live.journal.changes() == []
+
+
+async def test_a_refusal_tells_of_those_that_stay() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_cpus(qemu, asked_back=None)
+        usual = qemu.ost
+        qemu.ost = lambda id_, source, status: usual(  # type: ignore[method-assign]
+            id_, source, 0x80 if id_ == "cpu2" else status
+        )
+        with pytest.raises(HotplugError, match=r"cpu2 is still to go.*: cpu1") as why:
+            await vm.cpus.resize(3, timeout=0.3)
+        assert why.value.outcome == "pending"
+
+
+async def test_a_processor_that_qemu_itself_keeps_is_refused_in_words() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_cpus(qemu, start=2)
+
+        def device_del(_: dict[str, Any]) -> Any:
+            raise Refused("no hot unplug for this one")
+
+        qemu.answers["device_del"] = device_del
+        with pytest.raises(HotplugError, match="no hot unplug for this") as caught:
+            await vm.cpus.resize(1)
+        assert caught.value.outcome == "refused"
+        assert "cannot be taken out of fake" in str(caught.value)
+
+
+async def test_a_change_is_told_as_data_also_where_it_fails() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_cpus(qemu, asked_back=None)
+        changes: list[dict[str, Any]] = []
+        await resources._cpus_live(vm, 2, 5.0, changes)
+        with pytest.raises(HotplugError):
+            await resources._cpus_live(vm, 1, 0.3, changes)
+    assert changes[0] == {
+        "what": "cpus", "before": 1, "after": 2, "online": None, "by": ["hot plug"],
+        "outcome": "done", "configured": False,
+    }  # fmt: skip
+    assert (changes[1]["outcome"], changes[1]["after"]) == ("pending", 2)
 
 
 @pytest.mark.parametrize("status", [0x80, 0x81, 0x82, 0x83])

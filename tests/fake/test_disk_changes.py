@@ -15,12 +15,14 @@ from qemuctl.errors import (
     QemuctlError,
     SpecError,
     StateError,
+    UsageError,
 )
-from qemuctl.spec import Disk
+from qemuctl.spec import Disk, Spec
 from qemuctl.units import MIB
-from qemuctl.vm import disk_insert
+from qemuctl.vm import definitions, disk_insert, settled
+from qemuctl.vm.configured import Scope
 from qemuctl.vm.disk_plug import Disks
-from qemuctl.vm.disk_results import RemovedDisk
+from qemuctl.vm.disk_results import AddedDisk, RemovedDisk
 from qemuctl.vm.vm import Vm
 
 SHORT = 0.2
@@ -131,6 +133,7 @@ async def test_an_add_that_is_cancelled_leaves_nothing(qemu: FakeQemu, vm: Vm) -
         task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
         if not isinstance(result, asyncio.CancelledError):
+            assert isinstance(result, AddedDisk), result
             break
         assert everything(qemu, vm) == before, qemu.asked
     assert step > 5
@@ -214,13 +217,11 @@ async def test_an_answer_to_the_second_question_counts(qemu: FakeQemu, vm: Vm) -
 
 
 async def test_a_vm_that_ends_has_let_go_of_all(qemu: FakeQemu, vm: Vm) -> None:
-    from qemuctl.vm import settled
-
     await _pending(qemu, vm)
-    settled.conclude_all(vm.paths)
+    settled.conclude_if_off(vm.paths)
     assert vm.paths.journal.exists()  # it is on
     vm.paths.lock.rename(vm.paths.lock.with_name("other"))
-    settled.conclude_all(vm.paths)
+    settled.conclude_if_off(vm.paths)
     assert "id: vdb" not in vm.paths.spec.read_text()
     assert not list(vm.paths.disks.glob("*"))
     assert not vm.paths.journal.exists()
@@ -236,9 +237,11 @@ async def test_a_blinking_port_is_asked_again(qemu: FakeQemu, vm: Vm) -> None:
     _gone(qemu, vm)
     await vm.disks.add(NEW)
     qemu.refuse["device_del"] = [busy] * 9
-    with pytest.raises(HotplugError) as late:
+    with pytest.raises(HotplugError, match="blinking") as late:
         await vm.disks.remove("vdb", timeout=SHORT)
-    assert late.value.outcome == "pending"
+    # The guest was not even asked, so nothing is to come of it later.
+    assert late.value.outcome == "refused"
+    assert vm.live.journal.changes() == []
 
 
 async def test_a_node_that_is_used_a_moment_longer_still_goes(
@@ -276,3 +279,62 @@ async def test_size_and_limits_are_right_though_the_answer_was_lost(
     limits = await vm.disks.limit("vdb", bytes_per_second=MIB)
     assert (limits.iops, limits.bytes_per_second) == (100, MIB)
     assert Disks(vm) is not vm.disks
+
+
+async def test_a_removal_that_is_called_off_takes_no_file_afterwards(
+    qemu: FakeQemu, vm: Vm
+) -> None:
+    await vm.disks.add(NEW)
+    qemu.guest = "silent"
+    task = asyncio.create_task(vm.disks.remove("vdb", delete=True))
+    qemu.forget()
+    while "device_del" not in qemu.asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    qemu.release("vdb")
+    await vm.disks.add(Disk(id="other", size=MIB, format="raw"))
+    assert "vdb" not in qemu.nodes
+    assert (vm.paths.disks / "vdb.raw").exists()
+    assert "id: vdb" in vm.paths.spec.read_text()
+
+
+async def test_a_vm_that_is_renamed_takes_no_file_of_whoever_gets_its_name(
+    qemu: FakeQemu, vm: Vm
+) -> None:
+    await _pending(qemu, vm)
+    vm.paths.lock.rename(vm.paths.lock.with_name("other"))  # it has ended
+    vm.paths.lock.touch()
+    definitions.rename("web", "db")
+    again = definitions.create(Spec(name="web", nics=()))
+    again.disks.mkdir()
+    mine = again.disks / "vdb.raw"
+    mine.write_text("mine")
+    db = definitions.find("db")
+    settled.conclude_if_off(db)
+    assert mine.read_text() == "mine"
+    assert not db.journal.exists()
+    assert "id: vdb" not in db.spec.read_text()
+
+
+async def test_a_file_that_the_guest_may_be_using_is_not_deleted(
+    qemu: FakeQemu, vm: Vm
+) -> None:
+    await vm.disks.add(NEW)
+    with pytest.raises(UsageError, match="web is on") as caught:
+        await vm.disks.remove("vdb", scope=Scope.CONFIG, delete=True)
+    assert "--delete" in (caught.value.hint or "")
+    assert (vm.paths.disks / "vdb.raw").exists()
+    assert "id: vdb" in vm.paths.spec.read_text()
+
+
+async def test_who_asks_a_second_time_hears_of_the_refusal_too(
+    qemu: FakeQemu, vm: Vm
+) -> None:
+    await _pending(qemu, vm)
+    task = asyncio.create_task(vm.disks.remove("vdb", timeout=SHORT))
+    vm.live.journal.end("vdb")  # as the first one does when the guest refuses
+    with pytest.raises(HotplugError):
+        await task
+    assert "vdb" in await vm.live.devices()

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fake_vm import MIB, Dropped, FakeQemu, Refused, fake_vm
 
-from qemuctl.errors import HotplugError, SpecError, StateError
-from qemuctl.vm import memory, memory_devices
+from qemuctl.cli import resources
+from qemuctl.errors import (
+    CommandError,
+    HotplugError,
+    SpecError,
+    StateError,
+    UnexpectedExit,
+)
+from qemuctl.qmp.memory import BalloonChange
+from qemuctl.vm import live, memory, memory_devices
 from qemuctl.vm.memory_choice import Way
+from qemuctl.vm.outcome import Outcome
+from qemuctl.vm.presence import settles
 
+REQUEST = {
+    "path": "/machine/peripheral/vmem0",
+    "property": "requested-size",
+    "value": 256 * MIB,
+}
 SPEC = "name: fake\nmemory:\n  size: 256M\n  max: 1G\n"
 
 
@@ -33,8 +50,21 @@ def with_balloon(qemu: FakeQemu, reached: int | None = None) -> None:
     qemu.answers["balloon"] = balloon
 
 
-def with_dimms(qemu: FakeQemu, *, plugged: int = 0, asked_back: int = 0) -> None:
-    """A machine for DIMMs whose guest answers with these codes."""
+async def cut_off(work: Any, seen: Callable[[], object]) -> None:
+    """Ctrl-C, as soon as something has been seen."""
+    task = asyncio.ensure_future(work)
+    async with asyncio.timeout(10):
+        while not seen():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def with_dimms(
+    qemu: FakeQemu, *, plugged: int | None = 0, asked_back: int | None = 0
+) -> None:
+    """A machine for DIMMs whose guest answers with these codes, or not."""
     sizes: dict[str, int] = {}
     dimms: dict[str, int] = {}
 
@@ -49,8 +79,9 @@ def with_dimms(qemu: FakeQemu, *, plugged: int = 0, asked_back: int = 0) -> None
         qemu.devices[id_] = "pc-dimm"
         dimms[id_] = size
         qemu.balloon += size
-        qemu.ost(id_, 1, plugged)
-        qemu.ost(id_, 1, plugged)  # once more
+        if plugged is not None:
+            qemu.ost(id_, 1, plugged)
+            qemu.ost(id_, 1, plugged)  # once more
         if plugged == 0:
             qemu.stats_total += size
         return {}
@@ -59,6 +90,8 @@ def with_dimms(qemu: FakeQemu, *, plugged: int = 0, asked_back: int = 0) -> None
         id_ = arguments["id"]
         qemu.ost("dimm7", 3, 0x82)  # of another one, late
         qemu.ost(id_, 3, 0x84)
+        if asked_back is None:
+            return {}
         if asked_back:
             qemu.ost(id_, 3, asked_back)
             return {}
@@ -79,8 +112,11 @@ def with_dimms(qemu: FakeQemu, *, plugged: int = 0, asked_back: int = 0) -> None
     }
 
 
-def with_virtio_mem(qemu: FakeQemu, *, takes: bool, least: int = 0) -> None:
-    """A machine with virtio-mem; the guest goes no lower than ``least``."""
+def with_virtio_mem(
+    qemu: FakeQemu, *, takes: bool, least: int = 0, most: int = 1024 * MIB
+) -> None:
+    """A machine with virtio-mem; the guest goes no lower than ``least``, no higher
+    than ``most``."""
     mem: dict[str, Any] = {}
     before = dict(qemu.answers)
 
@@ -96,7 +132,7 @@ def with_virtio_mem(qemu: FakeQemu, *, takes: bool, least: int = 0) -> None:
         if arguments["property"] == "requested-size":
             mem["requested-size"] = arguments["value"]
             if takes:
-                mem["size"] = max(arguments["value"], least)
+                mem["size"] = min(max(arguments["value"], least), most)
                 path = "/machine/peripheral/vmem0"
                 size = mem["size"]
                 for _ in range(2):
@@ -208,7 +244,9 @@ async def test_a_dimm_whose_reply_was_lost_is_there_all_the_same() -> None:
 async def test_a_guest_that_refuses_a_dimm_gets_it_taken_back() -> None:
     async with fake_vm(SPEC) as (vm, qemu):
         with_dimms(qemu, plugged=1)
-        with pytest.raises(HotplugError, match="refused a DIMM of 256M") as caught:
+        with pytest.raises(
+            HotplugError, match="did not accept a DIMM of 256M"
+        ) as caught:
             await vm.memory.resize(512 * MIB)
         assert caught.value.outcome == "refused"
         assert "still there" not in str(caught.value)
@@ -228,7 +266,7 @@ async def test_a_dimm_that_the_guest_does_not_use_is_taken_back() -> None:
             return {}
 
         qemu.answers["device_add"] = device_add
-        with pytest.raises(HotplugError, match="does not use it"):
+        with pytest.raises(HotplugError, match="does not use a DIMM"):
             await vm.memory.resize(512 * MIB)
         assert "dimm0" not in qemu.devices
 
@@ -311,6 +349,163 @@ async def test_without_a_driver_what_virtio_mem_keeps_is_pending() -> None:
         with pytest.raises(HotplugError, match="still to give back 6M") as caught:
             await vm.memory.resize(256 * MIB)
         assert caught.value.outcome == "pending"
+
+
+async def test_virtio_mem_that_is_taken_in_part_is_asked_back_to_nothing() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        with_virtio_mem(qemu, takes=True, most=128 * MIB)
+        with pytest.raises(HotplugError, match=r"only 128M of 256M .* gone") as caught:
+            await vm.memory.resize(512 * MIB)
+        assert caught.value.outcome == "refused"
+        now = await vm.memory.now()
+        assert now.actual_bytes == now.requested_bytes == 256 * MIB
+
+
+async def test_virtio_mem_that_is_taken_in_part_is_asked_back_to_what_it_was() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        with_virtio_mem(qemu, takes=True, most=128 * MIB)
+        await vm.memory.resize(320 * MIB)
+        with pytest.raises(HotplugError, match="only 128M of 256M"):
+            await vm.memory.resize(512 * MIB)
+        now = await vm.memory.now()
+        assert now.actual_bytes == now.requested_bytes == 320 * MIB
+
+
+async def test_virtio_mem_that_does_not_come_back_is_pending() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        with_virtio_mem(qemu, takes=True, least=6 * MIB, most=128 * MIB)
+        with pytest.raises(HotplugError, match="6M is still to come") as caught:
+            await vm.memory.resize(512 * MIB)
+        assert caught.value.outcome == "pending"
+        assert (await vm.memory.now()).requested_bytes == 256 * MIB
+
+
+async def test_virtio_mem_is_asked_back_when_it_is_cut_off() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        with_virtio_mem(qemu, takes=True, most=128 * MIB)
+        asked = ("qom-set", REQUEST)
+        await cut_off(vm.memory.resize(512 * MIB), lambda: asked in qemu.sent)
+        now = await vm.memory.now()
+        assert now.actual_bytes == now.requested_bytes == 256 * MIB
+
+
+async def test_a_dimm_that_is_cut_off_goes_again() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu, plugged=None)
+        await cut_off(vm.memory.resize(512 * MIB), lambda: "dimm0" in qemu.devices)
+        assert "dimm0" not in qemu.devices
+        assert ("object-del", {"id": "dimm0-mem"}) in qemu.sent
+        assert vm.live.journal.changes() == []
+
+
+async def test_a_dimm_that_is_cut_off_before_qemu_has_replied_goes_too() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        usual, task = qemu.answers["device_add"], asyncio.current_task()
+        assert task is not None
+
+        def device_add(arguments: dict[str, Any]) -> Any:
+            task.cancel()
+            return usual(arguments)
+
+        qemu.answers["device_add"] = device_add
+        with pytest.raises(asyncio.CancelledError):
+            await vm.memory.resize(512 * MIB)
+        task.uncancel()
+        assert "dimm0" not in qemu.devices
+        assert vm.live.journal.changes() == []
+
+
+async def test_a_dimm_without_an_answer_is_said_to_have_none() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu, plugged=None, asked_back=None)
+        with pytest.raises(HotplugError, match=r"did not answer .*still to go") as why:
+            await vm.memory.resize(512 * MIB)
+        assert why.value.exit_status == 3
+        assert [c.device for c in vm.live.journal.changes()] == ["dimm0"]
+
+
+async def test_a_dimm_that_qemu_itself_keeps_is_refused_in_words() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        await vm.memory.resize(384 * MIB)
+
+        def device_del(_: dict[str, Any]) -> Any:
+            raise Refused("not supported by the board")
+
+        qemu.answers["device_del"] = device_del
+        with pytest.raises(HotplugError, match="dimm0 cannot be taken out") as caught:
+            await vm.memory.resize(256 * MIB)
+        assert caught.value.outcome == "refused"
+        assert "not supported by the board" in str(caught.value)
+
+
+async def test_a_dimm_whose_memory_stays_is_pending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "_LETS_GO", 0.0)
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        await vm.memory.resize(384 * MIB)
+
+        def object_del(_: dict[str, Any]) -> Any:
+            raise Refused("object 'dimm0-mem' is in use, can not be deleted")
+
+        qemu.answers["object-del"] = object_del
+        with pytest.raises(HotplugError, match="not freed its memory") as caught:
+            await vm.memory.resize(256 * MIB)
+        assert caught.value.exit_status == 3
+
+
+async def test_a_look_that_fails_leaves_no_wait_behind() -> None:
+    """A coroutine that nobody awaits is a warning, and thus an error."""
+    async with fake_vm(SPEC) as (vm, _):
+
+        async def read() -> int:
+            raise CommandError("query-balloon", "GenericError", "no")
+
+        with pytest.raises(CommandError):
+            await settles(vm, BalloonChange, read, 1, timeout=1.0, stall=1.0)
+
+
+async def test_a_qemu_that_ends_in_the_middle_of_a_look_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with fake_vm(SPEC) as (vm, _):
+
+        async def ended() -> Outcome:
+            return Outcome(-9, None, False, None, "killed by signal 9")
+
+        async def read() -> int:
+            await asyncio.Event().wait()
+            return 1
+
+        monkeypatch.setattr(vm, "wait_exit", ended)
+        async with asyncio.timeout(5):
+            with pytest.raises(UnexpectedExit, match="killed by signal 9"):
+                await settles(vm, BalloonChange, read, 1, timeout=1.0, stall=1.0)
+
+
+async def test_a_change_is_told_as_data_also_where_it_fails() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_dimms(qemu)
+        changes: list[dict[str, Any]] = []
+        await resources._memory_live(vm, 512 * MIB, 5.0, changes)
+        with_dimms(qemu, plugged=1)
+        with pytest.raises(HotplugError):
+            await resources._memory_live(vm, 768 * MIB, 5.0, changes)
+    done, failed = changes
+    assert done == {
+        "what": "memory", "before": 256 * MIB, "after": 512 * MIB, "by": ["DIMM"],
+        "why": "no port is free for virtio-mem",
+        "outcome": "done", "configured": False,
+    }  # fmt: skip
+    assert (failed["what"], failed["outcome"]) == ("memory", "refused")
+    assert "did not accept a DIMM" in failed["error"]
 
 
 async def test_what_is_not_possible_sends_nothing() -> None:

@@ -187,7 +187,7 @@ async def test_a_change_that_the_spec_does_not_get_is_taken_back(
 
     before = everything(qemu, vm)
     with monkeypatch.context() as patch:
-        patch.setattr(definitions, "replace", fails)
+        patch.setattr(definitions, "write", fails)
         with pytest.raises(OSError, match="no room"):
             await CHANGES[name][0](vm)
     assert everything(qemu, vm) == before

@@ -71,8 +71,10 @@ def test_memory_grows_and_shrinks_by_what_can_do_it(shared: Home, grows: str) ->
     words = shared.words("set", grows, "--memory", "210M", "--live")
     assert "384M -> 210M by virtio-mem and balloon (no more than" in words
     assert abs(total(shared, grows) - start + 46 * MIB) < 2 * MIB
-    words = shared.words("set", grows, "--memory", "256M")
-    assert "210M -> 256M" in words
+    shown = json.loads(shared.text("set", grows, "--memory", "256M", "--json"))
+    assert shown[0]["before"] == 210 * MIB * 1024
+    assert shown[0]["after"] == 256 * MIB * 1024
+    assert (shown[0]["what"], shown[0]["outcome"]) == ("memory", "done")
     assert abs(total(shared, grows) - start) < 2 * MIB
     assert "256M already" in shared.words("set", grows, "--memory", "256M")
 
@@ -136,6 +138,35 @@ def test_a_paused_guest_hears_nothing(shared: Home, grows: str) -> None:
     shared.run("resume", grows)
 
 
+def test_a_dimm_that_is_cut_off_goes_again(
+    shared: Home, dimms: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C before the guest has answered."""
+    monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
+    waits = asyncio.Event()
+
+    async def accepted(*_: object) -> bool:
+        waits.set()
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(memory_devices, "accepted", accepted)
+
+    async def plug() -> None:
+        async with await attach(dimms) as vm:
+            task = asyncio.create_task(vm.memory.resize(384 * MIB * 1024))
+            await waits.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            now = await vm.memory.now()
+            assert now.dimms == ()
+            assert now.actual_bytes == now.requested_bytes == 256 * MIB * 1024
+            assert vm.live.journal.changes() == []
+
+    asyncio.run(plug())
+
+
 def test_dimms_come_where_virtio_mem_is_not_taken(shared: Home, dimms: str) -> None:
     start = total(shared, dimms)
     words = shared.words("set", dimms, "--memory", "384M")
@@ -162,8 +193,8 @@ def test_a_dimm_that_no_guest_can_use_is_taken_back(
         async with await attach(dimms) as vm, vm.live.changing():
             size = 100 * MIB * 1024
             choice = Choice(why="", new_dimm_bytes=size, balloon_bytes=0)
-            with pytest.raises(HotplugError, match="does not use it") as caught:
-                await vm.memory._devices.apply(choice, 5.0)
+            with pytest.raises(HotplugError, match="does not use a DIMM") as caught:
+                await vm.memory._devices.apply(choice, 5.0, await vm.memory.now())
             assert caught.value.outcome == "refused"
             assert "still there" not in str(caught.value)
             return [dimm.id for dimm in (await vm.memory.now()).dimms]
@@ -184,6 +215,10 @@ def test_a_dimm_that_the_guest_keeps_is_an_error(shared: Home, dimms: str) -> No
 def test_a_vm_that_is_off_is_only_configured(here: Home) -> None:
     here.run("create", "a", "--image", "tiny", "--memory", "256M,max=1G")
     assert "next start" in here.words("set", "a", "--memory", "300M", "--cpus", "2")
+    shown = json.loads(here.text("set", "a", "--cpus", "3", "--json"))
+    assert shown == [
+        {"what": "cpus", "before": 2, "after": 3, "by": [], "outcome": "configured"}
+    ]
     written = here.path.joinpath("state/vms/a/vm.yaml").read_text()
     assert "size: 300M" in written
     assert here.text("diff", "a") == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from qemuctl import paths as every_path
 from qemuctl.errors import NameInUse, NotFound, SpecError, StateError, UsageError
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import Identity, take
-from qemuctl.spec import Spec
+from qemuctl.spec import Spec, load_spec
 from qemuctl.vm import definitions
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import THROWAWAY
@@ -363,3 +364,19 @@ def test_a_full_disk_leaves_no_half_vm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="No space left"):
         definitions.create(Spec(name="web"), TEXT)
     assert folders() == []
+
+
+def test_no_change_of_a_spec_is_lost_to_another(web: VmPaths) -> None:
+    code = """
+import sys
+from qemuctl.spec import Disk
+from qemuctl.vm.configured import reconfigure
+for number in range(20):
+    disk = Disk(id=f"{sys.argv[1]}{number}", size=1 << 20)
+    reconfigure("web", lambda s: s.model_copy(update={"disks": (*s.disks, disk)}))
+"""
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, which]) for which in ("a", "b")
+    ]
+    assert [one.wait(60) for one in both] == [0, 0]
+    assert len(load_spec(web.spec).disks) == 40

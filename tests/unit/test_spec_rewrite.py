@@ -63,6 +63,12 @@ def test_whatever_the_style_the_result_says_what_was_wanted(text: str) -> None:
     assert parse_spec(rewritten(text, after)) == after
 
 
+def test_comments_stay_also_where_the_name_is_the_folders() -> None:
+    text = "# mine\nmemory: 1G\n"
+    after = parse_spec(text, name="web").model_copy(update={"cpu": Cpu(count=2)})
+    assert rewritten(text, after) == "# mine\nmemory: 1G\ncpu: 2\n"
+
+
 def test_what_does_not_differ_is_not_touched() -> None:
     assert rewritten(TEXT, parse_spec(TEXT)) == TEXT
     assert isinstance(parse_spec(TEXT), Spec)
