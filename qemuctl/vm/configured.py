@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from enum import StrEnum
 
-from qemuctl.errors import SpecError, StateError
+from qemuctl.errors import ImageError, SpecError, StateError
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
-from qemuctl.spec import Spec, dump, parse_spec
+from qemuctl.spec import Nic, Spec, dump, parse_spec, resolve_paths
 from qemuctl.spec.model import nic_ids
 from qemuctl.spec.rewrite import rewritten
 from qemuctl.vm import definitions
-from qemuctl.vm.resolve import base_of, image_of
+from qemuctl.vm.resolve import base_of, image_of, seeded, with_ssh
 from qemuctl.vm.settled import conclude_if_off
 
 Edit = Callable[[Spec], Spec]
@@ -84,8 +85,6 @@ def _edited(text: str, name: str, edit: Edit) -> tuple[Spec, str]:
 
 def offset(spec: Spec, paths: VmPaths) -> int:
     """How many disks come before those of the spec: one where the image has one."""
-    from qemuctl.spec import resolve_paths
-
     there = resolve_paths(spec, paths.state)
     return 0 if base_of(there, image_of(there)) is None else 1
 
@@ -110,6 +109,17 @@ def pinned(spec: Spec, paths: VmPaths) -> Spec:
         for index, nic in enumerate(spec.nics)
     ]
     return spec.model_copy(update={"disks": tuple(disks), "nics": tuple(nics)})
+
+
+def cards_of(spec: Spec, paths: VmPaths) -> dict[str, Nic]:
+    """The cards that a start gives the VM, by id; one of them with the way in for
+    ssh that a guest with a seed gets."""
+    whole = resolve_paths(pinned(spec, paths), paths.state)
+    nics = whole.nics
+    with contextlib.suppress(ImageError):  # which may be lost
+        if seeded(whole, image_of(whole)):
+            nics = with_ssh(nics)
+    return {str(nic.id): nic for nic in nics}
 
 
 def without(spec: Spec, paths: VmPaths, part: str, id_: str) -> Spec:

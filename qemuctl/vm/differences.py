@@ -23,13 +23,13 @@ from qemuctl.qmp.plug import QomGet
 from qemuctl.spec import Disk, Forward, Nic, Spec, resolve_paths
 from qemuctl.units import format_size
 from qemuctl.vm.attach import attach
-from qemuctl.vm.configured import offset, pinned
+from qemuctl.vm.configured import cards_of, offset, pinned
 from qemuctl.vm.definitions import find, load
 from qemuctl.vm.disk_results import LiveDisk
 from qemuctl.vm.live import PERIPHERAL
 from qemuctl.vm.nic_listing import merged
 from qemuctl.vm.nic_state import read_cards, read_forwards, recorded
-from qemuctl.vm.resolve import base_of, image_of, seeded
+from qemuctl.vm.resolve import base_of, image_of
 from qemuctl.vm.started import started_spec
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ _TYPES = {"stream": "socket"}
 # Of a disk or card, what QEMU tells; the rest of its fields are compared as written.
 _TOLD_OF_DISKS = {"id", "path", "size", "bus", "readonly", "serial", "iops", "bps"}
 _TOLD_OF_CARDS = {"id", "mac", "link", "forward"}
-_SSH = 22
 
 
 async def differences(name: str) -> Differences:
@@ -216,15 +215,8 @@ async def _cards(vm: Vm, started: Spec, configured: Spec) -> Differences:
 
 
 def _nics(spec: Spec, paths: VmPaths) -> dict[str, Nic]:
-    """All cards of a spec, with the way in for ssh that a start gives one of them."""
-    whole = resolve_paths(pinned(spec, paths), paths.state)
-    cards = {str(nic.id): nic for nic in whole.nics if nic.type != "none"}
-    ports = {each.guest_port for nic in cards.values() for each in nic.forward}
-    user = next((id_ for id_, nic in cards.items() if nic.type == "user"), None)
-    if user is not None and _SSH not in ports and seeded(whole, image_of(whole)):
-        forward = (*cards[user].forward, Forward(guest_port=_SSH))
-        cards[user] = cards[user].model_copy(update={"forward": forward})
-    return cards
+    cards = cards_of(spec, paths)
+    return {id_: nic for id_, nic in cards.items() if nic.type != "none"}
 
 
 def _kind(card: Card, wanted: Nic) -> dict[str, str]:

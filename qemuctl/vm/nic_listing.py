@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from qemuctl.qmp.net import Card, HostForward
-from qemuctl.spec import Nic, Spec
-from qemuctl.spec.model import Forward, nic_ids
-from qemuctl.vm.configured import pinned
+from qemuctl.spec import Nic
+from qemuctl.spec.model import Forward
+from qemuctl.vm.configured import cards_of
 from qemuctl.vm.definitions import find, load
 from qemuctl.vm.guest_nics import guest_nics
 from qemuctl.vm.inside import BUDGET, Interface
@@ -33,13 +33,13 @@ def written(name: str, *, live: bool | None = False) -> list[NicStatus]:
             configured_link=nic.link,
             forwards=tuple(merged((), nic.forward)),
         )
-        for id_, nic in _cards_of(load(name), name)
+        for id_, nic in cards_of(load(name), find(name)).items()
     ]
 
 
 async def listed(vm: Vm) -> list[NicStatus]:
     """The cards that a VM has now, that its spec has, or both. Raises QmpError."""
-    spec = dict(_cards_of(load(vm.name), vm.name))
+    spec = cards_of(load(vm.name), find(vm.name))
     cards, forwards = await read_cards(vm), await read_forwards(vm)
     inside = await guest_nics(vm, timeout=BUDGET) or {}
     leaving = {c.device for c in vm.live.journal.changes() if c.removal}
@@ -57,11 +57,6 @@ async def listed(vm: Vm) -> list[NicStatus]:
             )
         )  # fmt: skip
     return rows + [row for row in written(vm.name) if row.id in spec]
-
-
-def _cards_of(spec: Spec, name: str) -> Iterator[tuple[str, Nic]]:
-    whole = pinned(spec, find(name))
-    yield from zip(nic_ids(spec.nics), whole.nics, strict=True)
 
 
 def _now(

@@ -137,7 +137,7 @@ def resolved(
             "boot": _boot(spec, image, once),
             "memory": _memory(spec, image),
             "disks": disks,
-            "nics": _with_ssh(spec.nics) if seeded(spec, image) else spec.nics,
+            "nics": with_ssh(spec.nics) if seeded(spec, image) else spec.nics,
         }
     )
 
@@ -181,7 +181,7 @@ def _memory(spec: Spec, image: Image | None) -> Memory:
     return spec.memory.model_copy(update={"size": least})
 
 
-def _with_ssh(nics: Sequence[Nic]) -> tuple[Nic, ...]:
+def with_ssh(nics: Sequence[Nic]) -> tuple[Nic, ...]:
     """A way in for ssh, on a port that the kernel chooses, unless there is one."""
     ports = [forward.guest_port for nic in nics for forward in nic.forward]
     for index, nic in enumerate(nics):

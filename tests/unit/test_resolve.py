@@ -15,11 +15,22 @@ from qemuctl.image import Image, store, tiny
 from qemuctl.image.chain import chain
 from qemuctl.image.iso import check_iso
 from qemuctl.paths import VmPaths
-from qemuctl.spec import Boot, CloudInit, Disk, Memory, Nic, Root, Spec, parse_spec
+from qemuctl.spec import (
+    Boot,
+    CloudInit,
+    Disk,
+    Memory,
+    Nic,
+    Root,
+    Spec,
+    load_spec,
+    parse_spec,
+)
+from qemuctl.vm.configured import cards_of
 from qemuctl.vm.disks import check_files, disk_files, make_disks
 from qemuctl.vm.resolve import Device, base_of, image_of, placed, resolved, seeded
 from tests.unit.disk_images import MIB, content, digest
-from tests.unit.stores import PATTERN, add_image, leading_elsewhere
+from tests.unit.stores import PATTERN, add_image, add_vm, leading_elsewhere
 
 pytestmark = pytest.mark.usefixtures("bare_home")
 
@@ -299,3 +310,13 @@ def test_nics_that_are_not_for_users_get_no_forward(paths: VmPaths) -> None:
     nic = Nic(type="tap", ifname="tap0")
     spec = Spec(name="x", cloud_init=CloudInit(), nics=(nic,))
     assert whole(spec, paths).nics == (nic,)
+
+
+def test_the_way_in_for_ssh_counts_as_configured() -> None:
+    add_image("base", cloud_init=True)
+    paths = add_vm("web", image="base", nics=(Nic(type="none"), Nic()))
+    cards = cards_of(load_spec(paths.spec), paths)
+    assert [each.notation for each in cards["nic1"].forward] == [":22"]
+    assert cards["nic0"].forward == ()
+    plain = add_vm("db")
+    assert cards_of(load_spec(plain.spec), plain)["nic0"].forward == ()
