@@ -9,6 +9,7 @@
     ├ ImageError(argv, returncode, stderr)     an image, or qemu-img, said no
     │ └ ImageInUse(path)                       another process has it open
     ├ LaunchError(argv, returncode, stderr)    QEMU did not start
+    ├ TemplateError                            a template cannot be made or used
     ├ StateError(action, state, reason)        not possible in this state
     │ ├ NotFound(name)                         no such VM
     │ └ NameInUse(name)                        there is one already
@@ -130,6 +131,10 @@ class ImageInUse(ImageError):
 
 class LaunchError(ToolError):
     """QEMU did not come up; ``stderr`` holds its own words."""
+
+
+class TemplateError(QemuctlError):
+    """A template cannot be made, or not be used as it is."""
 
 
 class StateError(QemuctlError):

@@ -45,6 +45,16 @@ def images_dir() -> Path:
     return data_home() / "images"
 
 
+def templates_dir() -> Path:
+    """Templates that somebody gave a name: a folder for each."""
+    return data_home() / "templates"
+
+
+def cached_templates_dir() -> Path:
+    """Templates that were made by the way, each named by all that it depends on."""
+    return cache_home() / "templates"
+
+
 def cache_home() -> Path:
     """What can be made again: ``$XDG_CACHE_HOME/qemuctl``."""
     return _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"

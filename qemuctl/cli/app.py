@@ -15,6 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # when it is asked for: building all of them would take longer than `ls` does.
 _HOMES = {
     "run": "run",
+    "fork": "fork",
     "create": "lifecycle",
     "edit": "lifecycle",
     "rename": "lifecycle",
@@ -53,6 +54,7 @@ _HOMES = {
     "qmp": "qmp",
     "spec": "specs",
     "image": "image_group",
+    "template": "templates",
     "disk": "disks",
     "nic": "nics",
     "cdrom": "cdrom",

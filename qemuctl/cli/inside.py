@@ -32,7 +32,7 @@ async def guest_facts(
 
     if state is not State.RUNNING:
         return None
-    if not agent_port_open(paths.events):
+    if not agent_port_open(paths):
         return ABSENT
     agent = Agent(paths.agent_socket)
     try:

@@ -13,6 +13,7 @@ from qemuctl.cli import flags
 from qemuctl.cli.app import Timeout, command, complete_images, seconds
 from qemuctl.cli.output import building, note, working
 from qemuctl.cli.running import run_async
+from qemuctl.cli.templates import complete_templates
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
@@ -55,6 +56,15 @@ def run(
     display: flags.Display = None,
     qemu_arg: flags.QemuArgs = None,
     timeout: Timeout = "120",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="start from this template", autocompletion=complete_templates
+        ),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="really boot, not from a template")
+    ] = False,
     rm: Annotated[
         bool, typer.Option("--rm", help="remove it at the end (it always is)")
     ] = True,
@@ -64,11 +74,17 @@ def run(
     Output is streamed, standard input passed on, and the guest's exit status
     is the command's own. Without a command it is the console; Ctrl-] leaves.
     Nothing is left afterwards, whatever happens. --timeout is for the boot.
+
+    For a command the guest is booted and frozen the first time, and each later one
+    goes on from there, in a fraction of a second; --cold boots.
     """
     given = dict(locals())
     if file is not None and image is not None:
         # With a file the first word after the options belongs to the command.
         command, image = [image, *(command or [])], None
+    if template is not None:
+        words = [image, *(command or [])] if image is not None else command
+        raise SystemExit(_forked(template, words or [], given))
     if file is None and image is None:
         from qemuctl.errors import UsageError
 
@@ -76,13 +92,35 @@ def run(
     name = name or (None if file else f"run-{secrets.token_hex(2)}")
     spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
     del rm
-    raise SystemExit(run_async(_run(spec, command or [], seconds(timeout))))
+    # Who looks at a console, or boots from a CD, wants to see the boot.
+    cold = cold or not command or boot is not None
+    raise SystemExit(run_async(_run(spec, command or [], seconds(timeout), cold)))
 
 
-async def _run(spec: Spec, command: list[str], patience: float) -> int:
+def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
+    """Runs a command in a fork of a named template."""
+    from qemuctl.cli.fork import fork
+    from qemuctl.errors import UsageError
+
+    made_of = {
+        key.replace("_", "-"): value
+        for key, value in given.items()
+        if key not in ("template", "image", "command", "timeout", "rm", "name")
+    }
+    other = [f"--{key}" for key, value in made_of.items() if value]
+    if other:
+        raise UsageError(f"a template is what it was made of: {', '.join(other)}")
+    if not words:
+        raise UsageError(
+            "a command is missing", hint=f"to stay: qemuctl fork {template}"
+        )
+    fork(template, words)
+    return 0
+
+
+async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> int:
     from qemuctl.cli.notices import say_accelerator
     from qemuctl.errors import UsageError
-    from qemuctl.vm.launch import launch
 
     if command and not spec.agent:
         raise UsageError(
@@ -93,16 +131,30 @@ async def _run(spec: Spec, command: list[str], patience: float) -> int:
             "the console needs the serial port: the spec says serial: false"
         )
     progress = building(f"building the image {spec.image}, once:")
+    if not command:
+        return await _look(spec, progress)
+    from qemuctl.vm.fresh import fresh
+
     async with contextlib.AsyncExitStack() as stack:
         with working(f"starting {spec.image or spec.name}"):
-            starting = launch(spec, paused=not command, progress=progress)
+            guest = fresh(
+                spec, cold=cold, timeout=patience, progress=progress, notice=note
+            )
+            vm = await stack.enter_async_context(guest)
+        say_accelerator(vm.record, spec.accel)
+        return await run_command(vm, command)
+
+
+async def _look(spec: Spec, progress: Any) -> int:
+    from qemuctl.cli.notices import say_accelerator
+    from qemuctl.vm.launch import launch
+
+    async with contextlib.AsyncExitStack() as stack:
+        with working(f"starting {spec.image or spec.name}"):
+            starting = launch(spec, paused=True, progress=progress)
             vm = await stack.enter_async_context(starting)
         say_accelerator(vm.record, spec.accel)
-        if not command:
-            return await _console(vm)
-        with working(f"booting {spec.image or vm.name}"):
-            await vm.wait_ready(timeout=patience)
-        return await run_command(vm, command)
+        return await _console(vm)
 
 
 async def run_command(vm: Vm, command: list[str]) -> int:

@@ -14,6 +14,7 @@ from qemuctl.cmdline.machine import Element, Machine
 from qemuctl.cmdline.network import network
 from qemuctl.cmdline.objects import RngBuiltin
 from qemuctl.cmdline.options import Action, Name, Sandbox
+from qemuctl.cmdline.ram import RamFile, memory
 from qemuctl.cmdline.screen import screen
 from qemuctl.cmdline.storage import storage
 from qemuctl.host import Host
@@ -21,24 +22,28 @@ from qemuctl.paths import VmPaths
 from qemuctl.spec.model import Spec
 
 
-def build(spec: Spec, paths: VmPaths, host: Host) -> Machine:
+def build(
+    spec: Spec, paths: VmPaths, host: Host, ram: RamFile | None = None
+) -> Machine:
     """The machine that ``spec`` describes, with its files at ``paths``.
 
     The spec is resolved: paths are absolute, an image's kernel stands in
-    `boot`. A disk that has a size and no path is at ``paths.disk``. Raises
-    SpecError, naming the field, for what the machine cannot do, and HostError
-    for what the binary does not have.
+    `boot`. A disk that has a size and no path is at ``paths.disk``. With ``ram``
+    its memory is that file. Raises SpecError, naming the field, for what the machine
+    cannot do, and HostError for what the binary does not have.
     """
     return Machine(
         binary=host.binary.path,
-        content=tuple(_content(spec, paths, host)),
+        content=tuple(_content(spec, paths, host, ram)),
         recorder=tuple(channels.recorder(paths)),
         extra_args=spec.extra_args,
         folders=(paths.run, paths.state),
     )
 
 
-def _content(spec: Spec, paths: VmPaths, host: Host) -> Iterator[Element]:
+def _content(
+    spec: Spec, paths: VmPaths, host: Host, ram: RamFile | None
+) -> Iterator[Element]:
     layout = Layout(spec.chipset, spec.hotplug_ports)
     indexes = boot_indexes(spec)
     # Cards before disks: a new disk must not move a card, whose name in the
@@ -49,7 +54,9 @@ def _content(spec: Spec, paths: VmPaths, host: Host) -> Iterator[Element]:
     yield Name(guest=spec.name)
     yield Plain(option="-nodefaults")
     yield Plain(option="-no-user-config")
-    yield from compute(spec, host)
+    yield from compute(spec, host, in_file=ram is not None)
+    if ram is not None:
+        yield from memory(spec, host, ram)
     yield from _sandbox(spec, host)
     yield from _actions(spec, host)
     yield from boot(spec)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.options import AccelOption, MachineOption, MemoryOption, Smp
+from qemuctl.cmdline.ram import RAM
 from qemuctl.errors import SpecError
 from qemuctl.host import Host, MachineType
 from qemuctl.spec.model import Spec
@@ -22,16 +23,17 @@ _LARGE_GUEST = 64 * GIB
 TRANSLATION_CACHE = 256
 
 
-def compute(spec: Spec, host: Host) -> Iterator[Element]:
+def compute(spec: Spec, host: Host, *, in_file: bool) -> Iterator[Element]:
     """``-machine``, ``-accel``, ``-cpu``, ``-smp`` and ``-m``.
 
+    ``in_file``: the memory is an object of its own (`RamFile`).
     Raises SpecError for what the machine cannot do, HostError for what the
     binary does not have.
     """
     # The exact type, never an alias: saved state can only be loaded by the
     # same one, and an upgrade of QEMU gives the alias another meaning.
     machine = host.binary.machine(spec.machine)
-    yield _machine(spec, machine)
+    yield _machine(spec, machine, in_file=in_file)
     yield _accel(host)
     model = spec.cpu.model or host.accel.cpu_model
     if model is not None:
@@ -41,7 +43,7 @@ def compute(spec: Spec, host: Host) -> Iterator[Element]:
     yield _memory(spec)
 
 
-def _machine(spec: Spec, machine: MachineType) -> MachineOption:
+def _machine(spec: Spec, machine: MachineType, *, in_file: bool) -> MachineOption:
     pc = spec.chipset != "microvm"
     # Tells SeaBIOS and boot loaders to use the serial port. With a kernel of
     # our own it would only fill the log with escape sequences.
@@ -51,6 +53,7 @@ def _machine(spec: Spec, machine: MachineType) -> MachineOption:
         # VMware's back door is one more way in, and nothing here uses it.
         vmport=False if pc else None,
         graphics=False if headless and spec.serial else None,
+        memory_backend=RAM if in_file else None,
     )
 
 

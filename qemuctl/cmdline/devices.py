@@ -34,6 +34,14 @@ class PcieRootPort(Device):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VmGenId(Device):
+    """Tells the guest's kernel when it goes on as another machine."""
+
+    driver: str = "vmgenid"
+    guid: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockDevice(Device):
     """What every disk and CD-ROM has; ``drive`` names its node.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from qemuctl.cmdline.qapi import JsonOption
@@ -22,6 +23,17 @@ class RngBuiltin(Object):
     """QEMU's own random number generator; it needs no file of the host."""
 
     qom_type: str = "rng-builtin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBackendFile(Object):
+    """The bytes of a file as memory; unless ``share``, writes to it stay private."""
+
+    qom_type: str = "memory-backend-file"
+    mem_path: Path
+    size: int
+    share: bool
+    reserve: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def digest(path: Path, answers: dict[str, Any]) -> Binary:
         cpu_models=_names(answers.get("cpus", ())),
         options=frozenset(entry["option"] for entry in answers.get("options", ())),
         panic_actions=_enum(schema, "set-action", "panic"),
+        transports=_transports(schema),
         commands=_kind(schema, "command"),
         events=_kind(schema, "event"),
     )
@@ -94,6 +95,20 @@ def _variants(schema: dict[str, Any], command: str) -> frozenset[str]:
     """The values of the discriminator of a command's argument."""
     variants = _argument(schema, command).get("variants", ())
     return frozenset(variant["case"] for variant in variants)
+
+
+def _transports(schema: dict[str, Any]) -> frozenset[str]:
+    """The kinds of a migration channel's address."""
+    channels = _member(_argument(schema, "migrate-incoming"), "channels")
+    channel = schema.get(schema.get(channels, {}).get("element-type", ""), {})
+    address = schema.get(_member(channel, "addr"), {})
+    return frozenset(variant["case"] for variant in address.get("variants", ()))
+
+
+def _member(entry: dict[str, Any], name: str) -> str:
+    """The type of an object's member; empty when there is none."""
+    types = (m["type"] for m in entry.get("members", ()) if m["name"] == name)
+    return next(types, "")
 
 
 def _enum(schema: dict[str, Any], command: str, member: str) -> frozenset[str]:

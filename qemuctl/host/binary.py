@@ -31,7 +31,8 @@ class Binary:
 
     ``accels`` are words of ``-accel``; ``options`` are the option groups of
     ``query-command-line-options`` (``sandbox``, ``action``, ``run-with``);
-    ``panic_actions`` are what ``-action panic=`` takes; ``commands`` and
+    ``panic_actions`` are what ``-action panic=`` takes; ``transports`` are what a
+    migration's channel may be (``file``), none before QEMU 8.2; ``commands`` and
     ``events`` are QMP's.
     """
 
@@ -47,6 +48,7 @@ class Binary:
     cpu_models: frozenset[str]
     options: frozenset[str]
     panic_actions: frozenset[str]
+    transports: frozenset[str]
     commands: frozenset[str]
     events: frozenset[str]
     # Runs before an error that names a missing feature: what was learned may

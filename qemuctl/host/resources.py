@@ -51,6 +51,16 @@ def free_space(folder: Path) -> int:
         ) from error
 
 
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The processor's name, as it tells it itself; None where it is not told."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return None
+
+
 def tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
     """The host's clock rate in kHz, to the MHz; 2.4 GHz where it is not told.
 

@@ -14,15 +14,15 @@ LOOK_EVERY = 0.1
 
 @contextlib.asynccontextmanager
 async def claimed(
-    path: Path, waiting: Callable[[], None] = lambda: None
+    path: Path, waiting: Callable[[], None] = lambda: None, *, shared: bool = False
 ) -> AsyncIterator[None]:
     """Holds the lock file ``path`` (flock(2)) for the block.
 
-    Tasks and processes exclude each other; ``waiting`` is called now and then
-    while another has it. The kernel lets go of it whatever kills its holder. The
-    file stays, but its holder may remove it.
+    Tasks and processes exclude each other, but for those that share it; ``waiting``
+    is called now and then while another has it. The kernel lets go of it whatever
+    kills its holder. The file stays, but its holder may remove it.
     """
-    while (fd := _try(path)) is None:
+    while (fd := _try(path, shared=shared)) is None:
         waiting()
         # The kernel tells nobody when a lock is free, but for a thread that sleeps
         # in flock(2), and that one could not be interrupted.
@@ -44,12 +44,13 @@ def claimed_now(path: Path) -> Iterator[bool]:
             os.close(fd)
 
 
-def _try(path: Path) -> int | None:
+def _try(path: Path, *, shared: bool = False) -> int | None:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags, 0o600)
     taken = False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
         # Its last holder may have removed the file that we opened.
         taken = os.path.samestat(os.fstat(fd), path.stat())
     except (BlockingIOError, FileNotFoundError):

@@ -8,7 +8,13 @@ import re
 from pathlib import Path
 
 from qemuctl.image.chain import Layer, Untrusted, check_trusted
-from qemuctl.paths import images_dir, kept_dir, vms_dir
+from qemuctl.paths import (
+    cached_templates_dir,
+    images_dir,
+    kept_dir,
+    templates_dir,
+    vms_dir,
+)
 
 # What `freeze` calls the files that linked clones share.
 _BASE = re.compile(r"[a-z][a-z0-9-]*\.base\d+\.qcow2")
@@ -16,15 +22,26 @@ _BASE = re.compile(r"[a-z][a-z0-9-]*\.base\d+\.qcow2")
 
 def is_base(path: Path) -> bool:
     """Whether a file is one that disks are made from and nobody writes to: in the
-    image store, or frozen from a VM's disk. All else in a VM's folder is its own,
-    such as its log, or a disk that it may write to."""
+    image store, a template's, or frozen from a VM's disk. All else in a VM's folder is
+    its own, such as its log, or a disk that it may write to."""
     where = path.resolve()
     if where.is_relative_to(images_dir().resolve()):
         return True
     folder = where.parent
+    if folder.name == "disks" and of_template(where) is not None:
+        return True
     of_vm = folder.name == "disks" and folder.parent.parent == vms_dir().resolve()
     kept = folder.parent == kept_dir().resolve()
     return (of_vm or kept) and _BASE.fullmatch(where.name) is not None
+
+
+def of_template(path: Path) -> str | None:
+    """The name of the template that a file belongs to, if it is one's."""
+    where = path.resolve()
+    for folder in map(Path.resolve, (templates_dir(), cached_templates_dir())):
+        if where.is_relative_to(folder) and where != folder:
+            return where.relative_to(folder).parts[0]
+    return None
 
 
 def known_as(path: Path) -> Path:
@@ -34,6 +51,8 @@ def known_as(path: Path) -> Path:
         images_dir().glob("*/*"),
         vms_dir().glob("*/disks/*.base*.qcow2"),
         kept_dir().glob("*/*.base*.qcow2"),
+        templates_dir().glob("*/*/disks/*.qcow2"),
+        cached_templates_dir().glob("*/*/disks/*.qcow2"),
     )
     return next((base for base in found if _same(base, path)), path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @functools.cache
-def _boot_id() -> str:
+def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -42,11 +42,11 @@ class Identity:
     def of(cls, pid: int) -> Identity | None:
         """The identity of a living process; None if there is none."""
         ticks = _start_ticks(pid)
-        return None if ticks is None else cls(pid, ticks, _boot_id())
+        return None if ticks is None else cls(pid, ticks, boot_id())
 
     def alive(self) -> bool:
         """Whether it still runs; a zombie does not."""
-        return self.boot_id == _boot_id() and _start_ticks(self.pid) == self.start_ticks
+        return self.boot_id == boot_id() and _start_ticks(self.pid) == self.start_ticks
 
     def open(self) -> int | None:
         """A pidfd (pidfd_open(2)); None when the process has ended."""

@@ -186,6 +186,10 @@ class Session:
             self._recorder.reply(name, value, time.monotonic() - started)
         return value
 
+    async def send_fd(self, fd: int) -> None:
+        """Hands QEMU a copy of a descriptor, which the next command names (getfd)."""
+        self._client.send_fd_scm(fd)
+
     @contextlib.contextmanager
     def listen(self, *names: str) -> Iterator[Subscription]:
         """Subscribes to events of these names (none: all) for the block.

@@ -10,7 +10,7 @@ YAML of a `Spec`.
 """
 
 from qemuctl.spec.base import Model
-from qemuctl.spec.cloud import CloudInit
+from qemuctl.spec.cloud import CloudInit, key_is_path
 from qemuctl.spec.load import load_spec, parse_spec, resolve_paths, validate
 from qemuctl.spec.model import (
     Boot,
@@ -53,6 +53,7 @@ __all__ = [
     "dump",
     "example",
     "json_schema",
+    "key_is_path",
     "load_spec",
     "parse_cpus",
     "parse_disk",

@@ -9,6 +9,7 @@ from pathlib import Path
 from qemuctl import cmdline
 from qemuctl.cmdline import Machine
 from qemuctl.cmdline.boot import boot_indexes
+from qemuctl.cmdline.ram import RamFile
 from qemuctl.host import Host, find_qemu, inspect_host
 from qemuctl.image import build_tiny
 from qemuctl.paths import VmPaths
@@ -54,11 +55,13 @@ async def prepare(
     *,
     once: Device | None = None,
     progress: Stages | None = None,
+    ram: RamFile | None = None,
 ) -> Plan:
     """The plan of a VM, with its image built and its disks made.
 
     ``once`` is the kind of device that is tried first, until the guest
-    reboots. Raises SpecError, HostError or ImageError; what was made for the
+    reboots; ``ram`` the file that is its memory. Raises SpecError, HostError or
+    ImageError; what was made for the
     VM lies in its own folder.
     """
     image = image_of(spec)
@@ -72,10 +75,15 @@ async def prepare(
     check_not_written(whole, paths)
     check_wires(whole.nics)
     usual = boot_indexes(resolved(spec, paths, image)) if once else None
-    return _plan(whole, paths, usual)
+    return _plan(whole, paths, usual, ram)
 
 
-def _plan(spec: Spec, paths: VmPaths, usual: dict[str, int] | None = None) -> Plan:
+def _plan(
+    spec: Spec,
+    paths: VmPaths,
+    usual: dict[str, int] | None = None,
+    ram: RamFile | None = None,
+) -> Plan:
     paths.check_sockets()
     host = inspect_host(spec)
-    return Plan(spec, paths, host, cmdline.build(spec, paths, host), usual)
+    return Plan(spec, paths, host, cmdline.build(spec, paths, host, ram), usual)

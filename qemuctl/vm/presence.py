@@ -48,7 +48,7 @@ _LOOK = 1.0
 
 async def require_guest(vm: Vm, action: str) -> None:
     """Raises StateError unless the guest has shown that it has booted."""
-    if agent_port_open(vm.paths.events) or await has_driver(vm):
+    if agent_port_open(vm.paths) or await has_driver(vm):
         return
     raise StateError(
         action, "running", "its guest has neither agent nor balloon driver up",
@@ -94,7 +94,7 @@ async def ask_agent(
     vm: Vm, name: str, arguments: dict[str, Any] | None = None
 ) -> Any | None:
     """What the agent answers; None where it is not there or does not know."""
-    if not agent_port_open(vm.paths.events):
+    if not agent_port_open(vm.paths):
         return None
     try:
         return await vm.agent.request(name, arguments, timeout=AGENT_PATIENCE)

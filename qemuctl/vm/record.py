@@ -22,7 +22,8 @@ class Record:
     the time of the start (another login may have another); ``attached`` tells
     that it dies with ``owner``; ``forwards`` are port forwards as
     ``ADDRESS:PORT->GUEST_PORT``, free ports read back; ``links_down`` are cards
-    whose cable is out, which QEMU does not tell.
+    whose cable is out, which QEMU does not tell; ``template`` is what it is a fork
+    of.
     """
 
     qemu: Identity
@@ -41,6 +42,7 @@ class Record:
     image: str | None = None
     forwards: list[str] = field(default_factory=list)
     links_down: list[str] = field(default_factory=list)
+    template: str | None = None
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""

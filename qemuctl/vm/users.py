@@ -13,7 +13,8 @@ from pathlib import Path
 from qemuctl.errors import ImageError, QemuctlError, SpecError, StateError
 from qemuctl.image.chain import DEEPEST, backing_path
 from qemuctl.image.qcow2 import is_qcow2, read_header
-from qemuctl.paths import VmPaths, images_dir, kept_dir, vms_dir
+from qemuctl.image.trust import of_template
+from qemuctl.paths import VmPaths, images_dir, kept_dir, templates_dir, vms_dir
 from qemuctl.process import held
 from qemuctl.spec import Disk, Spec, load_spec
 from qemuctl.vm.definitions import names
@@ -95,6 +96,8 @@ def check_nobodys(path: Path, key: str, paths: VmPaths) -> None:
     elif where.is_relative_to(vms_dir().resolve()):
         name = where.relative_to(vms_dir().resolve()).parts[0]
         owner = f"it belongs to the VM {name}" if name != paths.name else None
+    elif of_template(where) is not None:
+        owner = f"it belongs to the template {of_template(where)}"
     above = [name for name in built_on(path) if name != paths.name]
     if above:
         owner = f"disks of other VMs are made from it: {', '.join(above)}"
@@ -131,7 +134,16 @@ def needing(where: Path) -> list[str]:
             kept = itertools.chain.from_iterable(_stacks_in(folder))
             if any(file.resolve().is_relative_to(inside) for file in kept):
                 found.append(f"the kept disks in {folder}")
-    return found
+    return found + [f"the template {name}" for name in _templates_on(inside)]
+
+
+def _templates_on(inside: Path) -> Iterator[str]:
+    """The templates that have disks on top of a file below a folder, not theirs."""
+    for disks in sorted(templates_dir().glob("*/*/disks")):
+        files = itertools.chain.from_iterable(_stacks_in(disks))
+        own = disks.resolve().is_relative_to(inside)
+        if not own and any(file.resolve().is_relative_to(inside) for file in files):
+            yield disks.parent.parent.name
 
 
 def built_on(path: Path) -> list[str]:

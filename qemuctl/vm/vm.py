@@ -14,7 +14,6 @@ import time
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import aclosing
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from qemuctl.errors import (
@@ -234,14 +233,11 @@ class Vm:
             await self.unless_ended(self._answering(), end - time.monotonic())
 
     async def _port_opened(self) -> None:
-        """Waits until the guest has the agent's port open, as the last event
-        about it says."""
+        """Waits until the guest has the agent's port open."""
         past = list(eventlog.past(self.paths.events))
-        if eventlog.start(self.paths.events) and not any(map(_about_port, past)):
-            return  # what was said about it has been trimmed; asking will tell
-        if not _port_is_open(past):
+        if not _port_is_open(past, self.paths, self.record):
             await eventstream.after(
-                len(past), self.paths.events, lambda event: _port_is_open([event])
+                len(past), self.paths.events, lambda event: _last_word([event]) is True
             )
 
     async def _answering(self) -> None:
@@ -344,23 +340,27 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def agent_port_open(path: Path) -> bool:
-    """Whether the guest has the agent's port open, as the VM's event file says.
+def agent_port_open(paths: VmPaths) -> bool:
+    """Whether the guest has the agent's port open, as the VM's event file says."""
+    past = list(eventlog.past(paths.events))
+    return _port_is_open(past, paths, Record.read(paths.record))
 
-    True, too, where it says nothing because old events were removed: asking
-    will tell.
-    """
-    past = list(eventlog.past(path))
-    if not any(map(_about_port, past)):
+
+def _port_is_open(past: Iterable[Event], paths: VmPaths, record: Record | None) -> bool:
+    word = _last_word(past)
+    if word is None:
+        # It was open in the template that this is a fork of, or what was said
+        # about it has been trimmed: asking will tell.
+        forked = record is not None and record.template is not None
         with contextlib.suppress(OSError):
-            return eventlog.start(path) > 0
-    return _port_is_open(past)
+            return forked or eventlog.start(paths.events) > 0
+    return bool(word)
 
 
-def _port_is_open(events: Iterable[Event]) -> bool:
-    """What the last of these events about the agent's port says."""
+def _last_word(events: Iterable[Event]) -> bool | None:
+    """What the last of these events about the agent's port says, if there is one."""
     about = [VserportChange.of(event) for event in events if _about_port(event)]
-    return bool(about) and about[-1].open
+    return about[-1].open if about else None
 
 
 def _about_port(event: Event) -> bool:

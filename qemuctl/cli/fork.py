@@ -1,0 +1,137 @@
+"""`fork`: guests that are ready at once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qemuctl.cli import flags
+from qemuctl.cli.app import command
+from qemuctl.cli.output import note, working
+from qemuctl.cli.running import run_async
+from qemuctl.cli.templates import complete_templates
+from qemuctl.errors import QemuctlError, UsageError
+
+if TYPE_CHECKING:
+    from qemuctl.guest.agent import Result
+    from qemuctl.vm.template import Template
+
+
+@command("fork", example="qemuctl fork db --count 3")
+def fork(
+    template: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEMPLATE",
+            help="a template's name",
+            autocompletion=complete_templates,
+        ),
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND…]", help="what to run in the guest"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="the fork's name; default: TEMPLATE-1, …")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="how many")] = 1,
+    memory: flags.Memory = None,
+    cpus: flags.Cpus = None,
+) -> None:
+    """Start VMs from a template: each goes on where its guest was frozen.
+
+    They stay until `stop` and `rm`. With a COMMAND they are throwaway VMs instead,
+    all at once: what they say is printed in their order, the status is the worst.
+    """
+    from qemuctl.spec import parse_cpus, parse_memory, validate
+    from qemuctl.vm.fork import check_same
+    from qemuctl.vm.templates import find
+
+    found = find(template)
+    asked = {"memory": parse_memory(memory)} if memory else {}
+    asked |= {"cpu": parse_cpus(cpus)} if cpus else {}
+    wanted = validate({"name": "fork", **asked})
+    check_same(
+        found,
+        memory=wanted.memory.size if memory else None,
+        cpus=wanted.cpu.count if cpus else None,
+    )
+    if words:
+        if name is not None:
+            raise UsageError("a fork for one command has no name to keep")
+        raise SystemExit(run_async(_run(found, words, count)))
+    run_async(_create(found, _names(template, name, count)))
+
+
+def _names(template: str, name: str | None, count: int) -> list[str]:
+    """Names that are free now, one for each fork."""
+    from itertools import count as numbers
+    from itertools import islice
+
+    from qemuctl.spec import validate_name
+    from qemuctl.vm.definitions import names
+
+    if name is not None and count == 1:
+        return [validate_name(name)]
+    taken = set(names())
+    free = (f"{name or template}-{number}" for number in numbers(1))
+    return list(islice((item for item in free if item not in taken), count))
+
+
+async def _current(template: Template) -> Template:
+    from qemuctl.vm.templates import current
+
+    return await current(template, progress=note)
+
+
+async def _create(template: Template, names: list[str]) -> None:
+    from qemuctl.vm.fork import create_fork
+
+    template = await _current(template)
+    with working(f"starting {', '.join(names[:3])}"):
+        for name in names:
+            vm = await create_fork(template, name)
+            await vm.close()
+            print(name)
+            sys.stdout.flush()
+
+
+async def _run(template: Template, words: list[str], count: int) -> int:
+    from qemuctl.cli.run import run_command
+    from qemuctl.vm.fork import fork as forking
+
+    template = await _current(template)
+    if count == 1:
+        async with forking(template) as vm:
+            return await run_command(vm, words)
+    with working(f"running in {count} forks of {template.name}"):
+        results = await asyncio.gather(
+            *(_one(template, words) for _ in range(count)), return_exceptions=True
+        )
+    return _told(results)
+
+
+async def _one(template: Template, words: list[str]) -> Result:
+    from qemuctl.vm.fork import fork as forking
+
+    async with forking(template) as vm:
+        return await vm.unless_ended(vm.agent.run(words))
+
+
+def _told(results: list[Result | BaseException]) -> int:
+    """Prints what each fork said; the worst status."""
+    worst = 0
+    for number, result in enumerate(results, 1):
+        if isinstance(result, QemuctlError):
+            note(f"error: fork {number}: {result.message}")
+            worst = max(worst, result.exit_status)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            sys.stdout.buffer.write(result.stdout)
+            sys.stderr.buffer.write(result.stderr)
+            worst = max(worst, result.exit_status)
+    return worst

@@ -1,0 +1,168 @@
+"""Forks: guests that begin where a template's was frozen, a moment ago for them.
+
+Each has the template's memory copy-on-write and its disks below its own ones,
+and is told by its agent that it is somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from functools import partial
+
+from qemuctl.cmdline.ram import RamFile
+from qemuctl.errors import SpecError
+from qemuctl.paths import VmPaths, private_dir
+from qemuctl.spec import Spec
+from qemuctl.thread import Tick, in_thread
+from qemuctl.units import format_size
+from qemuctl.vm.attached import Attached, begin
+from qemuctl.vm.bring_up import Origin, bring_up, put_down
+from qemuctl.vm.definitions import creating, remove
+from qemuctl.vm.disks import another_instance
+from qemuctl.vm.forkable import fork_spec
+from qemuctl.vm.made import remember
+from qemuctl.vm.template import Template
+from qemuctl.vm.template_lock import in_use
+from qemuctl.vm.vm import Vm
+from qemuctl.vm.waking import macs, wake
+
+
+@contextlib.asynccontextmanager
+async def fork(template: Template, spec: Spec | None = None) -> AsyncIterator[Vm]:
+    """A throwaway fork, which runs and answers when the block begins.
+
+    ``spec`` differs from the template's in what is on the host's side, such as
+    port forwards, and its name is the guest's host name. Raises TemplateError,
+    SpecError, LaunchError and WaitTimeout.
+    """
+    async with await begin_fork(template, spec) as vm:
+        yield vm
+
+
+async def begin_fork(template: Template, spec: Spec | None = None) -> Attached:
+    """As `fork`, for whoever ends it by themselves."""
+    attached = await park(template, spec)
+    try:
+        await unpark(attached, template, spec)
+    except BaseException:
+        await asyncio.shield(attached.end())
+        raise
+    return attached
+
+
+async def park(template: Template, spec: Spec | None = None) -> Attached:
+    """A fork with its CPUs stopped: all is done but `unpark`.
+
+    Raises TemplateError, SpecError, LaunchError, and leaves nothing then.
+    """
+    spec = spec or template.spec
+    name = f"{spec.name}-{secrets.token_hex(3)}"
+    async with in_use(template.folder):
+        return await begin(
+            _spec(template, spec, name),
+            name,
+            furnish=partial(furnish, template),
+            origin=origin(template),
+        )
+
+
+async def unpark(
+    attached: Attached, template: Template, spec: Spec | None = None
+) -> None:
+    """Lets a parked fork run, as a machine of its own; raises as `wake` does."""
+    vm = attached.vm
+    own = _spec(template, spec or template.spec, vm.name)
+    hostname = own.name if spec is not None else vm.name
+    await wake(vm, template.guest, hostname, macs(own, vm.name))
+
+
+async def create_fork(template: Template, name: str) -> Vm:
+    """A fork that stays, as a VM of this name that runs; once it has been stopped,
+    it starts as any other VM, from its disks alone.
+
+    Raises NameInUse, and as `fork`; there is no such VM then.
+    """
+    # Its user may give a MAC address to one guest, but not to many.
+    nics = tuple(nic.model_copy(update={"mac": None}) for nic in template.spec.nics)
+    spec = fork_spec(template.spec, name).model_copy(update={"nics": nics})
+    async with in_use(template.folder):
+        with creating(spec) as fresh:
+            await in_thread(partial(_furnish, template, fresh))
+            if fresh.seed.exists():
+                # Booted again, it is another instance for cloud-init, too.
+                fresh.seed.unlink()
+                another_instance(fresh)
+            fresh.booted.touch()
+        paths = VmPaths.of(name)
+        try:
+            return await _start(template, _spec(template, spec, name), paths)
+        except BaseException:
+            remove(name)
+            raise
+
+
+async def _start(template: Template, spec: Spec, paths: VmPaths) -> Vm:
+    vm, child = await bring_up(spec, paths, attached=False, origin=origin(template))
+    try:
+        await wake(vm, template.guest, paths.name, macs(spec, paths.name))
+        child.detach()
+    except BaseException:
+        await asyncio.shield(put_down(vm, child))
+        raise
+    return vm
+
+
+def _spec(template: Template, spec: Spec, name: str) -> Spec:
+    """The spec of a fork as it runs: with its cards' addresses."""
+    guest = template.guest
+    addresses = macs(spec, name) if guest.readdress else guest.macs
+    nics = (
+        nic.model_copy(update={"mac": mac})
+        for nic, mac in zip(spec.nics, addresses, strict=True)
+    )
+    return fork_spec(spec, spec.name).model_copy(update={"nics": tuple(nics)})
+
+
+def origin(template: Template) -> Origin:
+    """What each of its forks is made from."""
+    ram = RamFile(path=template.ram, shared=False, uuid=str(uuid.uuid4()))
+    return Origin(ram=ram, state=template.state, template=template.name)
+
+
+async def furnish(template: Template, paths: VmPaths) -> None:
+    """Puts a fork's disks into its folder."""
+    await in_thread(partial(_furnish, template, paths))
+
+
+def _furnish(template: Template, paths: VmPaths, _: Tick) -> None:
+    if template.overlays.is_dir():
+        private_dir(paths.disks)
+        for overlay in template.overlays.iterdir():
+            disk = paths.disks / overlay.name
+            shutil.copyfile(overlay, disk)
+            remember(disk, paths)
+    if template.seed.exists():
+        # After the spec, so that it counts as made from it.
+        shutil.copyfile(template.seed, paths.seed)
+
+
+def check_same(template: Template, *, memory: int | None, cpus: int | None) -> None:
+    """Raises SpecError when a fork is to have other memory (bytes) or processors."""
+    spec = template.spec
+    for key, wanted, has, text in (
+        ("memory", memory, spec.memory.size, format_size),
+        ("cpus", cpus, spec.cpu.count, str),
+    ):
+        if wanted is not None and wanted != has:
+            raise SpecError(
+                f"the template {template.name} has {text(has)}, and so have its forks: "
+                f"{text(wanted)}",
+                key=key,
+                hint="make another template, or plug it in while the fork runs: "
+                "qemuctl set",
+            )

@@ -1,0 +1,149 @@
+"""Making a template: a guest is booted, got ready, and stopped for good."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from qemuctl.cmdline.ram import RamFile
+from qemuctl.errors import TemplateError
+from qemuctl.host.resources import free_space
+from qemuctl.image.overlay import create_overlay
+from qemuctl.qmp.commands import Cont, Quit
+from qemuctl.qmp.migration import MigrationFailed, save_state
+from qemuctl.spec import Spec
+from qemuctl.thread import Tick, in_thread
+from qemuctl.units import MIB, format_size
+from qemuctl.vm.attached import Furnish, begin
+from qemuctl.vm.bring_up import Origin
+from qemuctl.vm.plan import Stages
+from qemuctl.vm.template import Guest
+from qemuctl.vm.template_key import Recipe
+from qemuctl.vm.vm import READY_TIMEOUT, Vm
+from qemuctl.vm.waking import examine, macs
+
+# Beside the memory: the devices' state, and what the guest writes to its disks.
+_MARGIN = 64 * MIB
+# systemd's jobs, those of cloud-init among them; `degraded` is booted, too.
+_BOOTED = """
+[ -d /run/systemd/system ] || exit 0
+systemctl is-system-running --wait
+exit 0
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """What came of it; times in seconds."""
+
+    guest: Guest
+    machine: str
+    boot_seconds: float
+    freeze_seconds: float
+
+
+async def freeze(
+    spec: Spec,
+    name: str,
+    content: Path,
+    recipe: Recipe,
+    *,
+    furnish: Furnish | None = None,
+    timeout: float = READY_TIMEOUT,
+    progress: Stages | None = None,
+) -> Frozen:
+    """Boots a guest as the throwaway VM ``name`` and puts what it is after its
+    recipe into ``content``, an empty folder.
+
+    ``furnish`` puts disks into its folder before. ``timeout`` in seconds is for
+    the boot, and again for the recipe's command. Raises TemplateError with what
+    the command said, WaitTimeout, UnexpectedExit, and what a start raises.
+    """
+    _check_space(content, spec)
+    ram = RamFile(path=content / "ram", shared=True)
+    started = time.monotonic()
+    attached = await begin(
+        spec, name, furnish=furnish, origin=Origin(ram=ram), progress=progress
+    )
+    async with attached as vm:
+        await vm.execute(Cont())
+        await _ready(vm, recipe, timeout)
+        guest = await examine(vm.agent, macs(spec, name))
+        booted = time.monotonic()
+        await _stop(vm)
+        await _save(vm, content / "state")
+        await vm.execute(Quit())
+        await vm.wait_exit()
+        frozen = Frozen(
+            guest=guest,
+            machine=vm.record.machine,
+            boot_seconds=round(booted - started, 3),
+            freeze_seconds=round(time.monotonic() - booted, 3),
+        )
+        await in_thread(partial(_keep_disks, vm, content))
+    return frozen
+
+
+def _check_space(content: Path, spec: Spec) -> None:
+    # A guest that writes to memory for which there is no room kills its QEMU.
+    free, needed = free_space(content), spec.memory.size + _MARGIN
+    if free < needed:
+        raise TemplateError(
+            f"too little room for the guest's memory in {content.parent}: "
+            f"{format_size(free)} are free, it may take {format_size(needed)}"
+        )
+
+
+async def _ready(vm: Vm, recipe: Recipe, timeout: float) -> None:
+    await vm.wait_ready(timeout=timeout)
+    if recipe.wait == "boot":
+        await _run(vm, _BOOTED, "the guest to have booted", timeout)
+    if recipe.run is not None:
+        await _run(vm, recipe.run, f"the end of {recipe.run!r} in the guest", timeout)
+    # What a fork need not write to its own disk.
+    await _run(vm, "sync", "the guest's disks to be written", timeout)
+
+
+async def _run(vm: Vm, command: str, stage: str, timeout: float) -> None:
+    with vm.deadline(stage, timeout) as left:
+        result = await vm.unless_ended(vm.agent.run(["/bin/sh", "-c", command]), left)
+    if not result.ok:
+        words = (result.stderr or result.stdout).decode(errors="replace").strip()
+        raise TemplateError(
+            f"the command that was to get the guest ready failed "
+            f"(status {result.exit_status}): {command}",
+            hint=words[-2000:] or None,
+        )
+
+
+async def _stop(vm: Vm) -> None:
+    vm.agent.release()
+    await vm.power.pause()
+
+
+async def _save(vm: Vm, path: Path) -> None:
+    from qemuctl.host.discovery import probe
+
+    by_name = "file" in probe(Path(vm.record.argv[0])).transports
+    try:
+        await save_state(await vm.monitor(), path, by_name=by_name)
+    except MigrationFailed as error:
+        raise TemplateError(f"its guest cannot be frozen: {error.message}") from error
+
+
+def _keep_disks(vm: Vm, content: Path, tick: Tick) -> None:
+    """Takes the disks out of the VM's folder, and makes an empty overlay on each."""
+    if vm.paths.seed.exists():
+        shutil.copyfile(vm.paths.seed, content / "seed.iso")
+    if not vm.paths.disks.is_dir():
+        return
+    for folder in (content / "disks", content / "overlays"):
+        folder.mkdir()
+    for disk in sorted(vm.paths.disks.iterdir()):
+        tick()
+        kept = content / "disks" / disk.name
+        shutil.move(disk, kept)
+        create_overlay(content / "overlays" / disk.name, kept, "qcow2")

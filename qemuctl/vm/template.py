@@ -1,0 +1,217 @@
+"""A template on the disk: a booted guest, frozen, that forks start from.
+
+::
+
+    NAME/
+        template.json    what it is; there only once all else is whole
+        ID/              one making of it
+            ram          the guest's memory, sparse
+            state        the devices' state, of some hundred kilobytes
+            disks/       what the guest's disks held: nobody writes to them
+            overlays/    an empty overlay on each of these, which a fork copies
+            seed.iso     what cloud-init was told, if it was
+
+A fork has ``ram`` mapped copy-on-write and a disk of ``disks`` below its own. So
+a file here never changes: a template that is made again goes into a folder
+beside the old one, which stays for as long as a VM's disk stands on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qemuctl.errors import TemplateError
+from qemuctl.image.digests import Stamp, compute
+from qemuctl.process.identity import boot_id
+from qemuctl.spec import Spec, parse_spec
+from qemuctl.thread import Tick
+
+FILE = "template.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """What a template's guest is like, found out before it was frozen.
+
+    ``macs`` are its cards' addresses, in the spec's order. ``reseed`` is the way in
+    which its kernel makes its random numbers anew: ``vmgenid`` by itself, or the
+    program that can ask it to, or None. ``fine_clock``: its date(1) takes parts of
+    a second. ``readdress``: its cards can have other addresses without its asking for
+    a lease anew, in which it would become another host to the port forwards.
+    """
+
+    macs: tuple[str, ...]
+    readdress: bool
+    reseed: str | None
+    fine_clock: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """One file: how it was when it was made, and what was in it."""
+
+    stamp: Stamp
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """One template.
+
+    ``text`` is the spec that it was made from, ``key`` stands for all that
+    matters; ``source`` says in words what it was made of, ``furnished`` that its
+    disks were copies of a VM's; ``wait`` and ``run`` what it waited for and the
+    command that warmed it up. Times in seconds; ``boot``
+    is the host's boot in which its files were last read through.
+    """
+
+    folder: Path
+    making: str
+    key: str
+    text: str
+    source: str
+    furnished: bool
+    wait: str
+    run: str | None
+    made_at: float
+    qemu: str
+    version: str
+    machine: str
+    accel: str
+    guest: Guest
+    boot_seconds: float
+    freeze_seconds: float
+    boot: str
+    files: dict[str, Kept] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The spec of its guest; paths are absolute."""
+        return parse_spec(self.text, source=str(self.folder / FILE))
+
+    @property
+    def content(self) -> Path:
+        """The folder of its files."""
+        return self.folder / self.making
+
+    @property
+    def ram(self) -> Path:
+        return self.content / "ram"
+
+    @property
+    def state(self) -> Path:
+        return self.content / "state"
+
+    @property
+    def seed(self) -> Path:
+        return self.content / "seed.iso"
+
+    @property
+    def disks(self) -> Path:
+        return self.content / "disks"
+
+    @property
+    def overlays(self) -> Path:
+        return self.content / "overlays"
+
+    @property
+    def used(self) -> int:
+        """Bytes that it takes on the host."""
+        return sum(path.stat().st_blocks * 512 for path in self._present())
+
+    def _present(self) -> Iterator[Path]:
+        for name in self.files:
+            if (self.content / name).is_file():
+                yield self.content / name
+
+    def problem(self) -> str | None:
+        """What is wrong with its files, at a glance; None when they are as made.
+
+        After the host has booted they are read through once: the last boot may
+        have ended before all of them were on the disk.
+        """
+        for name, kept in self.files.items():
+            try:
+                stamp = Stamp.of(self.content / name)
+            except OSError:
+                return f"its file is missing: {self.content / name}"
+            if stamp.size != kept.stamp.size:
+                return f"its file has another size than when made: {name}"
+            if stamp != kept.stamp:
+                return f"its file was changed since it was made: {name}"
+        if self.boot == boot_id():
+            return None
+        problem = self.damage()
+        if problem is None:
+            replace(self, boot=boot_id()).write()
+        return problem
+
+    def damage(self, tick: Tick = lambda: None) -> str | None:
+        """What is wrong with its files, each read through; None when all is well."""
+        for name, kept in self.files.items():
+            try:
+                if compute(self.content / name, tick) != kept.digest:
+                    return f"its file is damaged: {name}"
+            except OSError as error:
+                return f"its file cannot be read: {name}: {error.strerror}"
+        return None
+
+    def write(self) -> None:
+        """Makes it known, as a whole."""
+        value = asdict(self)
+        del value["folder"]
+        fresh = self.folder / f".{FILE}.new"
+        fresh.write_text(json.dumps({"format": _FORMAT} | value, indent=1) + "\n")
+        fresh.replace(self.folder / FILE)
+
+
+def read_template(folder: Path) -> Template | None:
+    """The template in a folder; None when there is none yet.
+
+    Raises TemplateError for a description that makes no sense.
+    """
+    path = folder / FILE
+    try:
+        return _parsed(json.loads(path.read_text()), folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TemplateError(
+            f"its description is damaged: {path}",
+            hint=f"remove it with: qemuctl template rm {folder.name}",
+        ) from error
+
+
+def _parsed(value: dict[str, Any], folder: Path) -> Template:
+    if value.pop("format") != _FORMAT:
+        raise ValueError("another format")
+    guest = Guest(**value.pop("guest") | {})
+    files = {
+        name: Kept(stamp=Stamp(**kept["stamp"]), digest=kept["digest"])
+        for name, kept in value.pop("files").items()
+    }
+    macs = tuple(guest.macs)
+    return Template(
+        folder=folder, guest=replace(guest, macs=macs), files=files, **value
+    )
+
+
+def kept_files(content: Path, tick: Tick = lambda: None) -> dict[str, Kept]:
+    """How all files below a folder are now, by their relative names."""
+    return {
+        str(path.relative_to(content)): Kept(
+            stamp=Stamp.of(path), digest=compute(path, tick)
+        )
+        for path in sorted(content.rglob("*"))
+        if path.is_file()
+    }

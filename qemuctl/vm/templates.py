@@ -1,0 +1,284 @@
+"""The templates that exist: find, make, list, remove.
+
+Some have a name that somebody gave them; the others were made by the way, are
+named by their key, and go when they have not been used for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+from qemuctl.errors import TemplateError
+from qemuctl.image import build_tiny
+from qemuctl.paths import cached_templates_dir, private_dir, templates_dir
+from qemuctl.process.identity import boot_id
+from qemuctl.spec import Spec, dump, validate_name
+from qemuctl.thread import in_thread
+from qemuctl.vm.attached import Furnish
+from qemuctl.vm.forkable import template_spec
+from qemuctl.vm.freeze import freeze
+from qemuctl.vm.plan import Stages
+from qemuctl.vm.resolve import image_of
+from qemuctl.vm.template import Template, kept_files, read_template
+from qemuctl.vm.template_key import Key, Recipe, compute_key
+from qemuctl.vm.template_lock import alone
+from qemuctl.vm.users import needing
+from qemuctl.vm.vm import READY_TIMEOUT
+
+# Days after which a template that was made by the way and not used is removed.
+_UNUSED_DAYS = 14
+_USED = "used"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """What is to be made: a ``spec`` as its user wrote it, how its guest is got
+    ready, the words that name the ``source``, and what puts disks into its folder.
+    ``timeout`` in seconds is for the boot, and again for the recipe's command."""
+
+    spec: Spec
+    recipe: Recipe
+    source: str
+    furnish: Furnish | None = None
+    timeout: float = READY_TIMEOUT
+
+
+async def cached_template(
+    spec: Spec,
+    *,
+    progress: Stages | None = None,
+    waiting: Callable[[], None] = lambda: None,
+) -> Template:
+    """The template of a spec, which is made when there is none yet.
+
+    Of several that want the same one at once, in whatever processes, one makes it;
+    the others wait and ``waiting`` is called meanwhile. Raises SpecError for what
+    cannot be combined with a template, and what `freeze` raises.
+    """
+    making = Making(spec=spec, recipe=Recipe(), source=spec.image or spec.name)
+    key = await _key(making, progress)
+    folder = private_dir(cached_templates_dir()) / key.text
+    found = _usable(folder, key)
+    if found is None:
+        async with alone(folder, waiting):
+            found = _usable(folder, key)
+            if found is None:
+                _forget_unused()
+                found = await _make(folder, making, key, progress)
+    with contextlib.suppress(OSError):
+        (folder / _USED).touch()
+    return found
+
+
+async def create(
+    name: str, making: Making, *, progress: Stages | None = None
+) -> Template:
+    """Makes a template that has a name.
+
+    Raises TemplateError when there is one of that name, SpecError for what cannot
+    be combined with a template, and what `freeze` raises.
+    """
+    validate_name(name)
+    folder = private_dir(templates_dir()) / name
+    async with alone(folder):
+        if folder.exists() and read_template(folder) is not None:
+            raise TemplateError(
+                f"a template of this name exists already: {name}",
+                hint=f"remove it with: qemuctl template rm {name}",
+            )
+        key = await _key(making, progress)
+        return await _make(folder, making, key, progress)
+
+
+def find(name: str) -> Template:
+    """The template that somebody gave a name.
+
+    Raises TemplateError: for an unknown one with the nearest name, and for one
+    whose description is damaged.
+    """
+    known = [template.name for template in named()]
+    if name not in known:
+        # A name with a slash would lead elsewhere.
+        folder = templates_dir() / name
+        if "/" not in name and folder.is_dir() and read_template(folder) is None:
+            raise TemplateError(f"it was never finished: {name}")
+        near = get_close_matches(name, known, 1)
+        raise TemplateError(
+            f"no such template: {name}",
+            hint=f"did you mean {near[0]}?"
+            if near
+            else f"make it with: qemuctl template create {name} --image tiny",
+        )
+    template = read_template(templates_dir() / name)
+    assert template is not None
+    return template
+
+
+def named() -> list[Template]:
+    """The templates that have a name, by it; damaged descriptions are left out."""
+    return sorted(_templates(templates_dir()), key=lambda template: template.name)
+
+
+def cached() -> list[Template]:
+    """The templates that were made by the way, the latest first."""
+    found = _templates(cached_templates_dir())
+    return sorted(found, key=lambda template: -template.made_at)
+
+
+def _templates(folder: Path) -> Iterator[Template]:
+    with contextlib.suppress(FileNotFoundError):
+        for entry in folder.iterdir():
+            with contextlib.suppress(TemplateError):
+                template = read_template(entry)
+                if template is not None:
+                    yield template
+
+
+async def current(template: Template, *, progress: Stages | None = None) -> Template:
+    """A template that somebody gave a name, as it can be used now: made again when
+    its files are damaged, or what it was made from is another now.
+
+    Raises TemplateError where it cannot be made again.
+    """
+    making = Making(
+        spec=template.spec,
+        recipe=Recipe(template.wait, template.run),
+        source=template.source,
+    )
+    problem = template.problem()
+    key = await _key(making, progress)
+    if problem is None and key.text == template.key:
+        return template
+    reason = problem or "what it was made from has changed: QEMU, or an image"
+    if template.furnished:
+        raise TemplateError(
+            f"the template {template.name} cannot be used: {reason}",
+            hint=f"qemuctl template rm {template.name}, and create it again",
+        )
+    if progress is not None:
+        progress(f"making the template {template.name} again: {reason}")
+    async with alone(template.folder):
+        found = _usable(template.folder, key)
+        return found or await _make(template.folder, making, key, progress)
+
+
+def _usable(folder: Path, key: Key) -> Template | None:
+    try:
+        found = read_template(folder)
+    except TemplateError:
+        return None
+    if found is None or found.key != key.text or found.problem() is not None:
+        return None
+    return found
+
+
+async def _key(making: Making, progress: Stages | None) -> Key:
+    spec = template_spec(making.spec, "template")
+    image = image_of(spec)
+    if image is not None and not image.present:
+        kernel = Path(spec.boot.kernel) if spec.boot.kernel else None
+        await build_tiny(kernel, progress=progress)
+    return await in_thread(lambda tick: compute_key(spec, making.recipe, tick))
+
+
+async def _make(
+    folder: Path, making: Making, key: Key, progress: Stages | None
+) -> Template:
+    """Makes a template anew; its lock is held."""
+    private_dir(folder)
+    _sweep(folder)
+    id_ = secrets.token_hex(4)
+    content = folder / id_
+    content.mkdir(mode=0o700)
+    name = f"template-{id_}"
+    try:
+        frozen = await freeze(
+            template_spec(making.spec, name),
+            name,
+            content,
+            making.recipe,
+            furnish=making.furnish,
+            timeout=making.timeout,
+            progress=progress,
+        )
+        files = await in_thread(partial(kept_files, content))
+        template = Template(
+            folder=folder,
+            making=id_,
+            key=key.text,
+            text=dump(making.spec),
+            source=making.source,
+            furnished=making.furnish is not None,
+            wait=making.recipe.wait,
+            run=making.recipe.run,
+            made_at=time.time(),
+            qemu=str(key.host.binary.path),
+            version=key.host.binary.version,
+            machine=frozen.machine,
+            accel=key.host.accel.kind,
+            guest=frozen.guest,
+            boot_seconds=frozen.boot_seconds,
+            freeze_seconds=frozen.freeze_seconds,
+            boot=boot_id(),
+            files=files,
+        )
+        template.write()
+    except BaseException:
+        shutil.rmtree(content, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # unless there is an older making
+        raise
+    _sweep(folder)
+    return template
+
+
+def _sweep(folder: Path) -> None:
+    """Removes makings that were cut short, and those that nobody needs any more."""
+    with contextlib.suppress(TemplateError):
+        kept = read_template(folder)
+        for content in folder.iterdir():
+            stays = kept is not None and content.name == kept.making
+            if content.is_dir() and not stays and not needing(content):
+                shutil.rmtree(content, ignore_errors=True)
+
+
+async def remove(name: str) -> None:
+    """Removes a template that has a name, damaged or not.
+
+    Raises TemplateError when there is none, and when disks of VMs stand on it.
+    """
+    folder = templates_dir() / name
+    if "/" in name or name.startswith(".") or not folder.is_dir():
+        find(name)
+    async with alone(folder):
+        users = needing(folder)
+        if users:
+            raise TemplateError(
+                f"disks of VMs stand on the template {name}: {', '.join(users)}",
+                hint="first remove these, or give them disks of their own: "
+                "qemuctl image rebase DISK --flatten",
+            )
+        discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Removes a template's folder: first what makes it known, then the rest."""
+    (folder / "template.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget_unused() -> None:
+    """Removes what was made by the way and has not been used for long."""
+    limit = time.time() - _UNUSED_DAYS * 86400
+    for template in cached():
+        with contextlib.suppress(OSError):
+            if (template.folder / _USED).stat().st_mtime < limit:
+                discard(template.folder)
