@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from bench_forks import forks
 from bench_images import images
 from bench_table import Row, compare, show, timed
 from bench_top import top
@@ -310,6 +311,7 @@ def measure(runs: int) -> Iterator[Row]:
     yield from listing(spec, 4 * runs)
     yield from memory()
     yield run_command(plan, max(1, runs // 2))
+    yield from forks(runs)
     yield from images(spec, runs)
     yield from top()
 

@@ -136,9 +136,14 @@ async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> i
     from qemuctl.vm.fresh import fresh
 
     async with contextlib.AsyncExitStack() as stack:
-        with working(f"starting {spec.image or spec.name}"):
+        with working(f"starting {spec.image or spec.name}") as status:
             guest = fresh(
-                spec, cold=cold, timeout=patience, progress=progress, notice=note
+                spec,
+                cold=cold,
+                timeout=patience,
+                progress=progress,
+                notice=note,
+                status=status,
             )
             vm = await stack.enter_async_context(guest)
         say_accelerator(vm.record, spec.accel)

@@ -192,18 +192,29 @@ def info(name: Name, json: Json = False) -> None:
 @template.command("rm", epilog="Example:  qemuctl template rm db")
 def rm(
     names: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME…", autocompletion=complete_templates),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[NAME…]", autocompletion=complete_templates),
+    ] = None,
+    cached: Annotated[
+        bool, typer.Option("--cached", help="all that were made by the way")
+    ] = False,
 ) -> None:
     """Remove templates; one that VMs' disks stand on is refused."""
-    from qemuctl.vm.templates import remove
+    from qemuctl.vm.templates import cached as cached_ones
+    from qemuctl.vm.templates import remove, remove_cached
+
+    if not names and not cached:
+        raise UsageError("which template? give NAME, or --cached")
 
     def removing(name: str) -> None:
         run_async(remove(name))
         note(f"removed the template {name}")
 
-    for_each(names, removing)
+    if cached:
+        found = cached_ones()
+        run_async(remove_cached(found))
+        note(f"removed {len(found)} templates that were made by the way")
+    for_each(names or [], removing)
 
 
 @template.command("verify", epilog="Example:  qemuctl template verify db")

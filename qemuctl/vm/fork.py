@@ -29,7 +29,7 @@ from qemuctl.vm.made import remember
 from qemuctl.vm.template import Template
 from qemuctl.vm.template_lock import in_use
 from qemuctl.vm.vm import Vm
-from qemuctl.vm.waking import macs, wake
+from qemuctl.vm.waking import go_on, macs, wake
 
 
 @contextlib.asynccontextmanager
@@ -46,9 +46,17 @@ async def fork(template: Template, spec: Spec | None = None) -> AsyncIterator[Vm
 
 async def begin_fork(template: Template, spec: Spec | None = None) -> Attached:
     """As `fork`, for whoever ends it by themselves."""
-    attached = await park(template, spec)
+    spec = spec or template.spec
+    name = f"{spec.name}-{secrets.token_hex(3)}"
+    own = _spec(template, spec, name)
+    async with in_use(template.folder):
+        attached = await begin(
+            own, name, furnish=partial(furnish, template), origin=origin(template)
+        )
+    given = spec.cloud_init.hostname if spec.cloud_init is not None else None
+    hostname = given or (name if spec is template.spec else spec.name)
     try:
-        await unpark(attached, template, spec)
+        await wake(attached.vm, template.guest, hostname, macs(own, name))
     except BaseException:
         await asyncio.shield(attached.end())
         raise
@@ -56,29 +64,24 @@ async def begin_fork(template: Template, spec: Spec | None = None) -> Attached:
 
 
 async def park(template: Template, spec: Spec | None = None) -> Attached:
-    """A fork with its CPUs stopped: all is done but `unpark`.
+    """A fork that knows who it is and waits, its CPUs stopped, for `unpark`.
 
-    Raises TemplateError, SpecError, LaunchError, and leaves nothing then.
+    An emulator that has run a guest for a moment has its code translated: what
+    is asked of it then takes a fraction of the time. Raises as `fork` does.
     """
-    spec = spec or template.spec
-    name = f"{spec.name}-{secrets.token_hex(3)}"
-    async with in_use(template.folder):
-        return await begin(
-            _spec(template, spec, name),
-            name,
-            furnish=partial(furnish, template),
-            origin=origin(template),
-        )
+    attached = await begin_fork(template, spec)
+    try:
+        attached.vm.agent.release()
+        await attached.vm.power.pause()
+    except BaseException:
+        await asyncio.shield(attached.end())
+        raise
+    return attached
 
 
-async def unpark(
-    attached: Attached, template: Template, spec: Spec | None = None
-) -> None:
-    """Lets a parked fork run, as a machine of its own; raises as `wake` does."""
-    vm = attached.vm
-    own = _spec(template, spec or template.spec, vm.name)
-    hostname = own.name if spec is not None else vm.name
-    await wake(vm, template.guest, hostname, macs(own, vm.name))
+async def unpark(attached: Attached, template: Template) -> None:
+    """Lets a parked fork go on, at the present time; raises as `wake` does."""
+    await go_on(attached.vm, template.guest)
 
 
 async def create_fork(template: Template, name: str) -> Vm:

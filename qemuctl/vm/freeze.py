@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from qemuctl.cmdline.ram import RamFile
-from qemuctl.errors import TemplateError
+from qemuctl.errors import TemplateError, WaitTimeout
 from qemuctl.host.resources import free_space
 from qemuctl.image.overlay import create_overlay
 from qemuctl.qmp.commands import Cont, Quit
@@ -100,7 +100,13 @@ def _check_space(content: Path, spec: Spec) -> None:
 async def _ready(vm: Vm, recipe: Recipe, timeout: float) -> None:
     await vm.wait_ready(timeout=timeout)
     if recipe.wait == "boot":
-        await _run(vm, _BOOTED, "the guest to have booted", timeout)
+        try:
+            await _run(vm, _BOOTED, "the guest to have booted", timeout)
+        except WaitTimeout as error:
+            raise TemplateError(
+                f"its guest's services were not all up after {timeout:g} s",
+                hint="qemuctl exec NAME -- systemctl list-jobs; or --wait agent",
+            ) from error
     if recipe.run is not None:
         await _run(vm, recipe.run, f"the end of {recipe.run!r} in the guest", timeout)
     # What a fork need not write to its own disk.

@@ -14,11 +14,18 @@ from qemuctl.errors import (
 )
 from qemuctl.spec import Spec
 from qemuctl.vm.attached import Attached
-from qemuctl.vm.fork import begin_fork
+from qemuctl.vm.fork import begin_fork, check_same
 from qemuctl.vm.launch import launch
 from qemuctl.vm.plan import Stages
+from qemuctl.vm.template import Template
 from qemuctl.vm.templates import cached_template, current, find
 from qemuctl.vm.vm import READY_TIMEOUT, Vm
+
+Words = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 @contextlib.asynccontextmanager
@@ -29,41 +36,62 @@ async def fresh(
     cold: bool = False,
     timeout: float = READY_TIMEOUT,
     progress: Stages | None = None,
-    notice: Callable[[str], None] = lambda _: None,
+    notice: Words = _silent,
+    status: Words = _silent,
 ) -> AsyncIterator[Vm]:
     """A throwaway VM whose guest's agent answers; it ends with the block.
 
     It is a fork: of the named ``template``, or else of one that is made from the
     spec when there is none yet (``vm.record.template`` names it). With ``cold``,
     or where no fork is possible, it is booted; ``notice`` gets the reason.
-    ``timeout`` in seconds is for the boot. Raises as `launch` and
-    ``vm.wait_ready``, and TemplateError for a named template that cannot be used.
+    ``timeout`` in seconds is for the boot; ``progress`` is told of an image's build,
+    ``status`` of what takes long. Raises as `launch` and ``vm.wait_ready``, and
+    TemplateError for a named template that cannot be used.
     """
     async with contextlib.AsyncExitStack() as stack:
         attached = None
-        if not cold or template is not None:
-            attached = await _forked(spec, template, progress, notice)
+        if template is not None:
+            found = await current(find(template), progress=notice)
+            attached = await begin_fork(found, _like(found, spec))
+        elif not cold:
+            attached = await _forked(spec, timeout, progress, notice, status)
         if attached is not None:
             vm = await stack.enter_async_context(attached)
         else:
+            status(f"booting {spec.image or spec.name}")
             vm = await stack.enter_async_context(launch(spec, progress=progress))
             await vm.wait_ready(timeout=timeout)
         yield vm
 
 
+def _like(template: Template, spec: Spec) -> Spec:
+    """The template's own spec with the other's name; raises SpecError for what a
+    fork cannot have otherwise."""
+    given = spec.model_fields_set
+    check_same(
+        template,
+        memory=spec.memory.size if "memory" in given else None,
+        cpus=spec.cpu.count if "cpu" in given else None,
+    )
+    return template.spec.model_copy(update={"name": spec.name})
+
+
 async def _forked(
-    spec: Spec,
-    name: str | None,
-    progress: Stages | None,
-    notice: Callable[[str], None],
+    spec: Spec, timeout: float, progress: Stages | None, notice: Words, status: Words
 ) -> Attached | None:
-    """A fork that runs, or None and the reason why there is none."""
-    if name is not None:
-        template = await current(find(name), progress=progress)
-        return await begin_fork(template, spec)
+    """A fork that runs; None where there can be none, and the reason is told."""
     try:
-        template = await cached_template(spec, progress=progress)
+        template = await cached_template(
+            spec, timeout=timeout, progress=progress, status=status
+        )
+    except (SpecError, TemplateError, LaunchError) as error:
+        notice(f"note: it is booted, not forked: {error.message}")
+        return None
+    if template.guest.reseed is None:
+        notice("note: it is booted, for a fork would draw others' random numbers")
+        return None
+    try:
         return await begin_fork(template, spec)
-    except (SpecError, TemplateError, LaunchError, UnexpectedExit, WaitTimeout) as why:
-        notice(f"booting, for no fork can be had: {why.message}")
+    except (TemplateError, LaunchError, UnexpectedExit, WaitTimeout) as error:
+        notice(f"note: it is booted, for its fork failed: {error.message}")
         return None

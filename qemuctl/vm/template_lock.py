@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from qemuctl.image.claim import claimed
+from qemuctl.image.claim import claimed, claimed_now
 
 
 def _lock(folder: Path) -> Path:
@@ -28,3 +28,10 @@ async def alone(
     called now and then before."""
     async with claimed(_lock(folder), waiting):
         yield
+
+
+@contextlib.contextmanager
+def free(folder: Path) -> Iterator[bool]:
+    """Whether nobody makes, removes or starts from the template, for the block."""
+    with claimed_now(_lock(folder)) as nobody:
+        yield nobody

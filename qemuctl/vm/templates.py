@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -29,7 +29,7 @@ from qemuctl.vm.plan import Stages
 from qemuctl.vm.resolve import image_of
 from qemuctl.vm.template import Template, kept_files, read_template
 from qemuctl.vm.template_key import Key, Recipe, compute_key
-from qemuctl.vm.template_lock import alone
+from qemuctl.vm.template_lock import alone, free
 from qemuctl.vm.users import needing
 from qemuctl.vm.vm import READY_TIMEOUT
 
@@ -54,23 +54,27 @@ class Making:
 async def cached_template(
     spec: Spec,
     *,
+    timeout: float = READY_TIMEOUT,
     progress: Stages | None = None,
-    waiting: Callable[[], None] = lambda: None,
+    status: Stages = lambda _: None,
 ) -> Template:
     """The template of a spec, which is made when there is none yet.
 
-    Of several that want the same one at once, in whatever processes, one makes it;
-    the others wait and ``waiting`` is called meanwhile. Raises SpecError for what
+    Of several that want the same one at once, in whatever processes, one makes it,
+    and the others wait. ``status`` is told what takes long. Raises SpecError for what
     cannot be combined with a template, and what `freeze` raises.
     """
-    making = Making(spec=spec, recipe=Recipe(), source=spec.image or spec.name)
+    source = spec.image or spec.name
+    making = Making(spec=spec, recipe=Recipe(), source=source, timeout=timeout)
     key = await _key(making, progress)
     folder = private_dir(cached_templates_dir()) / key.text
     found = _usable(folder, key)
     if found is None:
-        async with alone(folder, waiting):
+        words = f"waiting for another process that boots {source}, once"
+        async with alone(folder, lambda: status(words)):
             found = _usable(folder, key)
             if found is None:
+                status(f"booting {source}, once")
                 _forget_unused()
                 found = await _make(folder, making, key, progress)
     with contextlib.suppress(OSError):
@@ -242,12 +246,17 @@ async def _make(
 
 def _sweep(folder: Path) -> None:
     """Removes makings that were cut short, and those that nobody needs any more."""
+    for content in _needless(folder):
+        shutil.rmtree(content, ignore_errors=True)
+
+
+def _needless(folder: Path) -> Iterator[Path]:
     with contextlib.suppress(TemplateError):
         kept = read_template(folder)
-        for content in folder.iterdir():
+        for content in sorted(folder.iterdir()):
             stays = kept is not None and content.name == kept.making
             if content.is_dir() and not stays and not needing(content):
-                shutil.rmtree(content, ignore_errors=True)
+                yield content
 
 
 async def remove(name: str) -> None:
@@ -269,6 +278,13 @@ async def remove(name: str) -> None:
         discard(folder)
 
 
+async def remove_cached(templates: Sequence[Template]) -> None:
+    """Removes templates that were made by the way: no disk that stays is on them."""
+    for template in templates:
+        async with alone(template.folder):
+            discard(template.folder)
+
+
 def discard(folder: Path) -> None:
     """Removes a template's folder: first what makes it known, then the rest."""
     (folder / "template.json").unlink(missing_ok=True)
@@ -282,3 +298,14 @@ def _forget_unused() -> None:
         with contextlib.suppress(OSError):
             if (template.folder / _USED).stat().st_mtime < limit:
                 discard(template.folder)
+
+
+def leftovers() -> list[Path]:
+    """Makings that were cut short, and nobody is at work on."""
+    found = []
+    for home in (templates_dir(), cached_templates_dir()):
+        for folder in filter(Path.is_dir, home.glob("[!.]*")):
+            with free(folder) as nobody:
+                if nobody:
+                    found += list(_needless(folder))
+    return found

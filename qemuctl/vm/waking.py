@@ -78,15 +78,32 @@ async def wake(vm: Vm, guest: Guest, hostname: str, own: tuple[str, ...]) -> Non
     ``own`` are its cards' addresses. Raises WaitTimeout, UnexpectedExit, and
     TemplateError when the guest does not do as it is told.
     """
-    await vm.execute(Cont())
     changed = {old: new for old, new in zip(guest.macs, own, strict=True) if old != new}
+    await vm.execute(Cont())
+    await _told(vm, "/bin/sh", "-c", _script(guest, hostname, changed))
+
+
+async def go_on(vm: Vm, guest: Guest) -> None:
+    """Lets a guest that was stopped run again, at the present time.
+
+    Raises as `wake` does.
+    """
+    await vm.execute(Cont())
+    await _told(vm, *_set_clock(guest))
+
+
+async def _told(vm: Vm, *argv: str) -> None:
     with vm.deadline("the fork's guest to answer", WAKE_TIMEOUT) as left:
-        result = await vm.unless_ended(
-            vm.agent.run(["/bin/sh", "-c", _script(guest, hostname, changed)]), left
-        )
+        result = await vm.unless_ended(vm.agent.run(argv), left)
     if not result.ok:
         words = result.stderr.decode(errors="replace").strip() or "it gave no reason"
         raise TemplateError(f"the guest of {vm.name} did not become its own: {words}")
+
+
+def _set_clock(guest: Guest) -> tuple[str, ...]:
+    now = time.time()
+    seconds = f"{now:.3f}" if guest.fine_clock else f"{round(now)}"
+    return "date", "-u", "-s", f"@{seconds}"
 
 
 def _script(guest: Guest, hostname: str, changed: Mapping[str, str]) -> str:
@@ -111,7 +128,5 @@ def _lines(guest: Guest, hostname: str, changed: Mapping[str, str]) -> Iterator[
         for old, new in changed.items():
             yield f"{old}) ip link set ${{card##*/}} address {new};;"
         yield "esac; done"
-    now = time.time()
-    seconds = f"{now:.3f}" if guest.fine_clock else f"{round(now)}"
     # Last, and in the shell's own place.
-    yield f"exec date -u -s @{seconds} > /dev/null"
+    yield f"exec {shlex.join(_set_clock(guest))}"
