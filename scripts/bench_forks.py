@@ -23,12 +23,12 @@ from bench_table import Row
 import qemuctl
 from qemuctl import cmdline
 from qemuctl.paths import VmPaths, data_home, private_dir
-from qemuctl.vm.fork import _spec, fork, furnish, origin, park, unpark
+from qemuctl.vm.fork import fork, furnish, origin, park, running_spec, unpark
 from qemuctl.vm.plan import prepare
 from qemuctl.vm.template import Template
 from qemuctl.vm.template_key import Recipe
 from qemuctl.vm.templates import Making, cached_template, create
-from qemuctl.vm.waking import _script
+from qemuctl.vm.waking import identity, macs
 
 MIB = 1024 * 1024
 POLL = 0.002  # seconds
@@ -94,11 +94,14 @@ class Bare:
     def __init__(self, template: Template) -> None:
         self.template = template
         self.paths = VmPaths.of("bare-fork")
+        spec = running_spec(template, template.spec, "bare-fork")
+        own = macs(spec, "bare-fork")
+        self.addresses = dict(zip(template.guest.macs, own, strict=True))
 
     def _prepare(self) -> list[str]:
         """The command line, which a script simply has."""
         private_dir(self.paths.state)
-        spec = _spec(self.template, self.template.spec, "bare-fork")
+        spec = running_spec(self.template, self.template.spec, "bare-fork")
         self.paths.spec.write_text("")
         asyncio.run(furnish(self.template, self.paths))
         plan = asyncio.run(prepare(spec, self.paths, ram=origin(self.template).ram))
@@ -130,7 +133,7 @@ class Bare:
         qmp.wait("MIGRATION", "completed")
         return process, qmp
 
-    def run(self, *, identity: bool, parked: bool = False) -> float:
+    def run(self, *, whole: bool, parked: bool = False) -> float:
         """Seconds to the first command's result, from the start or from `cont`."""
         argv = self._prepare()
         started = time.perf_counter()
@@ -139,8 +142,8 @@ class Bare:
             started = time.perf_counter() if parked else started
             qmp.ask("cont")
             agent = bare_agent(self.paths.agent_socket)
-            if identity:
-                script = _script(self.template.guest, "bare", {})
+            if whole:
+                script = identity(self.template.guest, "bare", self.addresses)
                 bare_exec(agent, "/bin/sh", "-c", script)
             bare_exec(agent, *TRUE)
             return time.perf_counter() - started
@@ -190,15 +193,15 @@ def forks(runs: int) -> Iterator[Row]:
     mine, same, hasty = turns(
         4 * runs,
         lambda: asyncio.run(ours(template)),
-        lambda: bare.run(identity=True),
-        lambda: bare.run(identity=False),
+        lambda: bare.run(whole=True),
+        lambda: bare.run(whole=False),
     )
     yield Row("fork to first result, tiny", "s", mine, same, target=1.15)
     yield Row("  the same, bare without identity", "s", mine, hasty)
     mine, hasty = turns(
         4 * runs,
         lambda: asyncio.run(ours_parked(template)),
-        lambda: bare.run(identity=False, parked=True),
+        lambda: bare.run(whole=False, parked=True),
     )
     more = [1000 * (a - b) for a, b in zip(mine, hasty, strict=True)]
     yield Row("parked fork to first result, more than bare", "ms", more, target=60,

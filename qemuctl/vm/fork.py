@@ -48,7 +48,7 @@ async def begin_fork(template: Template, spec: Spec | None = None) -> Attached:
     """As `fork`, for whoever ends it by themselves."""
     spec = spec or template.spec
     name = f"{spec.name}-{secrets.token_hex(3)}"
-    own = _spec(template, spec, name)
+    own = running_spec(template, spec, name)
     async with in_use(template.folder):
         attached = await begin(
             own, name, furnish=partial(furnish, template), origin=origin(template)
@@ -103,7 +103,7 @@ async def create_fork(template: Template, name: str) -> Vm:
             fresh.booted.touch()
         paths = VmPaths.of(name)
         try:
-            return await _start(template, _spec(template, spec, name), paths)
+            return await _start(template, running_spec(template, spec, name), paths)
         except BaseException:
             remove(name)
             raise
@@ -120,7 +120,7 @@ async def _start(template: Template, spec: Spec, paths: VmPaths) -> Vm:
     return vm
 
 
-def _spec(template: Template, spec: Spec, name: str) -> Spec:
+def running_spec(template: Template, spec: Spec, name: str) -> Spec:
     """The spec of a fork as it runs: with its cards' addresses."""
     guest = template.guest
     addresses = macs(spec, name) if guest.readdress else guest.macs

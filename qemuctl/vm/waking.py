@@ -80,7 +80,7 @@ async def wake(vm: Vm, guest: Guest, hostname: str, own: tuple[str, ...]) -> Non
     """
     changed = {old: new for old, new in zip(guest.macs, own, strict=True) if old != new}
     await vm.execute(Cont())
-    await _told(vm, "/bin/sh", "-c", _script(guest, hostname, changed))
+    await _told(vm, "/bin/sh", "-c", identity(guest, hostname, changed))
 
 
 async def go_on(vm: Vm, guest: Guest) -> None:
@@ -106,7 +106,9 @@ def _set_clock(guest: Guest) -> tuple[str, ...]:
     return "date", "-u", "-s", f"@{seconds}"
 
 
-def _script(guest: Guest, hostname: str, changed: Mapping[str, str]) -> str:
+def identity(guest: Guest, hostname: str, changed: Mapping[str, str]) -> str:
+    """A shell script that makes a fork's guest somebody else; ``changed`` are its cards'
+    addresses, by those that it woke up with."""
     return "\n".join(_lines(guest, hostname, changed))
 
 
@@ -119,9 +121,10 @@ def _lines(guest: Guest, hostname: str, changed: Mapping[str, str]) -> Iterator[
     if guest.reseed in _RESEED:
         yield _RESEED[guest.reseed]
     yield f"echo {name} > /proc/sys/kernel/hostname"
-    yield f"if [ -e /etc/hostname ]; then echo {name} > /etc/hostname; fi"
-    machine_id = uuid.uuid4().hex
-    yield f"if [ -s /etc/machine-id ]; then echo {machine_id} > /etc/machine-id; fi"
+    # Where /etc cannot be written to, they are as the image has them.
+    for path, text in (("hostname", name), ("machine-id", uuid.uuid4().hex)):
+        tell = f"{{ echo {text} > /etc/{path}; }} 2>/dev/null || :"
+        yield f"if [ -s /etc/{path} ]; then {tell}; fi"
     if changed:
         yield "for card in /sys/class/net/*; do read -r mac < $card/address || continue"
         yield "case $mac in"
