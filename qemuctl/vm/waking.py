@@ -107,8 +107,8 @@ def _set_clock(guest: Guest) -> tuple[str, ...]:
 
 
 def identity(guest: Guest, hostname: str, changed: Mapping[str, str]) -> str:
-    """A shell script that makes a fork's guest somebody else; ``changed`` are its cards'
-    addresses, by those that it woke up with."""
+    """A shell script that makes a fork's guest somebody else; ``changed`` are the
+    addresses of its cards, by those that it woke up with."""
     return "\n".join(_lines(guest, hostname, changed))
 
 
