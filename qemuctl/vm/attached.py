@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.process import Child, Undertaker, bury
@@ -16,6 +17,7 @@ from qemuctl.vm.resolve import Device
 from qemuctl.vm.vm import Vm
 
 Furnish = Callable[[VmPaths], Awaitable[None]]
+PostMortem = Callable[[Vm], Awaitable[object]]
 
 
 @dataclass
@@ -33,11 +35,22 @@ class Attached:
         await self.end()
 
     async def end(self) -> None:
-        """Ends QEMU and waits until its files are gone."""
+        """Ends QEMU and waits until its files are gone; where ``vm.kept`` is true, the
+        VM lives on without an owner, and its files go when it ends."""
+        if self.vm.kept and self.child.qemu.alive():
+            await self._let_go()
+            return
         try:
             await put_down(self.vm, self.child)
         finally:
             await self.undertaker.done()
+
+    async def _let_go(self) -> None:
+        record = replace(self.vm.record, attached=False, owner=None)
+        record.write(self.vm.paths.record)
+        self.child.detach()
+        self.undertaker.let_go()
+        await self.vm.close()
 
 
 async def begin(
@@ -78,3 +91,15 @@ async def begin(
         await undertaker.done()
         raise
     return Attached(vm, child, undertaker)
+
+
+@contextlib.asynccontextmanager
+async def examined(vm: Vm, post_mortem: PostMortem | None) -> AsyncIterator[None]:
+    """Where the block, in which a guest is to become ready, fails for whatever reason,
+    ``post_mortem`` gets the VM before it is removed."""
+    try:
+        yield
+    except BaseException:  # called off, too: the guest may hang
+        if post_mortem is not None:
+            await post_mortem(vm)
+        raise

@@ -20,7 +20,7 @@ from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Spec
 from qemuctl.thread import Tick, in_thread
 from qemuctl.units import format_size
-from qemuctl.vm.attached import Attached, begin
+from qemuctl.vm.attached import Attached, PostMortem, begin, examined
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.definitions import creating, remove
 from qemuctl.vm.disks import another_instance
@@ -44,8 +44,13 @@ async def fork(template: Template, spec: Spec | None = None) -> AsyncIterator[Vm
         yield vm
 
 
-async def begin_fork(template: Template, spec: Spec | None = None) -> Attached:
-    """As `fork`, for whoever ends it by themselves."""
+async def begin_fork(
+    template: Template,
+    spec: Spec | None = None,
+    *,
+    post_mortem: PostMortem | None = None,
+) -> Attached:
+    """As `fork`, for whoever ends it by themselves; ``post_mortem`` as for `fresh`."""
     spec = spec or template.spec
     name = f"{spec.name}-{secrets.token_hex(3)}"
     own = running_spec(template, spec, name)
@@ -56,7 +61,8 @@ async def begin_fork(template: Template, spec: Spec | None = None) -> Attached:
     given = spec.cloud_init.hostname if spec.cloud_init is not None else None
     hostname = given or (name if spec is template.spec else spec.name)
     try:
-        await wake(attached.vm, template.guest, hostname, macs(own, name))
+        async with examined(attached.vm, post_mortem):
+            await wake(attached.vm, template.guest, hostname, macs(own, name))
     except BaseException:
         await asyncio.shield(attached.end())
         raise

@@ -17,7 +17,7 @@ from qemuctl.qmp.migration import MigrationFailed, save_state
 from qemuctl.spec import Spec
 from qemuctl.thread import Tick, in_thread
 from qemuctl.units import MIB, format_size
-from qemuctl.vm.attached import Furnish, begin
+from qemuctl.vm.attached import Furnish, PostMortem, begin, examined
 from qemuctl.vm.bring_up import Origin
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.template import Guest
@@ -54,12 +54,14 @@ async def freeze(
     furnish: Furnish | None = None,
     timeout: float = READY_TIMEOUT,
     progress: Stages | None = None,
+    post_mortem: PostMortem | None = None,
 ) -> Frozen:
     """Boots a guest as the throwaway VM ``name`` and puts what it is after its
     recipe into ``content``, an empty folder.
 
     ``furnish`` puts disks into its folder before. ``timeout`` in seconds is for
-    the boot, and again for the recipe's command. Raises TemplateError with what
+    the boot, and again for the recipe's command; ``post_mortem`` is as for `fresh`.
+    Raises TemplateError with what
     the command said, WaitTimeout, UnexpectedExit, and what a start raises.
     """
     _check_space(content, spec)
@@ -70,7 +72,8 @@ async def freeze(
     )
     async with attached as vm:
         await vm.execute(Cont())
-        await _ready(vm, recipe, timeout)
+        async with examined(vm, post_mortem):
+            await _ready(vm, recipe, timeout)
         guest = await examine(vm.agent, macs(spec, name))
         booted = time.monotonic()
         await _stop(vm)

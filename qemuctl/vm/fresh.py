@@ -13,7 +13,7 @@ from qemuctl.errors import (
     WaitTimeout,
 )
 from qemuctl.spec import Spec
-from qemuctl.vm.attached import Attached
+from qemuctl.vm.attached import Attached, PostMortem, examined
 from qemuctl.vm.fork import begin_fork, check_same
 from qemuctl.vm.launch import launch
 from qemuctl.vm.plan import Stages
@@ -38,6 +38,7 @@ async def fresh(
     progress: Stages | None = None,
     notice: Words = _silent,
     status: Words = _silent,
+    post_mortem: PostMortem | None = None,
 ) -> AsyncIterator[Vm]:
     """A throwaway VM whose guest's agent answers; it ends with the block.
 
@@ -45,22 +46,28 @@ async def fresh(
     spec when there is none yet (``vm.record.template`` names it). With ``cold``,
     or where no fork is possible, it is booted; ``notice`` gets the reason.
     ``timeout`` in seconds is for the boot; ``progress`` is told of an image's build,
-    ``status`` of what takes long. Raises as `launch` and ``vm.wait_ready``, and
-    TemplateError for a named template that cannot be used.
+    ``status`` of what takes long. ``post_mortem`` gets a VM whose guest did not become
+    ready, for whatever reason, before it is removed. Raises as `launch` and
+    ``vm.wait_ready``, and TemplateError for a named template that cannot be used.
     """
     async with contextlib.AsyncExitStack() as stack:
         attached = None
         if template is not None:
             found = await current(find(template), progress=notice)
-            attached = await begin_fork(found, _like(found, spec))
+            attached = await begin_fork(
+                found, _like(found, spec), post_mortem=post_mortem
+            )
         elif not cold:
-            attached = await _forked(spec, timeout, progress, notice, status)
+            attached = await _forked(
+                spec, timeout, progress, notice, status, post_mortem
+            )
         if attached is not None:
             vm = await stack.enter_async_context(attached)
         else:
             status(f"booting {spec.image or spec.name}")
             vm = await stack.enter_async_context(launch(spec, progress=progress))
-            await vm.wait_ready(timeout=timeout)
+            async with examined(vm, post_mortem):
+                await vm.wait_ready(timeout=timeout)
         yield vm
 
 
@@ -77,12 +84,21 @@ def _like(template: Template, spec: Spec) -> Spec:
 
 
 async def _forked(
-    spec: Spec, timeout: float, progress: Stages | None, notice: Words, status: Words
+    spec: Spec,
+    timeout: float,
+    progress: Stages | None,
+    notice: Words,
+    status: Words,
+    post_mortem: PostMortem | None,
 ) -> Attached | None:
     """A fork that runs; None where there can be none, and the reason is told."""
     try:
         template = await cached_template(
-            spec, timeout=timeout, progress=progress, status=status
+            spec,
+            timeout=timeout,
+            progress=progress,
+            status=status,
+            post_mortem=post_mortem,
         )
     except (SpecError, TemplateError, LaunchError) as error:
         notice(f"note: it is booted, not forked: {error.message}")
@@ -91,7 +107,7 @@ async def _forked(
         notice("note: it is booted, for a fork would draw others' random numbers")
         return None
     try:
-        return await begin_fork(template, spec)
+        return await begin_fork(template, spec, post_mortem=post_mortem)
     except (TemplateError, LaunchError, UnexpectedExit, WaitTimeout) as error:
         notice(f"note: it is booted, for its fork failed: {error.message}")
         return None

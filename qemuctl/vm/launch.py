@@ -40,8 +40,9 @@ async def launch(
 ) -> AsyncIterator[Vm]:
     """Starts a throwaway VM and removes all of it at the end of the block.
 
-    Its name is the spec's with a random ending, so that any number of them
-    run side by side. It is running (or, with ``paused``, waits for
+    Where ``vm.kept`` is true by then, the VM lives on without an owner, and is
+    removed when it ends. Its name is the spec's with a random ending, so that
+    any number of them run side by side. It is running (or, with ``paused``, waits for
     ``vm.power.resume()``) when the block begins; whether its guest is ready
     is for ``vm.wait_ready()`` to tell. ``boot`` is the kind of device that is
     tried first until the guest reboots. ``progress`` gets a line for each slow

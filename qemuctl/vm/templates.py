@@ -22,7 +22,7 @@ from qemuctl.paths import cached_templates_dir, private_dir, templates_dir
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, dump, validate_name
 from qemuctl.thread import in_thread
-from qemuctl.vm.attached import Furnish
+from qemuctl.vm.attached import Furnish, PostMortem
 from qemuctl.vm.forkable import template_spec
 from qemuctl.vm.freeze import freeze
 from qemuctl.vm.plan import Stages
@@ -42,13 +42,15 @@ _USED = "used"
 class Making:
     """What is to be made: a ``spec`` as its user wrote it, how its guest is got
     ready, the words that name the ``source``, and what puts disks into its folder.
-    ``timeout`` in seconds is for the boot, and again for the recipe's command."""
+    ``timeout`` in seconds is for the boot, and again for the recipe's command;
+    ``post_mortem`` is as for `fresh`."""
 
     spec: Spec
     recipe: Recipe
     source: str
     furnish: Furnish | None = None
     timeout: float = READY_TIMEOUT
+    post_mortem: PostMortem | None = None
 
 
 async def cached_template(
@@ -57,6 +59,7 @@ async def cached_template(
     timeout: float = READY_TIMEOUT,
     progress: Stages | None = None,
     status: Stages = lambda _: None,
+    post_mortem: PostMortem | None = None,
 ) -> Template:
     """The template of a spec, which is made when there is none yet.
 
@@ -65,7 +68,13 @@ async def cached_template(
     cannot be combined with a template, and what `freeze` raises.
     """
     source = spec.image or spec.name
-    making = Making(spec=spec, recipe=Recipe(), source=source, timeout=timeout)
+    making = Making(
+        spec=spec,
+        recipe=Recipe(),
+        source=source,
+        timeout=timeout,
+        post_mortem=post_mortem,
+    )
     key = await _key(making, progress)
     folder = private_dir(cached_templates_dir()) / key.text
     found = _usable(folder, key)
@@ -212,6 +221,7 @@ async def _make(
             furnish=making.furnish,
             timeout=making.timeout,
             progress=progress,
+            post_mortem=making.post_mortem,
         )
         files = await in_thread(partial(kept_files, content))
         template = Template(

@@ -66,7 +66,8 @@ class Vm:
     """One VM that has a process.
 
     ``paths`` are its files, ``record`` tells who its process is. The monitor
-    is connected when first needed.
+    is connected when first needed. ``kept``, set on a throwaway VM, lets it
+    outlive its block and its owner.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Vm:
     ) -> None:
         self.paths = paths
         self.record = record
+        self.kept = False
         self.agent = Agent(paths.agent_socket)
         self.power = Power(self)
         self.files = Files(self)
