@@ -29,6 +29,7 @@ _HOMES = {
     "set": "resources",
     "balloon": "resources",
     "diff": "resources",
+    "snapshot": "snapshots",
     "clone": "copies",
     "export": "copies",
     "import": "copies",
