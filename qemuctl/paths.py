@@ -247,6 +247,16 @@ class VmPaths:
         return self.state / "journal.json"
 
     @property
+    def snapshots(self) -> Path:
+        """What the disks themselves do not tell of their snapshots."""
+        return self.state / "snapshots.json"
+
+    @property
+    def snapshotting(self) -> Path:
+        """There while a snapshot is made, loaded or removed: which one, and how."""
+        return self.state / "snapshotting.json"
+
+    @property
     def started(self) -> Path:
         """The spec that the VM was started with, as it was written then."""
         return self.state / "started.yaml"

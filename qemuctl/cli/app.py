@@ -30,6 +30,7 @@ _HOMES = {
     "set": "resources",
     "balloon": "resources",
     "diff": "resources",
+    "snapshot": "snapshots",
     "clone": "copies",
     "export": "copies",
     "import": "copies",

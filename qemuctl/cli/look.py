@@ -123,7 +123,12 @@ async def _free_ports(paths: VmPaths, record: Record, state: State) -> int | Non
     from qemuctl.vm.states import State
     from qemuctl.vm.vm import Vm
 
-    if state in (State.STARTING, State.STOPPING, State.UNRESPONSIVE):
+    if state in (
+        State.STARTING,
+        State.STOPPING,
+        State.UNRESPONSIVE,
+        State.SNAPSHOTTING,
+    ):
         return None
     try:
         async with asyncio.timeout(1.0), Vm(paths, record) as vm:
@@ -146,7 +151,7 @@ async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
     if state in (State.STARTING, State.STOPPING):
         return {"differences": None}
     unknown = "QEMU does not answer"
-    if state is not State.UNRESPONSIVE:
+    if state not in (State.UNRESPONSIVE, State.SNAPSHOTTING):
         try:
             async with asyncio.timeout(1.0):
                 found = await differences(paths.name)

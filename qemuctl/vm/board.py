@@ -21,6 +21,7 @@ from qemuctl.paths import VmPaths
 from qemuctl.process import held
 from qemuctl.vm.definitions import names
 from qemuctl.vm.gauge import FULL, QUICK, Commands, Gauge
+from qemuctl.vm.reach import mute
 from qemuctl.vm.record import Record
 from qemuctl.vm.sample import Rates, Sample, rates
 from qemuctl.vm.states import State
@@ -116,7 +117,7 @@ class Board:
             await asyncio.wait(questions, timeout=patience)
         for one in every:
             if one.stuck:
-                one.gauge.silent(State.UNRESPONSIVE)
+                one.gauge.silent(mute(one.gauge.paths))
             _ask_agent(one)
         self._weigh()
         return [row for x in every if (row := _row(x)) is not None]
@@ -189,7 +190,7 @@ async def _answer(gauge: Gauge, commands: Commands) -> None:
     try:
         await gauge.ask(commands)
     except WaitTimeout:
-        gauge.silent(State.UNRESPONSIVE)
+        gauge.silent(mute(gauge.paths))
     except QmpError:
         gauge.silent(State.STOPPING)
 

@@ -79,6 +79,11 @@ async def start(
         if verdict is not None:
             return None
     conclude_if_off(paths)
+    if paths.snapshotting.exists():
+        # Its disks may be of two times, one here and one there.
+        from qemuctl.vm.snapshots_off import settle
+
+        await settle(name, Action.START)
     spec = load(name)
     paths = VmPaths.of(name)
     vm, child = await bring_up(

@@ -64,27 +64,31 @@ class Live:
         self.journal = Journal(vm.paths.journal)
 
     @contextlib.asynccontextmanager
-    async def changing(self) -> AsyncIterator[None]:
-        """The block is the only one that plugs anything in or out of this VM, and
-        what others have left undone is done before.
+    async def changing(
+        self, action: Action = Action.CHANGE, *, patience: float = _PATIENCE
+    ) -> AsyncIterator[None]:
+        """The block is the only one that plugs anything in or out of this VM, or has
+        to do with its snapshots, and what others have left undone is done before.
 
-        Raises StateError when the VM is not running, WaitTimeout when another
-        command does not come to an end.
+        Raises StateError when the VM's state does not admit ``action``, WaitTimeout
+        when another command does not come to an end in ``patience`` seconds.
         """
-        require(Action.CHANGE, await self._vm.state(), self._vm.name)
+        require(action, await self._vm.state(), self._vm.name)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(patience):
                     await stack.enter_async_context(claimed(self._vm.paths.changing))
             except TimeoutError as error:
                 stage = f"another command that changes {self._vm.name}"
-                raise WaitTimeout(stage, _PATIENCE) from error
+                raise WaitTimeout(stage, patience) from error
             # It may have been paused meanwhile, or be another run by now.
-            require(Action.CHANGE, await self._vm.state(), self._vm.name)
+            require(action, await self._vm.state(), self._vm.name)
             record = Record.read(self._vm.paths.record)
             if record is None or record.qemu != self._vm.record.qemu:
-                action = f"change {self._vm.name}"
-                raise StateError(action, "running", "it was started anew meanwhile")
+                raise StateError(
+                    f"{action} {self._vm.name}", "running",
+                    "it was started anew meanwhile",
+                )  # fmt: skip
             await self.settle()
             yield
 

@@ -25,6 +25,7 @@ from qemuctl.qmp.commands import (
 )
 from qemuctl.qmp.events import Reset, Resumed, Stopped
 from qemuctl.vm.disk_errors import last_disk_error
+from qemuctl.vm.jobs import loaded
 from qemuctl.vm.outcome import Outcome
 from qemuctl.vm.states import Action, State, require
 
@@ -205,7 +206,8 @@ class Power:
         if state is State.PAUSED:
             with contextlib.suppress(QmpError, StateError, WaitTimeout):
                 info = await self._vm.execute(QueryStatus())
-                if info.status == "prelaunch":  # it has nothing to lose yet
+                # It has nothing to lose yet, unless a snapshot was loaded.
+                if info.status == "prelaunch" and not loaded(self._vm.paths.events):
                     return False
                 await self._vm.execute(Cont())
                 return True

@@ -39,7 +39,14 @@ async def state_of(
             return from_run_state(info.status)
     if not held(paths.lock):
         return State.OFF
-    return State.UNRESPONSIVE if record.qemu.alive() else State.STOPPING
+    return mute(paths) if record.qemu.alive() else State.STOPPING
+
+
+def mute(paths: VmPaths) -> State:
+    """The state of a VM whose QEMU lives and does not answer."""
+    # Nor does it while a snapshot's RAM is written or read, of which it can tell
+    # nobody; whoever made it do that has left a note.
+    return State.SNAPSHOTTING if paths.snapshotting.exists() else State.UNRESPONSIVE
 
 
 def monitors(paths: VmPaths, record: Record) -> list[Path]:

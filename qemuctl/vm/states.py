@@ -34,6 +34,7 @@ class State(StrEnum):
     IO_ERROR = "io-error"
     CRASHED = "crashed"
     STOPPING = "stopping"
+    SNAPSHOTTING = "snapshotting"
     UNRESPONSIVE = "unresponsive"
 
     @property
@@ -93,6 +94,9 @@ class Action(StrEnum):
     CHANGE = "change"
     SCREEN = "show the screen of"
     KEYS = "send keys to"
+    SNAPSHOT = "snapshot"
+    REVERT = "revert"
+    FORGET = "remove a snapshot of"
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,11 @@ _DISK_FAILED = Denied(
 )
 _GOING = Denied("the VM is stopping")
 _COMING = Denied("the VM is starting")
+# QEMU answers nobody until all of the RAM is written, or read.
+_SNAPSHOTTING = Denied(
+    "a snapshot is being made or loaded", "it is soon done; or: qemuctl kill NAME"
+)
+_ASLEEP = Denied("its guest is asleep (ACPI S3)", "wake it with: qemuctl resume NAME")
 # It is off, and being cloned, exported, renamed or removed.
 _BUSY = Denied("another command is working on it", "try again when that is done")
 
@@ -138,9 +147,12 @@ _TALK = frozenset(
         Action.QMP,
         Action.MEDIUM,
         Action.SCREEN,
+        Action.REVERT,
+        Action.FORGET,
     }
 )
 _OFFLINE = frozenset({Action.REMOVE, Action.RENAME, Action.CLONE, Action.EXPORT})
+_EITHER_WAY = frozenset({Action.SNAPSHOT, Action.REVERT, Action.FORGET})
 
 _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.START, State.OFF): Accepted(),
@@ -148,6 +160,8 @@ _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.START, State.STOPPING): _GOING,
     (Action.START, State.UNRESPONSIVE): _STUCK,
     (Action.START, State.PAUSED): NothingToDo("it is on already, and paused"),
+    # Its guest hears nothing, and would not be asked to shut down.
+    (Action.STOP, State.SNAPSHOTTING): _SNAPSHOTTING,
     (Action.STOP, State.OFF): NothingToDo("it is off already"),
     (Action.KILL, State.OFF): NothingToDo("it is off already"),
     (Action.PAUSE, State.PAUSED): NothingToDo("it is paused already"),
@@ -161,6 +175,11 @@ _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.QMP, State.STOPPING): Accepted(),
     (Action.QMP, State.STARTING): Accepted(),
     (Action.KEYS, State.STARTING): _COMING,
+    (Action.SNAPSHOT, State.STARTING): _COMING,
+    (Action.SNAPSHOT, State.PAUSED): Accepted(),
+    (Action.SNAPSHOT, State.SUSPENDED): _ASLEEP,
+    # QEMU leaves its internal-error only by a reset.
+    (Action.REVERT, State.CRASHED): _HALTED,
     # A key wakes it.
     (Action.KEYS, State.SUSPENDED): Accepted(),
 }
@@ -180,7 +199,7 @@ def admit(action: Action, state: State) -> Verdict:
     if action in (Action.STOP, Action.KILL, Action.EDIT):
         return Accepted()
     if state is State.OFF:
-        return _IS_OFF
+        return Accepted() if action in _EITHER_WAY else _IS_OFF
     if action in (Action.CONSOLE, Action.MEASURE):
         return Accepted()
     return _admit_talk(action, state)
@@ -190,6 +209,8 @@ def _admit_talk(action: Action, state: State) -> Verdict:
     """Requests that QEMU, and perhaps the guest, must answer."""
     if state is State.UNRESPONSIVE:
         return _STUCK
+    if state is State.SNAPSHOTTING:
+        return _SNAPSHOTTING
     if state is State.STOPPING:
         return _GOING
     if action is Action.CHANGE and state is State.STARTING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qemuctl.errors import CommandError, QmpError, StateError, WaitTimeout
 from qemuctl.vm.balloon_stats import POLL
 from qemuctl.vm.gauge import FULL, Gauge
+from qemuctl.vm.reach import mute
 from qemuctl.vm.sample import Rates, Sample, rates
 from qemuctl.vm.states import State
 
@@ -43,7 +44,7 @@ class Stats:
             async with asyncio.timeout(QEMU_PATIENCE):
                 await self._ask()
         except (TimeoutError, WaitTimeout):
-            gauge.silent(State.UNRESPONSIVE)
+            gauge.silent(mute(gauge.paths))
         except (QmpError, StateError):
             gauge.silent(State.STOPPING)
         if agent_timeout > 0:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # what few commands need is loaded when it is used
     from qemuctl.vm.memory import Memory
     from qemuctl.vm.nics import Nics
     from qemuctl.vm.screen import Screen
+    from qemuctl.vm.snapshots import Snapshots
     from qemuctl.vm.stats import Stats
 
 T = TypeVar("T")
@@ -132,6 +133,13 @@ class Vm:
         from qemuctl.vm.cpus import Cpus
 
         return Cpus(self)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """States of the whole VM that it can go back to."""
+        from qemuctl.vm.snapshots import Snapshots
+
+        return Snapshots(self)
 
     @cached_property
     def keyboard(self) -> Keyboard:
@@ -230,11 +238,11 @@ class Vm:
         """
         end = time.monotonic() + timeout
         with self.deadline("the guest agent to start", timeout):
-            await self.unless_ended(self._port_opened(), timeout)
+            await self.unless_ended(self.port_opened(), timeout)
         with self.deadline("the guest agent to answer", timeout):
             await self.unless_ended(self._answering(), end - time.monotonic())
 
-    async def _port_opened(self) -> None:
+    async def port_opened(self) -> None:
         """Waits until the guest has the agent's port open."""
         past = list(eventlog.past(self.paths.events))
         if not _port_is_open(past, self.paths, self.record):
@@ -249,7 +257,7 @@ class Vm:
             except AgentError:
                 # The channel broke while QEMU lives: a reboot, or the other
                 # side of a queue. The port tells when it is there again.
-                await self._port_opened()
+                await self.port_opened()
                 await asyncio.sleep(0.1)
 
     async def wait_event(self, name: str, *, timeout: float) -> Event:

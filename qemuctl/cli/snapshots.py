@@ -1,0 +1,179 @@
+"""`snapshot`: states of a whole VM that it can go back to."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qemuctl.cli.app import Json, Name, group
+from qemuctl.cli.output import note, print_json, print_table, working
+from qemuctl.cli.running import run_async
+
+if TYPE_CHECKING:
+    from qemuctl.vm.snapshot_tree import Snapshot
+    from qemuctl.vm.snapshots import Reverted
+
+snapshot = group("snapshot", "States of a whole VM that it can go back to.")
+SnapshotName = Annotated[str, typer.Argument(metavar="SNAP", help="the snapshot's")]
+
+# Seconds after which a wait is told in a pipe too.
+_SAY_AFTER = 1.0
+_HOLDS = {
+    "frozen": "disks only, file systems frozen",
+    "crash": "disks only, as after a power cut",
+    "off": "disks only, for it was off",
+}
+
+
+@snapshot.command("create", epilog="Example:  qemuctl snapshot create web before")
+def create(
+    name: Name,
+    snap: SnapshotName,
+    description: Annotated[
+        str, typer.Option(metavar="TEXT", help="what it is good for")
+    ] = "",
+    disk_only: Annotated[
+        bool, typer.Option("--disk-only", help="leave out the RAM of a VM that is on")
+    ] = False,
+) -> None:
+    """Keep a VM as it is now: disks and RAM.
+
+    The VM stands still while its RAM is written. With --disk-only it does not: the
+    disks are kept all at one moment, with the guest's file systems frozen if its
+    agent can do that. A VM that is off has disks only. Every disk that is written to
+    must be qcow2.
+    """
+    with working(f"making the snapshot {snap} of {name}", say_after=_SAY_AFTER):
+        made = run_async(_create(name, snap, description, disk_only))
+    what = _ram(made) if made.ram_bytes is None else f"{_ram(made)} of RAM"
+    note(f"{name}: made the snapshot {snap}: {what}; {', '.join(made.disks)}")
+
+
+@snapshot.command("ls", epilog="Example:  qemuctl snapshot ls web --json")
+def list_snapshots(name: Name, json: Json = False) -> None:
+    """List a VM's snapshots as a tree: each below the one that it has come from.
+
+    STATE is that of the VM at that time, and * marks the snapshot that the VM was
+    made or reverted to last.
+    """
+    from qemuctl.vm.snapshot_tree import drawn
+
+    rows = run_async(_list(name))
+    if json:
+        print_json([asdict(row) for row in rows])
+        return
+    head = ("NAME", "CREATED", "STATE", "RAM", "DESCRIPTION")
+    print_table(head, [_row(lines, row) for lines, row in drawn(rows)])
+
+
+@snapshot.command("revert", epilog="Example:  qemuctl snapshot revert web before")
+def revert(name: Name, snap: SnapshotName) -> None:
+    """Go back to a snapshot; what the VM is now is lost.
+
+    With RAM, the VM goes on from there, running or paused as it was, and one that is
+    off is started there. With disks only, the VM must be off, and stays so.
+    """
+    with working(f"reverting {name} to {snap}", say_after=_SAY_AFTER):
+        done = run_async(_revert(name, snap))
+    note(f"{name} is {done.state}, as of {snap}")
+    if done.clock_problem is not None:
+        note(f"its clock is that of the snapshot: {done.clock_problem}")
+
+
+@snapshot.command("rm", epilog="Example:  qemuctl snapshot rm web before")
+def remove(name: Name, snap: SnapshotName) -> None:
+    """Remove a snapshot; the VM stays as it is, and so do later snapshots."""
+    with working(f"removing the snapshot {snap} of {name}", say_after=_SAY_AFTER):
+        run_async(_remove(name, snap))
+    note(f"{name}: removed the snapshot {snap}")
+
+
+def _is_on(name: str) -> bool:
+    from qemuctl.process import held
+    from qemuctl.vm.definitions import find
+
+    paths = find(name)
+    return held(paths.lock) and not paths.busy.exists()
+
+
+async def _create(name: str, snap: str, description: str, disk_only: bool) -> Snapshot:
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.snapshots_off import create_snapshot
+    from qemuctl.vm.states import Action
+
+    if not _is_on(name):
+        return await create_snapshot(name, snap, description=description)
+    async with await attach(name, Action.SNAPSHOT) as vm:
+        return await vm.snapshots.create(
+            snap, description=description, disk_only=disk_only
+        )
+
+
+async def _list(name: str) -> list[Snapshot]:
+    from qemuctl.errors import QemuctlError, QmpError, StateError, WaitTimeout
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.snapshots_off import list_snapshots, settle
+    from qemuctl.vm.states import Accepted, Action, admit
+
+    if not _is_on(name):
+        with contextlib.suppress(QemuctlError):  # which the next change tells
+            await settle(name)
+        return list_snapshots(name)
+    try:
+        async with await attach(name, Action.FORGET) as vm:
+            if admit(Action.FORGET, await vm.state()) == Accepted():
+                with contextlib.suppress(QemuctlError):
+                    await vm.snapshots.settle()
+                return await vm.snapshots.list()
+    except (QmpError, StateError, WaitTimeout):
+        pass
+    return list_snapshots(name)
+
+
+async def _revert(name: str, snap: str) -> Reverted:
+    from qemuctl.vm import snapshots_off
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.states import Action
+
+    if not _is_on(name):
+        return await snapshots_off.revert(name, snap)
+    async with await attach(name, Action.REVERT) as vm:
+        return await vm.snapshots.revert(snap)
+
+
+async def _remove(name: str, snap: str) -> None:
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.snapshots_off import remove_snapshot
+    from qemuctl.vm.states import Action
+
+    if not _is_on(name):
+        await remove_snapshot(name, snap)
+        return
+    async with await attach(name, Action.FORGET) as vm:
+        await vm.snapshots.remove(snap)
+
+
+def _row(lines: str, row: Snapshot) -> tuple[str | None, ...]:
+    created = datetime.fromtimestamp(row.created_at, UTC).astimezone()
+    told = [row.description] if row.description else []
+    if row.problem is not None:
+        told.append(f"({row.problem})")
+    return (
+        f"{lines}{row.name}{' *' if row.current else ''}",
+        f"{created:%Y-%m-%d %H:%M:%S}",
+        row.state,
+        _ram(row),
+        " ".join(told),
+    )
+
+
+def _ram(row: Snapshot) -> str:
+    from qemuctl.units import format_rounded
+
+    if row.ram_bytes is not None:
+        return format_rounded(row.ram_bytes)
+    return _HOLDS.get(row.consistency or "", "disks only")

@@ -1,0 +1,110 @@
+"""Snapshot jobs of QEMU, seen through to their end.
+
+A job of ours has an id that says so. What it came to is asked of QEMU, which keeps
+it: a connection that is lost, or a command that was killed, does not lose it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import CommandError, MonitorLost
+from qemuctl.qmp import eventlog
+from qemuctl.qmp.jobs import (
+    JobDismiss,
+    JobInfo,
+    JobStatusChange,
+    QueryJobs,
+    SnapshotDelete,
+    SnapshotLoad,
+    SnapshotSave,
+)
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+_OURS = "qemuctl-"
+_LOAD = f"{_OURS}load-"
+_CONCLUDED = "concluded"
+
+
+async def save(vm: Vm, tag: str, *, vmstate: str, nodes: list[str]) -> None:
+    """Saves RAM and disks (snapshot-save); the VM stands still meanwhile, and then
+    goes on if it ran. Raises CommandError, UnexpectedExit."""
+    await _carry_out(
+        vm, SnapshotSave(job_id=_id("save"), tag=tag, vmstate=vmstate, devices=nodes)
+    )
+
+
+async def load(vm: Vm, tag: str, *, vmstate: str, nodes: list[str]) -> None:
+    """Goes back to what `save` has saved (snapshot-load); raises as it does."""
+    await _carry_out(
+        vm, SnapshotLoad(job_id=_id("load"), tag=tag, vmstate=vmstate, devices=nodes)
+    )
+
+
+async def delete(vm: Vm, tag: str, nodes: list[str]) -> None:
+    """Deletes a snapshot where there is one (snapshot-delete); raises as `save`."""
+    if nodes:
+        await _carry_out(
+            vm, SnapshotDelete(job_id=_id("delete"), tag=tag, devices=nodes)
+        )
+
+
+async def clear(vm: Vm) -> None:
+    """Waits for jobs whose command has gone, and dismisses them."""
+    for job in await vm.execute(QueryJobs(), timeout=None):
+        if job.id.startswith(_OURS):
+            await vm.unless_ended(_concluded(vm, job.id))
+            await vm.execute(JobDismiss(id=job.id))
+
+
+def loaded(events: Path) -> bool:
+    """Whether this run of a VM has loaded a snapshot, as its events tell."""
+    return any(
+        event.name == JobStatusChange.NAME
+        and str(event.data.get("id")).startswith(_LOAD)
+        for event in eventlog.past(events)
+    )
+
+
+def _id(verb: str) -> str:
+    return f"{_OURS}{verb}-{secrets.token_hex(4)}"
+
+
+async def _carry_out(
+    vm: Vm, command: SnapshotSave | SnapshotLoad | SnapshotDelete
+) -> None:
+    job = await vm.unless_ended(_ended(vm, command))
+    await vm.execute(JobDismiss(id=job.id))
+    if job.error is not None:
+        raise CommandError(command.NAME, "GenericError", job.error)
+
+
+async def _ended(
+    vm: Vm, command: SnapshotSave | SnapshotLoad | SnapshotDelete
+) -> JobInfo:
+    try:
+        # Its reply comes when all is done, for QEMU answers nobody meanwhile.
+        await vm.execute(command, timeout=None)
+    except MonitorLost:
+        if not vm.record.qemu.alive():
+            raise
+    job = await _concluded(vm, command.job_id)
+    if job is None:
+        raise MonitorLost(f"QEMU's monitor went away before it got {command.NAME}")
+    return job
+
+
+async def _concluded(vm: Vm, id: str) -> JobInfo | None:
+    """A job once it has concluded; None when QEMU knows of none."""
+    session = await vm.monitor()
+    with session.listen(JobStatusChange.NAME) as events:
+        while True:
+            jobs = await session.execute(QueryJobs(), timeout=None)
+            job = next((each for each in jobs if each.id == id), None)
+            if job is None or job.status == _CONCLUDED:
+                return job
+            await events.get()

@@ -1,0 +1,182 @@
+"""What the disks themselves do not tell of a VM's snapshots, in a file beside them.
+
+Whether a snapshot exists is for the disks to say: they hold it. The file has where
+each one came from, and what the VM was like then. A second file is there only while
+a command makes, loads or removes a snapshot, so that the next one can end what a
+killed one has begun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from qemuctl.errors import HostError, UsageError
+from qemuctl.paths import VmPaths
+from qemuctl.spec.scalars import check_name
+
+Consistency = Literal["ram", "frozen", "crash", "off"]
+GUARD = ".before-revert"
+"""The tag of what disks held before a revert of a VM that is off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One snapshot, as it was when it was taken; ``created_at`` in seconds since the
+    epoch.
+
+    ``state`` is that of the VM: running, paused or off. ``consistency`` tells what
+    it holds: ``ram``, or disks only, with file systems ``frozen``, as after a
+    ``crash``, or of a VM that was ``off``. ``disks`` are the ids of its disks,
+    ``topology`` is what must be the same for its RAM to fit, and ``ballooned`` how
+    much the balloon was asked to hold, in bytes.
+    """
+
+    name: str
+    created_at: float
+    state: str
+    consistency: Consistency
+    disks: tuple[str, ...]
+    parent: str | None = None
+    description: str = ""
+    qemu: str | None = None
+    topology: Mapping[str, str] = field(default_factory=dict)
+    ballooned: int | None = None
+
+    @property
+    def has_ram(self) -> bool:
+        return self.consistency == "ram"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """All entries by name, and which one the VM has come from last.
+
+    ``damaged`` tells that the file made no sense: it is kept when another is
+    written.
+    """
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    current: str | None = None
+    damaged: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What the file says; nothing where there is none, or it makes no sense."""
+        try:
+            value = json.loads(path.read_text())
+            entries = [_entry(each) for each in value["snapshots"]]
+            current = value.get("current")
+            known = {each.name: each for each in entries}
+            return cls(entries=known, current=current if current in known else None)
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return cls(damaged=True)
+
+    def write(self, path: Path) -> None:
+        """Replaces the file as a whole. Raises HostError."""
+        value = {
+            "current": self.current,
+            "snapshots": [asdict(each) for each in self.entries.values()],
+        }
+        if self.damaged:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        write_whole(path, value)
+
+    def added(self, entry: Entry) -> Records:
+        """With one more, a child of the current one, which it becomes."""
+        fresh = replace(entry, parent=self.current)
+        return replace(
+            self, entries={**self.entries, entry.name: fresh}, current=entry.name
+        )
+
+    def removed(self, name: str) -> Records:
+        """Without one, whose children are now its parent's."""
+        gone = self.entries.get(name)
+        if gone is None:
+            return self
+        left = {
+            each.name: replace(each, parent=gone.parent)
+            if each.parent == name
+            else each
+            for each in self.entries.values()
+            if each.name != name
+        }
+        current = gone.parent if self.current == name else self.current
+        return replace(self, entries=left, current=current)
+
+    def at(self, name: str) -> Records:
+        """With another one as the current."""
+        return replace(self, current=name)
+
+
+def _entry(value: dict[str, Any]) -> Entry:
+    entry = Entry(**value)
+    texts = (entry.name, entry.description, entry.state, entry.parent or "")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("not a text")
+    return replace(
+        entry,
+        disks=tuple(map(str, entry.disks)),
+        topology={str(key): str(each) for key, each in dict(entry.topology).items()},
+        created_at=float(entry.created_at),
+    )
+
+
+# -- what is under way ---------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnderWay:
+    """A command that has begun to ``create``, ``load``, ``apply`` (to disks alone)
+    or ``remove`` a snapshot; ``frozen`` tells that it froze the file systems."""
+
+    what: Literal["create", "load", "apply", "remove"]
+    name: str
+    frozen: bool = False
+
+    def begin(self, paths: VmPaths) -> None:
+        """Writes it down. Raises HostError."""
+        write_whole(paths.snapshotting, asdict(self))
+
+
+def under_way(paths: VmPaths) -> UnderWay | None:
+    """What was begun and not ended; None where the file makes no sense."""
+    try:
+        return UnderWay(**json.loads(paths.snapshotting.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def ended(paths: VmPaths) -> None:
+    """Nothing is under way any more."""
+    paths.snapshotting.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, value: Any) -> None:
+    """Puts JSON in the place of a file, as a whole. Raises HostError."""
+    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps(value, indent=1) + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_snapshot_name(name: str) -> str:
+    """The name of a snapshot, which is as plain as that of a VM. Raises UsageError."""
+    if name.isdecimal():
+        raise UsageError(
+            f"not a name for a snapshot: {name}",
+            hint="QEMU would take digits alone for the number of another",
+        )
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,69 @@
+"""What must be the same for a saved RAM to fit: the machine and its devices.
+
+QEMU finds the state of a device by where the device is. One that came later gets
+none, and its guest knows nothing of it; one that has gone makes the load fail in
+its middle, when nothing of before is left. So it is compared first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import CommandError
+from qemuctl.qmp.plug import QomGet, QomList
+from qemuctl.vm.live import PERIPHERAL, Plugged
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+# Switches of QEMU that a guest sees, in our words.
+_SWITCHES = {"-m": "memory", "-smp": "processors", "-cpu": "processor"}
+# Where a device is, and how large, by what it is plugged into.
+_PLACES = {"pci": ("addr",), "scsi": ("scsi-id",), "dimm": ("addr", "size")}
+_NONE = "none"
+
+
+async def topology(vm: Vm) -> dict[str, str]:
+    """What the VM is made of now, by names that people know (qom-list, qom-get)."""
+    record = vm.record
+    found = {"machine": record.machine, "accelerator": record.accel}
+    found |= _switches(record.argv)
+    for device in await vm.live.plugged():
+        found[device.id] = await _described(vm, device)
+    with contextlib.suppress(CommandError):  # there are none without an id
+        for each in await vm.execute(QomList(path="/machine/peripheral-anon")):
+            if each.type.startswith("child<"):
+                found[each.name] = each.type[len("child<") : -1]
+    return found
+
+
+def _switches(argv: Sequence[str]) -> dict[str, str]:
+    pairs = itertools.pairwise(argv)
+    return {_SWITCHES[switch]: text for switch, text in pairs if switch in _SWITCHES}
+
+
+async def _described(vm: Vm, device: Plugged) -> str:
+    kind = "dimm" if "dimm" in device.driver else device.driver.partition("-")[0]
+    if device.bus.startswith(("pci", "port")):
+        kind = "pci"
+    text = f"{device.driver} on {device.bus}" if device.bus else device.driver
+    for name in _PLACES.get(kind, ()):
+        with contextlib.suppress(CommandError):
+            path = f"{PERIPHERAL}/{device.id}"
+            value = await vm.execute(QomGet(path=path, property=name))
+            if kind == "pci" and isinstance(value, int):
+                value = f"{value >> 3:02x}.{value & 7}"  # device and function
+            text += f", {name} {value}"
+    return text
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is not as it was, one line each."""
+    return [
+        f"{name}: {then.get(name, _NONE)} then, {now.get(name, _NONE)} now"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]

@@ -1,0 +1,316 @@
+"""``vm.snapshots``: states of the whole VM, disks and RAM, that it can go back to.
+
+A snapshot lies in the qcow2 files of the VM's disks, the RAM in one of them. What
+was begun is written down first, and done or undone by whichever command comes next.
+What there is for a VM that is off, is in `snapshots_off`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qemuctl.errors import AgentError, CommandError, HostError, QemuctlError, StateError
+from qemuctl.qmp.commands import Cont, QueryStatus
+from qemuctl.qmp.jobs import snapshot_at_once
+from qemuctl.vm import jobs
+from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
+from qemuctl.vm.snapshot_disks import Carrier, check_room, of_running, room, roomiest
+from qemuctl.vm.snapshot_guest import frozen, offers_freezing, set_clock, thaw
+from qemuctl.vm.snapshot_records import (
+    GUARD,
+    Entry,
+    Records,
+    UnderWay,
+    ended,
+    under_way,
+)
+from qemuctl.vm.snapshot_topology import differences, topology
+from qemuctl.vm.snapshot_tree import Snapshot, snapshots
+from qemuctl.vm.states import Action, State
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+T = TypeVar("T")
+
+# With these words a load fails before it has changed anything (migration/savevm.c).
+_UNTOUCHED = (
+    "does not exist in one or more devices",
+    "does not support snapshots",
+    "disk-only snapshot",
+    "vmstate block device",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverted:
+    """What a revert came to: the VM's state now, and why its guest's clock was not
+    set (None when it was, or the VM is off)."""
+
+    name: str
+    state: State
+    clock_problem: str | None = None
+
+
+class Snapshots:
+    """The snapshots facet of one VM that is on."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    async def list(self) -> list[Snapshot]:
+        """All snapshots, each after its parent (query-block). Raises QmpError."""
+        return snapshots(self._records(), await of_running(self._vm))
+
+    async def create(
+        self, name: str, *, description: str = "", disk_only: bool = False
+    ) -> Snapshot:
+        """Keeps RAM and disks as they are now (snapshot-save); the VM stands still
+        meanwhile.
+
+        With ``disk_only`` the disks alone, all at one moment (transaction,
+        blockdev-snapshot-internal-sync), with file systems frozen where the guest's
+        agent offers it. A failure leaves nothing behind, and the VM goes on.
+        Raises UsageError for a name, StateError where a disk holds no snapshots or
+        there is no room, CommandError, UnexpectedExit; AgentError when nobody tells
+        that a frozen guest was thawed.
+        """
+        description = one_line(description)
+        async with self._changing(Action.SNAPSHOT):
+            vm, state = self._vm, await self._vm.state()
+            records, disks = self._records(), await of_running(vm)
+            check_new(vm.name, name, state, records, disks)
+            entry = Entry(
+                name=name,
+                created_at=time.time(),
+                state=state,
+                consistency="crash" if disk_only else "ram",
+                disks=tuple(disk.id for disk in disks),
+                description=description,
+                qemu=vm.record.version,
+                topology=await topology(vm),
+                ballooned=self._ballooned(),
+            )
+            if disk_only:
+                freezes = await offers_freezing(vm)
+                mark = UnderWay(what="create", name=name, frozen=freezes)
+                await self._make(mark, partial(self._keep_disks, entry, disks))
+            else:
+                where = roomiest(disks)
+                await check_room(vm, where)
+                mark = UnderWay(what="create", name=name)
+                await self._make(mark, partial(self._save, entry, where, disks))
+        every = snapshots(self._records(), await of_running(vm))
+        return next(one for one in every if one.name == name)
+
+    async def revert(self, name: str) -> Reverted:
+        """Goes back to a snapshot with RAM (snapshot-load): the VM is then in the
+        state that it was in, running or paused.
+
+        Raises StateError before anything is changed where the snapshot is not
+        whole, has disks only, or the VM is made of something else by now; and with
+        QEMU's own words, and what has become of the VM, when the load fails.
+        """
+        vm = self._vm
+        async with self._changing(Action.REVERT):
+            state = await vm.state()
+            disks = await of_running(vm)
+            entry = to_revert(vm.name, name, state, self._records(), disks)
+            await self._check_fits(entry, state)
+            state = await _in_full(self._load(entry, disks, state))
+        problem: str | None = "the VM is paused"
+        if state is State.RUNNING:
+            problem = await set_clock(vm)
+        return Reverted(name=name, state=state, clock_problem=problem)
+
+    async def remove(self, name: str) -> None:
+        """Removes a snapshot (snapshot-delete); its children become its parent's.
+
+        Raises StateError when there is none, CommandError.
+        """
+        vm = self._vm
+        async with self._changing(Action.FORGET):
+            state, disks = await vm.state(), await of_running(vm)
+            check_known(vm.name, name, Action.FORGET, state, self._records(), disks)
+            UnderWay(what="remove", name=name).begin(vm.paths)
+            try:
+                await self._delete(name)
+                self._records().removed(name).write(vm.paths.snapshots)
+            except (CommandError, HostError):
+                ended(vm.paths)  # it is shown as what is left of it
+                raise
+            ended(vm.paths)
+
+    async def settle(self) -> None:
+        """Ends what a killed command has begun, unless another one is at work.
+
+        Raises WaitTimeout when one is, StateError, QmpError.
+        """
+        if self._vm.paths.snapshotting.exists():
+            async with self._changing(Action.FORGET, patience=0.0):
+                pass
+
+    # -- parts -------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _changing(
+        self, action: Action, patience: float = 60.0
+    ) -> AsyncIterator[None]:
+        async with self._vm.live.changing(action, patience=patience):
+            await self._settle()
+            yield
+
+    def _records(self) -> Records:
+        return Records.read(self._vm.paths.snapshots)
+
+    async def _make(
+        self, mark: UnderWay, work: Callable[[], Coroutine[Any, Any, Entry]]
+    ) -> None:
+        """Makes a snapshot and writes it down, or leaves nothing of it."""
+        mark.begin(self._vm.paths)
+        try:
+            entry = await work()
+            self._records().added(entry).write(self._vm.paths.snapshots)
+        except BaseException:
+            # QEMU cannot be interrupted while it saves; what it has saved by then is
+            # removed. Who does not wait for that leaves it to the next command.
+            with contextlib.suppress(QemuctlError):
+                await self._settle()
+            raise
+        ended(self._vm.paths)
+
+    async def _save(
+        self, entry: Entry, where: Carrier, disks: Sequence[Carrier]
+    ) -> Entry:
+        nodes = [disk.node for disk in disks]
+        try:
+            await jobs.save(self._vm, entry.name, vmstate=where.node, nodes=nodes)
+        except CommandError as error:
+            # QEMU has no other word than an I/O error for a disk that is full.
+            error.hint = f"the RAM was to go to {where.path}: {room(where)} left there"
+            raise
+        return entry
+
+    async def _keep_disks(self, entry: Entry, disks: Sequence[Carrier]) -> Entry:
+        nodes = [disk.node for disk in disks]
+        async with frozen(self._vm) as still:
+            await self._vm.execute(snapshot_at_once(nodes, entry.name))
+        return replace(entry, consistency="frozen") if still else entry
+
+    async def _settle(self) -> None:
+        """Ends what was begun: what is not written down was not made."""
+        paths = self._vm.paths
+        if not paths.snapshotting.exists():
+            return
+        mark = under_way(paths)
+        await jobs.clear(self._vm)
+        if mark is not None:
+            if mark.frozen:
+                with contextlib.suppress(AgentError):
+                    await thaw(self._vm)
+            records = self._records()
+            if mark.what == "apply":
+                await self._delete(GUARD)
+            if mark.what == "remove" or (
+                mark.what == "create" and mark.name not in records.entries
+            ):
+                await self._delete(mark.name)
+                if mark.name in records.entries:
+                    records.removed(mark.name).write(paths.snapshots)
+        ended(paths)
+
+    async def _delete(self, name: str) -> None:
+        disks = await of_running(self._vm)
+        nodes = [disk.node for disk in disks if name in disk.tags]
+        await jobs.delete(self._vm, name, nodes)
+
+    async def _check_fits(self, entry: Entry, state: State) -> None:
+        vm = self._vm
+        if not entry.has_ram:
+            raise StateError(
+                f"revert {vm.name}", state, f"{entry.name} has disks only, and the VM "
+                "is on",
+                hint=f"first: qemuctl stop {vm.name}",
+            )  # fmt: skip
+        found = differences(entry.topology, await topology(vm))
+        if found:
+            raise StateError(
+                f"revert {vm.name}", state,
+                f"its RAM would not fit: {'; '.join(found)}",
+                hint="give it back what it had, or take out what came since",
+            )  # fmt: skip
+
+    async def _load(
+        self, entry: Entry, disks: Sequence[Carrier], state: State
+    ) -> State:
+        vm, name = self._vm, entry.name
+        where = max(disks, key=lambda disk: disk.tags[name].ram_bytes)
+        with contextlib.suppress(HostError):  # it is for others to know, no more
+            UnderWay(what="load", name=name).begin(vm.paths)
+        try:
+            vm.agent.release()
+            if entry.state != State.RUNNING:
+                # QEMU would let it go on, for it ran.
+                await vm.power.pause()
+            nodes = [disk.node for disk in disks]
+            await jobs.load(vm, name, vmstate=where.node, nodes=nodes)
+        except CommandError as error:
+            raise await self._not_loaded(error, entry, state) from error
+        finally:
+            ended(vm.paths)
+        if entry.state == State.RUNNING:
+            await self._go_on()
+        self._restore_ballooned(entry)
+        self._records().at(name).write(vm.paths.snapshots)
+        return await vm.state()
+
+    async def _go_on(self) -> None:
+        if not (await self._vm.execute(QueryStatus())).running:
+            await self._vm.execute(Cont())
+
+    async def _not_loaded(
+        self, error: CommandError, entry: Entry, before: State
+    ) -> StateError:
+        vm = self._vm
+        action = f"revert {vm.name} to {entry.name}"
+        if any(words in error.desc for words in _UNTOUCHED):
+            if before is State.RUNNING:
+                await self._go_on()
+            reason = f"{error.desc}; the VM is {await vm.state()} as before"
+            return StateError(action, before, reason)
+        return StateError(
+            action, before,
+            f"{error.desc}; its disks are as they were then, but its RAM is not: the "
+            "VM is stopped for good",
+            hint=f"qemuctl kill {vm.name}; then start it, or revert again",
+        )  # fmt: skip
+
+    # QEMU does not tell what the balloon was asked to hold.
+
+    def _ballooned(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._vm.paths.ballooned.read_text())
+        return None
+
+    def _restore_ballooned(self, entry: Entry) -> None:
+        if entry.ballooned is None:
+            self._vm.paths.ballooned.unlink(missing_ok=True)
+        else:
+            self._vm.paths.ballooned.write_text(f"{entry.ballooned}\n")
+
+
+async def _in_full(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which comes to its end also when we are cut off: half
+    of it would be worse than either. Who cuts us off twice ends it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

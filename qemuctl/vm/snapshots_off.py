@@ -1,0 +1,203 @@
+"""Snapshots of a VM that is off: its disks, for there is no RAM then.
+
+One command at a time has the VM's lock, so that nobody starts it meanwhile. What a
+killed one has begun is ended by the next one, and by a start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from qemuctl.errors import QemuctlError, StateError
+from qemuctl.image.snapshots import snapshot_apply, snapshot_create, snapshot_delete
+from qemuctl.paths import VmPaths
+from qemuctl.vm.definitions import find, locked
+from qemuctl.vm.jobs import loaded
+from qemuctl.vm.launch import start
+from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
+from qemuctl.vm.snapshot_disks import Carrier, of_files
+from qemuctl.vm.snapshot_records import (
+    GUARD,
+    Entry,
+    Records,
+    UnderWay,
+    ended,
+    under_way,
+)
+from qemuctl.vm.snapshot_tree import Snapshot, snapshots
+from qemuctl.vm.snapshots import Reverted
+from qemuctl.vm.states import Action, State
+from qemuctl.vm.vm import Vm
+
+
+def list_snapshots(name: str) -> list[Snapshot]:
+    """The snapshots of a VM, as the files of its disks have them.
+
+    Raises NotFound, SpecError, ImageError.
+    """
+    return snapshots(Records.read(find(name).snapshots), of_files(name))
+
+
+async def create_snapshot(vm: str, name: str, *, description: str = "") -> Snapshot:
+    """Keeps the disks of a VM as they are (qemu-img snapshot -c).
+
+    On all of them or on none. Raises UsageError for a name, StateError when the VM
+    is on or a disk holds no snapshots, ImageError, ImageInUse.
+    """
+    description = one_line(description)
+    async with _locked(vm, Action.SNAPSHOT) as paths:
+        records, disks = Records.read(paths.snapshots), of_files(vm)
+        check_new(vm, name, State.OFF, records, disks)
+        entry = Entry(
+            name=name,
+            created_at=time.time(),
+            state=State.OFF,
+            consistency="off",
+            disks=tuple(disk.id for disk in disks),
+            description=description,
+        )
+        UnderWay(what="create", name=name).begin(paths)
+        try:
+            for disk in disks:
+                await snapshot_create(disk.path, name)
+            records.added(entry).write(paths.snapshots)
+        except BaseException:
+            with contextlib.suppress(QemuctlError):
+                await _settle(paths)
+            raise
+        ended(paths)
+    return next(one for one in list_snapshots(vm) if one.name == name)
+
+
+async def revert(vm: str, name: str) -> Reverted:
+    """Takes a VM that is off back to a snapshot.
+
+    To one with RAM it is started there, and is then running or paused as it was; to
+    one of disks only these are taken back (qemu-img snapshot -a), all or none, and
+    it stays off. Raises as `Snapshots.revert`, `start` and `create_snapshot`;
+    after an error the VM is off.
+    """
+    async with _locked(vm, Action.REVERT) as paths:
+        records, disks = Records.read(paths.snapshots), of_files(vm)
+        entry = to_revert(vm, name, State.OFF, records, disks)
+        if not entry.has_ram:
+            await _apply(paths, entry, disks)
+            records.at(name).write(paths.snapshots)
+            return Reverted(name=name, state=State.OFF)
+    started = await start(vm, paused=True)
+    if started is None:
+        raise StateError(f"revert {vm}", State.RUNNING, "it was started meanwhile")
+    async with started:
+        try:
+            return await started.snapshots.revert(name)
+        except QemuctlError:
+            await asyncio.shield(_put_down(started))
+            raise
+        except asyncio.CancelledError:
+            # What has begun to load is there by now, and goes on.
+            now = Records.read(paths.snapshots).current
+            if now != name or not loaded(started.paths.events):
+                await asyncio.shield(_put_down(started))
+            raise
+
+
+async def remove_snapshot(vm: str, name: str) -> None:
+    """Removes a snapshot (qemu-img snapshot -d); its children become its parent's.
+
+    Raises StateError when there is none or the VM is on, ImageError.
+    """
+    async with _locked(vm, Action.FORGET) as paths:
+        records, disks = Records.read(paths.snapshots), of_files(vm)
+        check_known(vm, name, Action.FORGET, State.OFF, records, disks)
+        UnderWay(what="remove", name=name).begin(paths)
+        try:
+            await _delete(paths, name)
+            records.removed(name).write(paths.snapshots)
+        except QemuctlError:
+            ended(paths)  # it is shown as what is left of it
+            raise
+        ended(paths)
+
+
+async def settle(vm: str, action: Action = Action.FORGET) -> None:
+    """Ends what a killed command has begun on the disks of a VM that is off.
+
+    Raises StateError when it is on, or another command is at work; ImageError.
+    """
+    if find(vm).snapshotting.exists():
+        async with _locked(vm, action):
+            pass
+
+
+@contextlib.asynccontextmanager
+async def _locked(vm: str, action: Action) -> AsyncIterator[VmPaths]:
+    with locked(vm, action) as paths:
+        await _settle(paths)
+        yield paths
+
+
+async def _settle(paths: VmPaths) -> None:
+    """Ends what was begun: what is not written down was not made."""
+    if not paths.snapshotting.exists():
+        return
+    mark = under_way(paths)
+    if mark is not None:
+        records = Records.read(paths.snapshots)
+        if mark.what == "apply":
+            await _take_back(paths, mark.name)
+        if mark.what == "remove" or (
+            mark.what == "create" and mark.name not in records.entries
+        ):
+            await _delete(paths, mark.name)
+            if mark.name in records.entries:
+                records.removed(mark.name).write(paths.snapshots)
+    ended(paths)
+
+
+async def _apply(paths: VmPaths, entry: Entry, disks: Sequence[Carrier]) -> None:
+    """Takes all disks back to a snapshot, or leaves them as they are.
+
+    What they hold is kept until all of them are there.
+    """
+    UnderWay(what="apply", name=entry.name).begin(paths)
+    try:
+        for disk in disks:
+            await snapshot_create(disk.path, GUARD)
+        for disk in disks:
+            await snapshot_apply(disk.path, entry.name)
+    except BaseException:
+        with contextlib.suppress(QemuctlError):
+            await _settle(paths)
+        raise
+    # From here on it has happened.
+    UnderWay(what="remove", name=GUARD).begin(paths)
+    await _delete(paths, GUARD)
+    ended(paths)
+
+
+async def _take_back(paths: VmPaths, name: str) -> None:
+    disks = of_files(paths.name)
+    for disk in disks:
+        if disk.problem is not None:
+            raise StateError(
+                f"end the revert of {paths.name} to {name}", State.OFF,
+                f"{disk.id}: {disk.problem}",
+            )  # fmt: skip
+    for disk in disks:
+        if GUARD in disk.tags:
+            await snapshot_apply(disk.path, GUARD)
+    await _delete(paths, GUARD)
+
+
+async def _delete(paths: VmPaths, name: str) -> None:
+    for disk in of_files(paths.name):
+        if name in disk.tags:
+            await snapshot_delete(disk.path, name)
+
+
+async def _put_down(vm: Vm) -> None:
+    with contextlib.suppress(QemuctlError):
+        await vm.power.stop(timeout=0)

@@ -1,0 +1,287 @@
+"""Snapshots that are cut short: by Ctrl-C, by a kill, by a disk that is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import Home
+from tests.guest.disks import asked, inside
+
+pytestmark = pytest.mark.timeout(240)
+
+# Cut off in the middle: QEMU needs some tenths of a second for all of the RAM.
+CUT = """
+import asyncio, os, signal, sys
+from qemuctl.qmp.session import Session
+
+how, qemu, *words = sys.argv[1:]
+real = Session.command
+
+def cut():
+    if how == "ctrl-c":
+        os.kill(os.getpid(), signal.SIGINT)
+    elif how == "killed":
+        os._exit(9)
+    else:
+        os.kill(int(qemu), signal.SIGKILL)
+
+async def command(self, name, *arguments, **options):
+    if name in ("snapshot-save", "snapshot-load"):
+        asyncio.get_running_loop().call_later(0.03, cut)
+    return await real(self, name, *arguments, **options)
+
+Session.command = command
+sys.argv = ["qemuctl", "snapshot", *words]
+from qemuctl.cli.main import main
+main()
+"""
+
+
+def cut(home: Home, how: str, vm: str, *words: str) -> tuple[int, str]:
+    (entry,) = json.loads(home.text("ls", "--json"))
+    done = subprocess.run(
+        [sys.executable, "-c", CUT, how, str(entry["pid"]), *words],
+        env=home.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
+
+
+def names(home: Home, vm: str) -> list[str]:
+    every = json.loads(home.text("snapshot", "ls", vm, "--json"))
+    assert all(row["problem"] is None for row in every), every
+    return [row["name"] for row in every]
+
+
+def state(home: Home) -> str:
+    (entry,) = json.loads(home.text("ls", "-a", "--json"))
+    return str(entry["state"])
+
+
+def under_way(home: Home, vm: str) -> bool:
+    return (home.path / f"state/vms/{vm}/snapshotting.json").exists()
+
+
+@pytest.mark.parametrize(("how", "status"), [("ctrl-c", 130), ("killed", 9)])
+def test_a_save_that_is_called_off_leaves_nothing(
+    shared: Home, web: str, how: str, status: int
+) -> None:
+    shared.run("snapshot", "create", web, "before")
+    inside(shared, web, f"echo {how} >/tmp/marker")
+    returned, words = cut(shared, how, web, "create", web, "cut")
+    assert returned == status, words
+    assert under_way(shared, web) == (how == "killed")
+    assert names(shared, web) == ["before"]
+    assert not under_way(shared, web)
+    assert state(shared) == "running"
+    assert inside(shared, web, "cat /tmp/marker") == how
+    (jobs,) = asked(shared, web, ("query-jobs", {}))
+    assert jobs == []
+    # The name is free again.
+    shared.run("snapshot", "create", web, "cut")
+    for name in ("cut", "before"):
+        shared.run("snapshot", "rm", web, name)
+
+
+def test_a_revert_that_is_called_off_has_come_to_its_end(
+    shared: Home, web: str
+) -> None:
+    inside(shared, web, "echo then >/tmp/marker")
+    shared.run("snapshot", "create", web, "then")
+    inside(shared, web, "echo now >/tmp/marker")
+    returned, words = cut(shared, "ctrl-c", web, "revert", web, "then")
+    assert returned == 130, words
+    assert state(shared) == "running"
+    assert inside(shared, web, "cat /tmp/marker") == "then"
+    returned, words = cut(shared, "killed", web, "revert", web, "then")
+    assert returned == 9, words
+    assert names(shared, web) == ["then"]
+    assert state(shared) == "running"
+    assert inside(shared, web, "cat /tmp/marker") == "then"
+    assert not under_way(shared, web)
+    shared.run("snapshot", "rm", web, "then")
+
+
+def test_a_qemu_that_dies_in_the_middle_leaves_no_half(shared: Home, web: str) -> None:
+    shared.run("snapshot", "create", web, "before")
+    returned, words = cut(shared, "qemu", web, "create", web, "cut")
+    assert returned == 1
+    assert "web ended: killed by signal 9" in words
+    assert names(shared, web) == ["before"]
+    assert not under_way(shared, web)
+    shared.run("snapshot", "revert", web, "before")
+    assert inside(shared, web, "echo there") == "there"
+    shared.run("snapshot", "rm", web, "before")
+
+
+# -- without a guest -----------------------------------------------------------------
+
+
+@pytest.fixture
+def cold(here: Home) -> Path:
+    """The folder of a VM that is off and has two disks."""
+    here.run("create", "cold", "--memory", "64M", "--nic", "none",
+             "--disk", "size=8M", "--disk", "size=8M")  # fmt: skip
+    here.run("start", "cold", "--paused")
+    here.run("kill", "cold")
+    return here.path / "state/vms/cold"
+
+
+def disk(cold: Path, number: int, command: str) -> str:
+    done = subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", command, cold / f"disks/disk{number}.qcow2"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def first(cold: Path, number: int) -> int:
+    return int(disk(cold, number, "read -v 0 512").split()[1], 16)
+
+
+def tag(cold: Path, number: int, switch: str, name: str) -> None:
+    file = cold / f"disks/disk{number}.qcow2"
+    subprocess.run(["qemu-img", "snapshot", switch, name, file], check=True)
+
+
+def begun(cold: Path, what: str, name: str) -> None:
+    mark: dict[str, Any] = {"what": what, "name": name, "frozen": False}
+    (cold / "snapshotting.json").write_text(json.dumps(mark))
+
+
+def test_what_a_killed_command_has_begun_on_disks_is_taken_back(
+    here: Home, cold: Path
+) -> None:
+    tag(cold, 0, "-c", "half")
+    begun(cold, "create", "half")
+    assert names(here, "cold") == []
+    here.run("snapshot", "create", "cold", "half")
+    tag(cold, 1, "-d", "half")
+    begun(cold, "remove", "half")
+    assert names(here, "cold") == []
+    # What was written down has come about, though nobody could say so.
+    here.run("snapshot", "create", "cold", "whole")
+    begun(cold, "create", "whole")
+    assert names(here, "cold") == ["whole"]
+
+
+def test_disks_of_two_times_never_start(here: Home, cold: Path) -> None:
+    for number in (0, 1):
+        disk(cold, number, "write -P 1 0 512")
+    here.run("snapshot", "create", "cold", "then")
+    for number in (0, 1):
+        disk(cold, number, "write -P 2 0 512")
+        tag(cold, number, "-c", ".before-revert")
+    tag(cold, 0, "-a", "then")
+    begun(cold, "apply", "then")
+    assert [first(cold, 0), first(cold, 1)] == [1, 2]
+    here.run("start", "cold", "--paused")
+    here.run("kill", "cold")
+    assert [first(cold, 0), first(cold, 1)] == [2, 2]
+    assert names(here, "cold") == ["then"]
+    here.run("snapshot", "revert", "cold", "then")
+    assert [first(cold, 0), first(cold, 1)] == [1, 1]
+
+
+def test_a_revert_of_disks_is_all_or_nothing(here: Home, cold: Path) -> None:
+    for number in (0, 1):
+        disk(cold, number, "write -P 1 0 512")
+    here.run("snapshot", "create", "cold", "then")
+    for number in (0, 1):
+        disk(cold, number, "write -P 2 0 512")
+    holder = subprocess.Popen(
+        ["qemu-io", "-r", "-f", "qcow2", cold / "disks/disk1.qcow2"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    try:
+        holder.stdout.read(1)
+        words = here.words("snapshot", "revert", "cold", "then", check=1)
+    finally:
+        holder.communicate(b"quit\n")
+    assert "in use by another process" in words
+    assert [first(cold, 0), first(cold, 1)] == [2, 2]
+    assert names(here, "cold") == ["then"]
+
+
+def test_a_vm_whose_qemu_is_busy_with_a_snapshot_is_not_called_stuck(
+    here: Home, cold: Path
+) -> None:
+    here.run("start", "cold", "--paused")
+    pid = json.loads(here.text("ls", "--json"))[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert state(here) == "unresponsive"
+        begun(cold, "create", "long")
+        assert state(here) == "snapshotting"
+        words = here.words("stop", "cold", check=1)
+        assert "a snapshot is being made or loaded" in words
+        words = here.words("snapshot", "create", "cold", "other", check=1)
+        assert "a snapshot is being made or loaded" in words
+        assert names(here, "cold") == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert state(here) == "paused"
+    assert names(here, "cold") == []
+    assert not under_way(here, "cold")
+    here.run("kill", "cold")
+
+
+FULL = """
+set -e
+q() { "$PYTHON" -m qemuctl "$@" </dev/null; }
+mount -t tmpfs -o size=32m tmpfs "$1"
+qemu-img create -q -f qcow2 "$1/data.qcow2" 64M
+q create full --image tiny --memory 256M --disk "path=$1/data.qcow2"
+trap 'q kill full' EXIT
+q start full --wait
+q snapshot create full x && exit 9
+"$PYTHON" -c "$BLIND" && exit 9
+q snapshot ls full --json
+q ls --json | grep state
+mount -o remount,size=400m "$1"
+q exec full -- dd if=/dev/zero of=/dev/vda bs=1M count=8 conv=fsync
+q snapshot create full x
+q snapshot revert full x
+q ls
+"""
+# As if the room had gone only after we looked.
+BLIND = """
+import sys
+from qemuctl.vm import snapshots
+
+async def looked(*_): pass
+snapshots.check_room = looked
+sys.argv = ["qemuctl", "snapshot", "create", "full", "x"]
+from qemuctl.cli.main import main
+main()
+"""
+
+
+def test_a_full_disk_is_told_and_the_vm_goes_on(here: Home, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL, "sh", small],
+        env=here.env | {"PYTHON": sys.executable, "BLIND": BLIND},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False, timeout=150,
+    )  # fmt: skip
+    said = done.stdout
+    assert done.returncode == 0, said
+    assert "of room for" in said
+    assert "--disk-only needs next to none" in said
+    assert "Error while writing VM state" in said
+    assert "0 left there" in said
+    assert "\n[]\n" in said
+    assert '"state": "running"' in said
+    assert "full is running, as of x" in said
