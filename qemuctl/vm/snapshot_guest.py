@@ -55,7 +55,7 @@ async def frozen(vm: Vm) -> AsyncIterator[bool]:
 
 async def offers_freezing(vm: Vm) -> bool:
     """Whether the guest runs and its agent has freezing (guest-info)."""
-    if await vm.state() is not State.RUNNING or not agent_port_open(vm.paths.events):
+    if await vm.state() is not State.RUNNING or not agent_port_open(vm.paths):
         return False
     try:
         info: Any = await vm.agent.request("guest-info", timeout=_PATIENCE)
