@@ -177,6 +177,12 @@ class Undertaker:
     pipe: int
     _popen: subprocess.Popen[bytes]
 
+    def let_go(self) -> None:
+        """Lets go of the pipe without waiting: the files go when QEMU does."""
+        os.close(self.pipe)
+        # A long-lived owner would otherwise keep it as a zombie.
+        threading.Thread(target=self._popen.wait, daemon=True).start()
+
     async def done(self) -> None:
         """Lets go of the pipe and waits until the files are gone."""
         process = Identity.of(self._popen.pid)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from qemuctl.errors import (
     AgentError,
+    AgentRefused,
+    CommandError,
     QmpError,
     StateError,
     UnexpectedExit,
@@ -67,7 +69,8 @@ class Vm:
     """One VM that has a process.
 
     ``paths`` are its files, ``record`` tells who its process is. The monitor
-    is connected when first needed.
+    is connected when first needed. ``kept``, set on a throwaway VM, lets it
+    outlive its block and its owner.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Vm:
     ) -> None:
         self.paths = paths
         self.record = record
+        self.kept = False
         self.agent = Agent(paths.agent_socket)
         self.power = Power(self)
         self.files = Files(self)
@@ -318,8 +322,7 @@ class Vm:
             task, end = asyncio.create_task(work), asyncio.create_task(self.wait_exit())
             try:
                 await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
-                if task.done() and isinstance(task.exception(), (AgentError, QmpError)):
-                    # A channel that breaks is often the first sign of the end.
+                if task.done() and channel_broke(task.exception()):
                     await asyncio.wait({end}, timeout=_END_AFTER_CHANNEL)
                 if end.done() and (not task.done() or task.exception()):
                     raise self.unexpected_exit(end.result())
@@ -336,6 +339,15 @@ class Vm:
             # An oops takes some 50 lines, and its cause is in the first ones.
             log_tail=log or self.console_tail(60),
         )
+
+
+def channel_broke(error: BaseException | None) -> bool:
+    """Whether QEMU or the agent may have gone: often the first sign of the end.
+
+    A refusal is an answer, by somebody who is there.
+    """
+    refusal = isinstance(error, (AgentRefused, CommandError))
+    return isinstance(error, (AgentError, QmpError)) and not refusal
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
