@@ -18,7 +18,7 @@ _CHUNK = 256 * 1024
 # inotify instances and watches are scarce (fs.inotify.max_user_*): without one
 # there is no event to wait for, and we look this often, in seconds.
 _LOOK_EVERY = 0.1
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOSYS)
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOSYS)
 
 
 async def follow(
@@ -105,7 +105,7 @@ def _watch(path: Path) -> Iterator[Inotify | None]:
             inotify = stack.enter_context(Inotify())
             inotify.add_watch(path, Mask.MODIFY)
         except OSError as error:
-            if error.errno not in _SCARCE:
+            if error.errno not in SCARCE:
                 raise
             inotify = None
         yield inotify

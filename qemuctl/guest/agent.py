@@ -21,7 +21,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
 
@@ -51,6 +51,21 @@ class Result:
     stdout: bytes
     stderr: bytes
     truncated: bool = False
+
+    @classmethod
+    def of(cls, argv: Sequence[str], status: Mapping[str, Any]) -> Self:
+        """The end of a command as guest-exec-status's last reply tells it."""
+        with makes_sense("guest-exec-status"):
+            code, number = status.get("exitcode"), status.get("signal")
+            cut = status.get("out-truncated") or status.get("err-truncated")
+            return cls(
+                argv=tuple(argv),
+                status=None if code is None else int(code),
+                signal=None if number is None else int(number),
+                stdout=base64.b64decode(status.get("out-data", "")),
+                stderr=base64.b64decode(status.get("err-data", "")),
+                truncated=bool(cut),
+            )
 
     @property
     def ok(self) -> bool:
@@ -232,17 +247,7 @@ class Agent:
         except TimeoutError as error:
             stage = f"the end of {argv[0]!r} in the guest"
             raise WaitTimeout(stage, timeout or 0) from error
-        with makes_sense("guest-exec-status"):
-            code, number = status.get("exitcode"), status.get("signal")
-            cut = status.get("out-truncated") or status.get("err-truncated")
-            return Result(
-                argv=tuple(argv),
-                status=None if code is None else int(code),
-                signal=None if number is None else int(number),
-                stdout=base64.b64decode(status.get("out-data", "")),
-                stderr=base64.b64decode(status.get("err-data", "")),
-                truncated=bool(cut),
-            )
+        return Result.of(argv, status)
 
     async def start(
         self,

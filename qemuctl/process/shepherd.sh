@@ -46,5 +46,7 @@ while :; do
 done
 
 echo "$status" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
-[ -z "$watch" ] || kill "$watch" 2>/dev/null
+# It has the lock too, and whoever saw us go must find the VM off. KILL, because
+# a TERM is lost on a shell that has just been forked and still has our trap.
+[ -z "$watch" ] || { kill -KILL "$watch" && wait "$watch"; } 2>/dev/null
 rm -rf -- "$run"

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitTimeout
 from qemuctl.paths import VmPaths
@@ -38,6 +38,8 @@ _AGENT_PATIENCE = 1.0
 # A power button pressed before the guest listens is lost; so it is pressed
 # again. Nothing tells that a guest took notice.
 _PRESS_EVERY = 3.0
+# Seconds for a guest that was asked to reboot, and does.
+_ASK_EVERY = 15.0
 _QUIT_PATIENCE = 5.0
 _TERM_PATIENCE = 5.0
 _KILL_PATIENCE = 10.0
@@ -129,23 +131,32 @@ class Power:
     async def reboot(self, *, timeout: float = REBOOT_TIMEOUT) -> str:
         """Asks the guest to reboot, by its agent or else by Ctrl-Alt-Del.
 
-        Returns ``agent`` or ``keyboard`` once QEMU reports the reset. Raises
-        WaitTimeout when the guest does not.
+        Returns ``agent`` or ``keyboard``, whichever was asked last, once QEMU
+        reports the reset. A guest that is still booting refuses, or takes no
+        notice, so it is asked again. Raises WaitTimeout when it does not reboot.
         """
         await self._admitted(Action.REBOOT)
-        reset = eventstream.upcoming(self._vm.paths.events, Reset.NAME)
+        end = time.monotonic() + timeout
+        reset = asyncio.ensure_future(
+            eventstream.upcoming(self._vm.paths.events, Reset.NAME)
+        )
         try:
-            way = await self._ask_to_reboot()
-        except BaseException:
-            reset.close()
-            raise
-        try:
-            await self._vm.unless_ended(reset, timeout)
-        except TimeoutError as error:
-            raise WaitTimeout(
-                "the guest to reboot", timeout, console_tail=self._vm.console_tail()
-            ) from error
-        return way
+            while True:
+                way = await self._ask_to_reboot()
+                left = end - time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    patience = min(_ASK_EVERY, left)
+                    await self._vm.unless_ended(_ended(reset), patience)
+                if reset.done():
+                    reset.result()
+                    return way
+                if left <= _ASK_EVERY:
+                    tail = self._vm.console_tail()
+                    stage = "the guest to reboot"
+                    raise WaitTimeout(stage, timeout, console_tail=tail)
+        finally:
+            reset.cancel()
+            await asyncio.gather(reset, return_exceptions=True)
 
     async def _ask_to_reboot(self) -> str:
         if await self._ask_agent("reboot"):
@@ -242,6 +253,10 @@ class Power:
         except TimeoutError:
             return False
         return True
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    await asyncio.wait({task})
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from qemuctl.errors import (
     AgentError,
+    AgentRefused,
+    CommandError,
     QmpError,
     StateError,
     UnexpectedExit,
@@ -324,8 +326,7 @@ class Vm:
             task, end = asyncio.create_task(work), asyncio.create_task(self.wait_exit())
             try:
                 await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
-                if task.done() and isinstance(task.exception(), (AgentError, QmpError)):
-                    # A channel that breaks is often the first sign of the end.
+                if task.done() and channel_broke(task.exception()):
                     await asyncio.wait({end}, timeout=_END_AFTER_CHANNEL)
                 if end.done() and (not task.done() or task.exception()):
                     raise self.unexpected_exit(end.result())
@@ -342,6 +343,15 @@ class Vm:
             # An oops takes some 50 lines, and its cause is in the first ones.
             log_tail=log or self.console_tail(60),
         )
+
+
+def channel_broke(error: BaseException | None) -> bool:
+    """Whether QEMU or the agent may have gone: often the first sign of the end.
+
+    A refusal is an answer, by somebody who is there.
+    """
+    refusal = isinstance(error, (AgentRefused, CommandError))
+    return isinstance(error, (AgentError, QmpError)) and not refusal
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

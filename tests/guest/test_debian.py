@@ -6,6 +6,7 @@ emulation, so all that needs one is asked of these two.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import subprocess
@@ -14,8 +15,12 @@ from pathlib import Path
 
 import pytest
 
+import qemuctl
+from qemuctl.errors import WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.recipe import recipe_hash
+from qemuctl.testing import CommandFailed, Guest
+from qemuctl.vm.started import started_spec
 from tests.conftest import CACHE
 from tests.guest.conftest import Home
 
@@ -93,6 +98,7 @@ def test_a_real_distribution_from_nothing_to_ssh_and_a_clone(
     web = facts(here, "web")
     assert web["host"] == "web"
     _first_boot(here)
+    asyncio.run(_units())
     _own_key(here, key)
     _copies(here, tmp_path)
     stanza = here.text("ssh-config", "web")
@@ -125,6 +131,30 @@ def _first_boot(here: Home) -> None:
     assert int(size.strip(" G")) >= 5, "the root file system has not grown"
     assert serials.split() == ["disk0", "extra", "cidata"]
     assert state == "running"
+
+
+async def _units() -> None:
+    """What systemd makes of a unit is waited for, but not a unit that has failed."""
+    async with await qemuctl.attach("web") as vm:
+        guest = Guest(vm, started_spec(vm.paths), asyncio.get_running_loop())
+        await guest.wait_for_unit("ssh.service")
+        await guest.wait_for_port(22, "10.0.2.15")
+        await guest.succeed(
+            "systemd-run --unit=late --on-active=1 sleep 600",
+            "systemd-run --unit=bad sh -c 'echo the reason; false'",
+        )
+        await guest.wait_for_unit("late.service")
+        with pytest.raises(CommandFailed, match="not active: bad") as failure:
+            await guest.wait_for_unit("bad")
+        assert "the reason" in (failure.value.hint or "")
+        with pytest.raises(WaitTimeout, match=r"unit never\.service") as late:
+            await guest.wait_for_unit("never.service", timeout=1)
+        assert "inactive" in (late.value.hint or "")
+        with pytest.raises(WaitTimeout) as late:
+            await guest.run("echo begun; sleep 4001 & sleep 4001", timeout=1)
+        assert "ended in the guest\nit wrote:\nbegun" in (late.value.hint or "")
+        assert await guest.fail("pgrep -x sleep -a | grep 4001") == ""
+        await guest.succeed("systemctl stop late.service; systemctl reset-failed")
 
 
 def _own_key(here: Home, key: Path) -> None:

@@ -1,0 +1,43 @@
+"""A booted guest for the tests of the verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from qemuctl import Spec, launch
+from qemuctl.testing import Guest, LoopThread, SyncGuest
+from tests.guest.conftest import Home
+
+
+@contextlib.asynccontextmanager
+async def _booted(spec: Spec, timeout: float) -> AsyncIterator[Guest]:
+    async with launch(spec) as vm:
+        if timeout:
+            await vm.wait_ready(timeout=timeout)
+        yield Guest(vm, spec, asyncio.get_running_loop())
+
+
+@contextlib.contextmanager
+def guest_of(spec: Spec, home: Home, *, timeout: float = 90) -> Iterator[SyncGuest]:
+    """A guest in a thread's loop; with a time-out of 0 it may not be ready."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QEMUCTL_HOME", str(home.path))
+        thread = LoopThread()
+        try:
+            booted = _booted(spec, timeout)
+            guest = thread.call(booted.__aenter__())
+            try:
+                yield SyncGuest(guest, thread)
+            finally:
+                thread.call(booted.__aexit__(None, None, None))
+        finally:
+            thread.close()
+
+
+def told(error: BaseException) -> str:
+    """What a traceback shows of an error."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
