@@ -92,6 +92,7 @@ class Command:
         self._env = env or {}
         self._fate = _UNKNOWN
         self._left: Result | None = None
+        self._starting: asyncio.Task[int] | None = None
         _check(self._argv, self._env)
 
     async def result(self) -> Result:
@@ -121,17 +122,22 @@ class Command:
         # guest-exec's own environment would take the place of the agent's.
         names = [f"{name}={value}" for name, value in self._env.items()]
         argv = ["env", *names, *self._argv] if names else self._argv
-        self.pid = await agent.start(argv, input=self._input, capture=True)
+        start = agent.start(argv, input=self._input, capture=True)
+        self._starting = asyncio.create_task(start)
+        # Cancelled here, the guest may start it all the same: `_end` waits for that.
+        self.pid = await asyncio.shield(self._starting)
         self._fate = _LIVES
         return Result.of(self._argv, await agent.finished(self.pid))
 
     async def _end(self) -> None:
         """Ends it in the guest, and takes what it has written until then."""
-        if self.pid is None:
+        if self._starting is None:
             return
         agent = self._vm.agent
         with contextlib.suppress(QemuctlError, TimeoutError):
             async with asyncio.timeout(_ENDING):
+                self.pid = await self._starting
+                self._fate = _LIVES
                 ending = await agent.run([*by_shell(_END), "sh", str(self.pid)])
                 self._fate = _HELD
                 if ending.status == _GONE:  # whoever keeps its output has no end

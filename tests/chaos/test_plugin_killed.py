@@ -19,9 +19,9 @@ from tests.guest.inner_pytest import left, project, running
 
 pytestmark = pytest.mark.timeout(300)
 
-ROUNDS = 18
-# By then the first guest has booted, one has been ended, and another boots.
-LATEST = 5.0
+ROUNDS = 50
+# By then some tests have had their guests.
+LATEST = 2.0
 GONE_WITHIN = 3.0
 WORKERS_GONE_WITHIN = 20.0
 
@@ -77,7 +77,11 @@ def test_a_killed_pytest_or_worker_leaves_nothing_and_blocks_nobody(
         # With room for one guest the second worker waits, and may be killed so.
         env = {"QEMUCTL_BUDGET_CPUS": chance.choice("12")}
         with running(folder, "-q", *many, env=env) as process:
-            time.sleep(chance.uniform(0.3, LATEST))
+            if number % 2:  # in the middle of a guest's life
+                until(lambda: guests(home), 30.0)
+                time.sleep(chance.uniform(0, 1))
+            else:
+                time.sleep(chance.uniform(0.3, LATEST))
             met["QEMU" if guests(home) else "files" if left() else "nothing yet"] += 1
             if number % 3 == 2:
                 victim = chance.choice(workers(process))
