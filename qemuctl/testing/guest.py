@@ -101,6 +101,9 @@ class Guest:
         self._begun = past[-1].at if past else 0.0
         self._waited: dict[str, float] = {}
 
+    def __repr__(self) -> str:
+        return f"<guest {self.name}>"
+
     @property
     def name(self) -> str:
         """The VM's name, for the command line: qemuctl console NAME."""

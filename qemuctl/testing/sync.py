@@ -30,6 +30,9 @@ class SyncGuest:
         self._guest = guest
         self._loop = loop
 
+    def __repr__(self) -> str:
+        return repr(self._guest)
+
     @property
     def vm(self) -> Vm:
         """The VM for all else, to be used in its own loop: see `do`."""
