@@ -10,12 +10,12 @@ import secrets
 import shlex
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qemuctl.cmdline.network import default_mac
 from qemuctl.errors import AgentError, TemplateError
-from qemuctl.guest.agent import Agent
+from qemuctl.guest.agent import Agent, Result
 from qemuctl.qmp.commands import Cont
 from qemuctl.spec import Spec
 from qemuctl.vm.template import Guest
@@ -78,31 +78,39 @@ async def wake(vm: Vm, guest: Guest, hostname: str, own: tuple[str, ...]) -> Non
     ``own`` are its cards' addresses. Raises WaitTimeout, UnexpectedExit, and
     TemplateError when the guest does not do as it is told.
     """
-    await vm.execute(Cont())
     changed = {old: new for old, new in zip(guest.macs, own, strict=True) if old != new}
+    await _go_on(vm, [*_identity(guest, changed), *_moment(guest, hostname)])
+
+
+async def wake_again(vm: Vm, guest: Guest, hostname: str) -> None:
+    """Lets a guest go on that has had its identity and was stopped since then: it is
+    told what time it is. Raises as `wake` does."""
+    await _go_on(vm, [*_moment(guest, hostname)])
+
+
+async def _go_on(vm: Vm, script: Sequence[str]) -> None:
+    argv = ["/bin/sh", "-c", "\n".join(["set -e", *script])]
     with vm.deadline("the fork's guest to answer", WAKE_TIMEOUT) as left:
-        result = await vm.unless_ended(
-            vm.agent.run(["/bin/sh", "-c", _script(guest, hostname, changed)]), left
-        )
+        result = await vm.unless_ended(_continued(vm, argv), left)
     if not result.ok:
         words = result.stderr.decode(errors="replace").strip() or "it gave no reason"
         raise TemplateError(f"the guest of {vm.name} did not become its own: {words}")
 
 
-def _script(guest: Guest, hostname: str, changed: Mapping[str, str]) -> str:
-    return "\n".join(_lines(guest, hostname, changed))
+async def _continued(vm: Vm, argv: Sequence[str]) -> Result:
+    await vm.agent.connect()
+    await vm.execute(Cont())
+    return await vm.agent.run(argv)
 
 
-def _lines(guest: Guest, hostname: str, changed: Mapping[str, str]) -> Iterator[str]:
-    """What the shell runs; each program costs an emulated guest 20 ms, so what the
-    shell can do itself is left to it."""
-    name = shlex.quote(hostname[:64])
-    yield "set -e"
+# Each program that the shell starts costs an emulated guest 20 ms, so what the shell
+# can do itself is left to it.
+
+
+def _identity(guest: Guest, changed: Mapping[str, str]) -> Iterator[str]:
     yield f"echo {secrets.token_hex(32)} > /dev/urandom"
     if guest.reseed in _RESEED:
         yield _RESEED[guest.reseed]
-    yield f"echo {name} > /proc/sys/kernel/hostname"
-    yield f"if [ -e /etc/hostname ]; then echo {name} > /etc/hostname; fi"
     machine_id = uuid.uuid4().hex
     yield f"if [ -s /etc/machine-id ]; then echo {machine_id} > /etc/machine-id; fi"
     if changed:
@@ -111,6 +119,14 @@ def _lines(guest: Guest, hostname: str, changed: Mapping[str, str]) -> Iterator[
         for old, new in changed.items():
             yield f"{old}) ip link set ${{card##*/}} address {new};;"
         yield "esac; done"
+
+
+def _moment(guest: Guest, hostname: str) -> Iterator[str]:
+    """What may be another when a guest goes on after a while: its name, as it may be
+    somebody else's now, and the time."""
+    name = shlex.quote(hostname[:64])
+    yield f"echo {name} > /proc/sys/kernel/hostname"
+    yield f"if [ -e /etc/hostname ]; then echo {name} > /etc/hostname; fi"
     now = time.time()
     seconds = f"{now:.3f}" if guest.fine_clock else f"{round(now)}"
     # Last, and in the shell's own place.
