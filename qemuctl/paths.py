@@ -335,6 +335,33 @@ class VmPaths:
             )
 
 
+@dataclass(frozen=True)
+class PoolPaths:
+    """Every path of the shared pool of a template."""
+
+    name: str
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the pool's process for as long as it lives; says who it is."""
+        return pools_dir() / f"{self.name}.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the pool's process had to say."""
+        return pools_dir() / f"{self.name}.log"
+
+    @property
+    def socket(self) -> Path:
+        """Where forks are handed out. No VM's name begins with a dot."""
+        return run_home() / f".{self.name}.pool"
+
+
+def pools_dir() -> Path:
+    """The locks and logs of shared pools."""
+    return state_home() / "pools"
+
+
 def vms_dir() -> Path:
     """The folder that holds a folder for each VM."""
     return state_home() / "vms"

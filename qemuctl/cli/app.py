@@ -56,6 +56,7 @@ _HOMES = {
     "spec": "specs",
     "image": "image_group",
     "template": "templates",
+    "pool": "pool",
     "disk": "disks",
     "nic": "nics",
     "cdrom": "cdrom",

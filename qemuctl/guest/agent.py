@@ -112,6 +112,7 @@ class Agent:
         self._lock = asyncio.Lock()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._synced = False
         self._idle: asyncio.TimerHandle | None = None
 
     async def request(
@@ -165,9 +166,27 @@ class Agent:
         if not self._lock.locked():
             self.release()
 
+    async def connect(self) -> None:
+        """Connects without asking for an answer, for a guest that is about to run.
+
+        Where nobody is connected, the agent looks for it ten times a second only
+        (qga/main.c); one that finds somebody there answers at once. Raises
+        AgentError.
+        """
+        async with self._lock:
+            self._hold()
+            await self._connect()
+
     async def _open(self) -> None:
+        await self._connect()
+        if not self._synced:
+            await self._sync()
+            self._synced = True
+
+    async def _connect(self) -> None:
         if self._writer is not None:
             return
+        self._synced = False
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(
                 self._path, limit=_LINE_LIMIT
@@ -176,7 +195,6 @@ class Agent:
             raise AgentError(
                 f"no guest agent socket at {self._path}: {error.strerror}"
             ) from error
-        await self._sync()
 
     async def _sync(self) -> None:
         """Skips whatever is left of earlier conversations."""

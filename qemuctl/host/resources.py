@@ -16,14 +16,23 @@ def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
 
     Raises HostError when the kernel does not tell.
     """
+    return _memory("MemAvailable", meminfo)
+
+
+def total_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that the host has. Raises HostError when the kernel does not tell."""
+    return _memory("MemTotal", meminfo)
+
+
+def _memory(wanted: str, meminfo: Path) -> int:
     try:
         for line in meminfo.read_text(encoding="ascii").splitlines():
             key, _, value = line.partition(":")
-            if key == "MemAvailable":
+            if key == wanted:
                 return int(value.split()[0]) * KIB
     except (OSError, ValueError, IndexError) as error:
         raise HostError(f"cannot read free memory: {meminfo}: {error}") from error
-    raise HostError(f"cannot read free memory: no MemAvailable in {meminfo}")
+    raise HostError(f"cannot read free memory: no {wanted} in {meminfo}")
 
 
 def cpu_count() -> int:

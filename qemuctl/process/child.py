@@ -26,13 +26,26 @@ _LOWEST_FD = 10
 
 @dataclass
 class Child:
-    """A QEMU that this process started, until it is detached or reaped."""
+    """A QEMU that this process owns, until it is detached or reaped.
+
+    Most were started by it; one that another process handed over has no ``_popen``.
+    """
 
     qemu: Identity
     shepherd: Identity
-    _popen: subprocess.Popen[bytes]
+    _popen: subprocess.Popen[bytes] | None
     _pipe: int
     _listeners: list[socket.socket]
+
+    @classmethod
+    def received(cls, qemu: Identity, shepherd: Identity, pipe: int) -> Child:
+        """One that another process started and handed over, with its ``pipe``."""
+        return cls(qemu, shepherd, None, pipe, [])
+
+    @property
+    def pipe(self) -> int:
+        """The descriptor that owns it: QEMU dies with its last copy."""
+        return self._pipe
 
     def greeted(self) -> None:
         """To be called once QEMU has greeted: makes the sockets' queues long.
@@ -56,11 +69,13 @@ class Child:
         os.write(self._pipe, b"detach\n")
         os.close(self._pipe)
         self._pipe = -1
-        # A long-lived owner would otherwise keep the shepherd as a zombie.
-        threading.Thread(target=self._popen.wait, daemon=True).start()
+        if self._popen is not None:
+            # A long-lived owner would otherwise keep the shepherd as a zombie.
+            threading.Thread(target=self._popen.wait, daemon=True).start()
 
     def disown(self) -> None:
-        """Closes the pipe: if QEMU still runs, its shepherd kills it now."""
+        """Closes the pipe: if QEMU still runs, its shepherd kills it now, unless
+        the pipe was handed to another process."""
         self._close_listeners()
         if self._pipe >= 0:
             os.close(self._pipe)
@@ -69,7 +84,8 @@ class Child:
     async def reaped(self) -> None:
         """Waits until the shepherd has ended, which comes after QEMU's end."""
         await wait_gone(self.shepherd)
-        self._popen.wait()
+        if self._popen is not None:
+            self._popen.wait()
 
 
 def listen(paths: Sequence[Path]) -> dict[Path, socket.socket]:
@@ -171,25 +187,37 @@ async def _hatch(
 class Undertaker:
     """The process that removes a throwaway VM's files at the end.
 
-    ``pipe`` is what it watches: `spawn` hands it to the others.
+    ``pipe`` is what it watches: `spawn` hands it to the others. One that another
+    process started has no ``_popen``.
     """
 
     pipe: int
-    _popen: subprocess.Popen[bytes]
+    process: Identity
+    _popen: subprocess.Popen[bytes] | None = None
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Lets go of the pipe without waiting: the files go when QEMU does."""
-        os.close(self.pipe)
-        # A long-lived owner would otherwise keep it as a zombie.
-        threading.Thread(target=self._popen.wait, daemon=True).start()
+        self.let_go()
+        if self._popen is not None:
+            # A long-lived owner would otherwise keep it as a zombie.
+            threading.Thread(target=self._popen.wait, daemon=True).start()
 
     async def done(self) -> None:
         """Lets go of the pipe and waits until the files are gone."""
-        process = Identity.of(self._popen.pid)
-        os.close(self.pipe)
-        if process is not None:
-            await wait_gone(process)
-        self._popen.wait()
+        self.let_go()
+        await self.reaped()
+
+    def let_go(self) -> None:
+        """Closes the pipe; others may have it still."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+    async def reaped(self) -> None:
+        """Waits until the files are gone."""
+        await wait_gone(self.process)
+        if self._popen is not None:
+            self._popen.wait()
 
 
 def bury(*folders: Path) -> Undertaker:
@@ -208,7 +236,8 @@ def bury(*folders: Path) -> Undertaker:
         raise
     finally:
         os.close(theirs)
-    return Undertaker(ours, popen)
+    process = Identity.of(popen.pid) or Identity(popen.pid, -1, "")
+    return Undertaker(ours, process, popen)
 
 
 async def wait_gone(process: Identity) -> None:

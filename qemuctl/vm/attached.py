@@ -1,18 +1,26 @@
-"""A throwaway VM: with a folder of its own, which dies with its owner."""
+"""A throwaway VM: with a folder of its own, which dies with its owner.
+
+Who owns it is who has its two pipes. They can be sent to another process, with
+which the VM then lives and dies.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from qemuctl.errors import NotFound
 from qemuctl.paths import VmPaths, private_dir, vms_dir
-from qemuctl.process import Child, Undertaker, bury
+from qemuctl.process import Child, Identity, Undertaker, bury
+from qemuctl.qmp import Recorder, Session
 from qemuctl.spec import Spec, dump
-from qemuctl.vm.bring_up import Origin, bring_up, put_down
-from qemuctl.vm.definitions import THROWAWAY
+from qemuctl.vm.bring_up import GREETING_TIMEOUT, Origin, bring_up, put_down
+from qemuctl.vm.definitions import THROWAWAY, find
 from qemuctl.vm.plan import Stages
+from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import Device
 from qemuctl.vm.vm import Vm
 
@@ -38,19 +46,35 @@ class Attached:
         """Ends QEMU and waits until its files are gone; where ``vm.kept`` is true, the
         VM lives on without an owner, and its files go when it ends."""
         if self.vm.kept and self.child.qemu.alive():
-            await self._let_go()
+            await self._let_live()
             return
         try:
             await put_down(self.vm, self.child)
         finally:
             await self.undertaker.done()
 
-    async def _let_go(self) -> None:
+    async def _let_live(self) -> None:
         record = replace(self.vm.record, attached=False, owner=None)
         record.write(self.vm.paths.record)
         self.child.detach()
-        self.undertaker.let_go()
+        self.undertaker.detach()
         await self.vm.close()
+
+    @property
+    def pipes(self) -> tuple[int, int]:
+        """What to send to the process that is to own it."""
+        return self.child.pipe, self.undertaker.pipe
+
+    def let_go(self) -> None:
+        """Gives it up, its pipes having been sent: it dies with who has them, or
+        now when nobody has."""
+        self.child.disown()
+        self.undertaker.let_go()
+
+    async def reaped(self) -> None:
+        """Waits for its end, and leaves no zombie of what this process started."""
+        await self.child.reaped()
+        await self.undertaker.reaped()
 
 
 async def begin(
@@ -103,3 +127,31 @@ async def examined(vm: Vm, post_mortem: PostMortem | None) -> AsyncIterator[None
         if post_mortem is not None:
             await post_mortem(vm)
         raise
+
+
+async def adopt(name: str, pipes: tuple[int, int], undertaker: Identity) -> Attached:
+    """The throwaway VM that another process has sent the pipes of, as one's own.
+
+    Raises NotFound, WaitTimeout or QmpError; the VM dies then.
+    """
+    child_pipe, pipe = pipes
+    keeper = Undertaker(pipe, undertaker)
+    try:
+        paths = find(name)
+        record = Record.read(paths.record)
+        if record is None:
+            raise NotFound(name)
+        record = replace(record, owner=Identity.of(os.getpid()))
+        record.write(paths.record)
+        (paths.state / THROWAWAY).write_text(str(os.getpid()))
+        session = await Session.connect(
+            paths.owner_socket,
+            recorder=Recorder(paths.qmp_log),
+            timeout=GREETING_TIMEOUT,
+        )
+    except BaseException:
+        os.close(child_pipe)
+        await asyncio.shield(keeper.done())
+        raise
+    child = Child.received(record.qemu, record.shepherd, child_pipe)
+    return Attached(Vm(paths, record, session), child, keeper)

@@ -11,11 +11,11 @@ import contextlib
 import secrets
 import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
 from qemuctl.cmdline.ram import RamFile
-from qemuctl.errors import SpecError
+from qemuctl.errors import QemuctlError, SpecError
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Spec
 from qemuctl.thread import Tick, in_thread
@@ -26,10 +26,11 @@ from qemuctl.vm.definitions import creating, remove
 from qemuctl.vm.disks import another_instance
 from qemuctl.vm.forkable import fork_spec
 from qemuctl.vm.made import remember
+from qemuctl.vm.pooled import pooled
 from qemuctl.vm.template import Template
 from qemuctl.vm.template_lock import in_use
 from qemuctl.vm.vm import Vm
-from qemuctl.vm.waking import go_on, macs, wake
+from qemuctl.vm.waking import macs, wake, wake_again
 
 
 @contextlib.asynccontextmanager
@@ -50,19 +51,31 @@ async def begin_fork(
     *,
     post_mortem: PostMortem | None = None,
 ) -> Attached:
-    """As `fork`, for whoever ends it by themselves; ``post_mortem`` as for `fresh`."""
-    spec = spec or template.spec
-    name = f"{spec.name}-{secrets.token_hex(3)}"
-    own = running_spec(template, spec, name)
-    async with in_use(template.folder):
-        attached = await begin(
-            own, name, furnish=partial(furnish, template), origin=origin(template)
-        )
-    given = spec.cloud_init.hostname if spec.cloud_init is not None else None
-    hostname = given or (name if spec is template.spec else spec.name)
+    """As `fork`, for whoever ends it by themselves; ``post_mortem`` as for `fresh`.
+
+    It comes from the template's shared pool, if there is one with forks as this.
+    """
+    if _alike(template, spec):
+        attached = await pooled(template)
+        if attached is not None:
+            # Whatever is wrong with that one, a fork of one's own will tell.
+            with contextlib.suppress(QemuctlError):
+                return await or_ended(attached, rouse(attached, template, spec))
+    attached = await park(template, spec)
+    async with examined(attached.vm, post_mortem):
+        return await or_ended(attached, unpark(attached, template, spec))
+
+
+def _alike(template: Template, spec: Spec | None) -> bool:
+    """Whether its forks are, but for their names, what a template's are by itself."""
+    name = template.spec.name
+    return spec is None or fork_spec(spec, name) == fork_spec(template.spec, name)
+
+
+async def or_ended(attached: Attached, work: Awaitable[None]) -> Attached:
+    """The same fork once the work on it is done; it has ended when that fails."""
     try:
-        async with examined(attached.vm, post_mortem):
-            await wake(attached.vm, template.guest, hostname, macs(own, name))
+        await work
     except BaseException:
         await asyncio.shield(attached.end())
         raise
@@ -70,24 +83,59 @@ async def begin_fork(
 
 
 async def park(template: Template, spec: Spec | None = None) -> Attached:
-    """A fork that knows who it is and waits, its CPUs stopped, for `unpark`.
+    """A fork with its CPUs stopped: all is done but `unpark`.
 
-    An emulator that has run a guest for a moment has its code translated: what
-    is asked of it then takes a fraction of the time. Raises as `fork` does.
+    Raises TemplateError, SpecError, LaunchError, and leaves nothing then.
     """
-    attached = await begin_fork(template, spec)
-    try:
-        attached.vm.agent.release()
-        await attached.vm.power.pause()
-    except BaseException:
-        await asyncio.shield(attached.end())
-        raise
-    return attached
+    spec = spec or template.spec
+    name = f"{spec.name}-{secrets.token_hex(3)}"
+    async with in_use(template.folder):
+        return await begin(
+            running_spec(template, spec, name),
+            name,
+            furnish=partial(furnish, template),
+            origin=origin(template),
+        )
 
 
-async def unpark(attached: Attached, template: Template) -> None:
-    """Lets a parked fork go on, at the present time; raises as `wake` does."""
-    await go_on(attached.vm, template.guest)
+async def unpark(
+    attached: Attached, template: Template, spec: Spec | None = None
+) -> None:
+    """Lets a parked fork run, as a machine of its own; raises as `wake` does."""
+    vm = attached.vm
+    own = running_spec(template, spec or template.spec, vm.name)
+    await wake(vm, template.guest, _hostname(vm, spec), macs(own, vm.name))
+
+
+async def warm_up(
+    attached: Attached, template: Template, spec: Spec | None = None
+) -> None:
+    """Makes a parked fork a machine of its own, and stops it again for `rouse`.
+
+    What is left to do then takes a fraction of the time, for the guest's code has
+    been translated, its memory copied, and its agent known to answer. Raises as
+    `unpark` does.
+    """
+    await unpark(attached, template, spec)
+    await attached.vm.power.pause()
+    # Only now: its agent must not begin to wait for the next one to connect.
+    attached.vm.agent.release()
+
+
+async def rouse(
+    attached: Attached, template: Template, spec: Spec | None = None
+) -> None:
+    """Lets a fork run that is warm; its name may be another now. Raises as `unpark`
+    does."""
+    vm = attached.vm
+    await wake_again(vm, template.guest, _hostname(vm, spec))
+
+
+def _hostname(vm: Vm, spec: Spec | None) -> str:
+    if spec is None:
+        return vm.name
+    given = spec.cloud_init.hostname if spec.cloud_init is not None else None
+    return given or spec.name
 
 
 async def create_fork(template: Template, name: str) -> Vm:

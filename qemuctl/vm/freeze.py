@@ -129,8 +129,9 @@ async def _run(vm: Vm, command: str, stage: str, timeout: float) -> None:
 
 
 async def _stop(vm: Vm) -> None:
-    vm.agent.release()
     await vm.power.pause()
+    # Only now: a fork's agent must not begin by waiting for somebody to connect.
+    vm.agent.release()
 
 
 async def _save(vm: Vm, path: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from qemuctl.errors import TemplateError
 from qemuctl.image import build_tiny
-from qemuctl.paths import cached_templates_dir, private_dir, templates_dir
+from qemuctl.paths import PoolPaths, cached_templates_dir, private_dir, templates_dir
+from qemuctl.process import held
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, dump, validate_name
 from qemuctl.thread import in_thread
@@ -272,11 +273,17 @@ def _needless(folder: Path) -> Iterator[Path]:
 async def remove(name: str) -> None:
     """Removes a template that has a name, damaged or not.
 
-    Raises TemplateError when there is none, and when disks of VMs stand on it.
+    Raises TemplateError when there is none, when disks of VMs stand on it, and
+    when a shared pool keeps forks of it.
     """
     folder = templates_dir() / name
     if "/" in name or name.startswith(".") or not folder.is_dir():
         find(name)
+    if held(PoolPaths(name).lock):
+        raise TemplateError(
+            f"a pool keeps forks of the template {name}",
+            hint=f"qemuctl pool stop {name}",
+        )
     async with alone(folder):
         users = needing(folder)
         if users:

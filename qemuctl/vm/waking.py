@@ -10,12 +10,12 @@ import secrets
 import shlex
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qemuctl.cmdline.network import default_mac
 from qemuctl.errors import AgentError, TemplateError
-from qemuctl.guest.agent import Agent
+from qemuctl.guest.agent import Agent, Result
 from qemuctl.qmp.commands import Cont
 from qemuctl.spec import Spec
 from qemuctl.vm.template import Guest
@@ -78,58 +78,67 @@ async def wake(vm: Vm, guest: Guest, hostname: str, own: tuple[str, ...]) -> Non
     ``own`` are its cards' addresses. Raises WaitTimeout, UnexpectedExit, and
     TemplateError when the guest does not do as it is told.
     """
+    await _go_on(vm, identity(guest, hostname, own))
+
+
+def identity(guest: Guest, hostname: str, own: Sequence[str]) -> list[str]:
+    """The lines of a shell script that make a fork's guest somebody else; ``own`` are
+    its cards' addresses."""
     changed = {old: new for old, new in zip(guest.macs, own, strict=True) if old != new}
-    await vm.execute(Cont())
-    await _told(vm, "/bin/sh", "-c", identity(guest, hostname, changed))
+    return ["set -e", *_identity(guest, changed), *_moment(guest, hostname)]
 
 
-async def go_on(vm: Vm, guest: Guest) -> None:
-    """Lets a guest that was stopped run again, at the present time.
-
-    Raises as `wake` does.
-    """
-    await vm.execute(Cont())
-    await _told(vm, *_set_clock(guest))
+async def wake_again(vm: Vm, guest: Guest, hostname: str) -> None:
+    """Lets a guest go on that has had its identity and was stopped since then: it is
+    told what time it is. Raises as `wake` does."""
+    await _go_on(vm, ["set -e", *_moment(guest, hostname)])
 
 
-async def _told(vm: Vm, *argv: str) -> None:
+async def _go_on(vm: Vm, script: Sequence[str]) -> None:
+    argv = ["/bin/sh", "-c", "\n".join(script)]
     with vm.deadline("the fork's guest to answer", WAKE_TIMEOUT) as left:
-        result = await vm.unless_ended(vm.agent.run(argv), left)
+        result = await vm.unless_ended(_continued(vm, argv), left)
     if not result.ok:
         words = result.stderr.decode(errors="replace").strip() or "it gave no reason"
         raise TemplateError(f"the guest of {vm.name} did not become its own: {words}")
 
 
-def _set_clock(guest: Guest) -> tuple[str, ...]:
-    now = time.time()
-    seconds = f"{now:.3f}" if guest.fine_clock else f"{round(now)}"
-    return "date", "-u", "-s", f"@{seconds}"
+async def _continued(vm: Vm, argv: Sequence[str]) -> Result:
+    await vm.agent.connect()
+    await vm.execute(Cont())
+    return await vm.agent.run(argv)
 
 
-def identity(guest: Guest, hostname: str, changed: Mapping[str, str]) -> str:
-    """A shell script that makes a fork's guest somebody else; ``changed`` are the
-    addresses of its cards, by those that it woke up with."""
-    return "\n".join(_lines(guest, hostname, changed))
+# Each program that the shell starts costs an emulated guest 20 ms, so what the shell
+# can do itself is left to it.
 
 
-def _lines(guest: Guest, hostname: str, changed: Mapping[str, str]) -> Iterator[str]:
-    """What the shell runs; each program costs an emulated guest 20 ms, so what the
-    shell can do itself is left to it."""
-    name = shlex.quote(hostname[:64])
-    yield "set -e"
+def _identity(guest: Guest, changed: Mapping[str, str]) -> Iterator[str]:
     yield f"echo {secrets.token_hex(32)} > /dev/urandom"
     if guest.reseed in _RESEED:
         yield _RESEED[guest.reseed]
-    yield f"echo {name} > /proc/sys/kernel/hostname"
-    # Where /etc cannot be written to, they are as the image has them.
-    for path, text in (("hostname", name), ("machine-id", uuid.uuid4().hex)):
-        tell = f"{{ echo {text} > /etc/{path}; }} 2>/dev/null || :"
-        yield f"if [ -s /etc/{path} ]; then {tell}; fi"
+    yield _written("machine-id", uuid.uuid4().hex)
     if changed:
         yield "for card in /sys/class/net/*; do read -r mac < $card/address || continue"
         yield "case $mac in"
         for old, new in changed.items():
             yield f"{old}) ip link set ${{card##*/}} address {new};;"
         yield "esac; done"
+
+
+def _written(name: str, text: str) -> str:
+    # Where /etc cannot be written to, it is as the image has it.
+    tell = f"{{ echo {text} > /etc/{name}; }} 2>/dev/null || :"
+    return f"if [ -s /etc/{name} ]; then {tell}; fi"
+
+
+def _moment(guest: Guest, hostname: str) -> Iterator[str]:
+    """What may be another when a guest goes on after a while: its name, as it may be
+    somebody else's now, and the time."""
+    name = shlex.quote(hostname[:64])
+    yield f"echo {name} > /proc/sys/kernel/hostname"
+    yield _written("hostname", name)
+    now = time.time()
+    seconds = f"{now:.3f}" if guest.fine_clock else f"{round(now)}"
     # Last, and in the shell's own place.
-    yield f"exec {shlex.join(_set_clock(guest))}"
+    yield f"exec date -u -s @{seconds} > /dev/null"

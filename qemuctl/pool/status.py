@@ -1,0 +1,24 @@
+"""How a pool is doing, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """``parked`` are ready, ``starting`` on their way; the others count from the
+    pool's beginning: forks that were handed out, started, and that died while
+    parked. ``memory`` is what the parked ones take of the host, in bytes, what they
+    share divided among them (PSS). ``problem``: why it cannot be filled now.
+    """
+
+    template: str
+    size: int
+    parked: int
+    starting: int
+    handed_out: int
+    started: int
+    deaths: int
+    memory: int
+    problem: str | None = None
