@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from qemuctl.errors import (
-    LaunchError,
-    SpecError,
+    QemuctlError,
     TemplateError,
-    UnexpectedExit,
     WaitTimeout,
 )
 from qemuctl.spec import Spec
@@ -17,6 +15,7 @@ from qemuctl.vm.attached import Attached
 from qemuctl.vm.fork import begin_fork
 from qemuctl.vm.launch import launch
 from qemuctl.vm.plan import Stages
+from qemuctl.vm.template import Template
 from qemuctl.vm.templates import cached_template, current, find
 from qemuctl.vm.vm import READY_TIMEOUT, Vm
 
@@ -42,7 +41,7 @@ async def fresh(
     async with contextlib.AsyncExitStack() as stack:
         attached = None
         if not cold or template is not None:
-            attached = await _forked(spec, template, progress, notice)
+            attached = await _forked(spec, template, timeout, progress, notice)
         if attached is not None:
             vm = await stack.enter_async_context(attached)
         else:
@@ -54,6 +53,7 @@ async def fresh(
 async def _forked(
     spec: Spec,
     name: str | None,
+    timeout: float,
     progress: Stages | None,
     notice: Callable[[str], None],
 ) -> Attached | None:
@@ -62,8 +62,29 @@ async def _forked(
         template = await current(find(name), progress=progress)
         return await begin_fork(template, spec)
     try:
-        template = await cached_template(spec, progress=progress)
-        return await begin_fork(template, spec)
-    except (SpecError, TemplateError, LaunchError, UnexpectedExit, WaitTimeout) as why:
-        notice(f"booting, for no fork can be had: {why.message}")
+        template = await cached_template(spec, timeout=timeout, progress=progress)
+    except WaitTimeout:
+        raise  # it would not answer in time if it was booted once more
+    except (QemuctlError, OSError) as why:
+        _tell(why, notice)
         return None
+    try:
+        return await begin_fork(_own_random(template), spec)
+    except (QemuctlError, OSError) as why:
+        _tell(why, notice)
+        return None
+
+
+def _tell(why: Exception, notice: Callable[[str], None]) -> None:
+    reason = why.message if isinstance(why, QemuctlError) else str(why)
+    notice(f"booting, for no fork can be had: {reason}")
+
+
+def _own_random(template: Template) -> Template:
+    # Whoever asked for a template by its name has been told.
+    if template.guest.reseed is None:
+        raise TemplateError(
+            "its guest has no way to make its random numbers anew "
+            "(vmgenid driver, perl or python3)"
+        )
+    return template

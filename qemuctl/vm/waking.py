@@ -78,7 +78,7 @@ async def wake(vm: Vm, guest: Guest, hostname: str, own: tuple[str, ...]) -> Non
     ``own`` are its cards' addresses. Raises WaitTimeout, UnexpectedExit, and
     TemplateError when the guest does not do as it is told.
     """
-    await vm.execute(Cont())
+    await vm.execute(Cont(), timeout=WAKE_TIMEOUT)
     changed = {old: new for old, new in zip(guest.macs, own, strict=True) if old != new}
     with vm.deadline("the fork's guest to answer", WAKE_TIMEOUT) as left:
         result = await vm.unless_ended(
