@@ -53,12 +53,7 @@ def fork(
     found = find(template)
     asked = {"memory": parse_memory(memory)} if memory else {}
     asked |= {"cpu": parse_cpus(cpus)} if cpus else {}
-    wanted = validate({"name": "fork", **asked})
-    check_same(
-        found,
-        memory=wanted.memory.size if memory else None,
-        cpus=wanted.cpu.count if cpus else None,
-    )
+    check_same(found, validate({"name": "fork", **asked}))
     if words:
         if name is not None:
             raise UsageError("a fork for one command has no name to keep")
@@ -75,10 +70,13 @@ def _names(template: str, name: str | None, count: int) -> list[str]:
     from qemuctl.vm.definitions import names
 
     if name is not None and count == 1:
-        return [validate_name(name)]
+        return [name]
     taken = set(names())
     free = (f"{name or template}-{number}" for number in numbers(1))
-    return list(islice((item for item in free if item not in taken), count))
+    return [
+        validate_name(item)
+        for item in islice((item for item in free if item not in taken), count)
+    ]
 
 
 async def _current(template: Template) -> Template:

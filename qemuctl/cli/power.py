@@ -75,7 +75,7 @@ async def _start(
             state = await vm.state()
             record = vm.record
     if not was_on:
-        say_accelerator(record, load(name).accel)
+        say_accelerator(record.accel_reason, load(name).accel)
     forwards = f", {', '.join(record.forwards)}" if record.forwards else ""
     note(f"{name} is {'on already: ' if was_on else ''}{state}{forwards}")
 

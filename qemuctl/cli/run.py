@@ -120,7 +120,8 @@ def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
 
 async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> int:
     from qemuctl.cli.notices import say_accelerator
-    from qemuctl.errors import UsageError
+    from qemuctl.errors import UsageError, WaitTimeout
+    from qemuctl.host import inspect_host
 
     if command and not spec.agent:
         raise UsageError(
@@ -145,8 +146,12 @@ async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> i
                 notice=note,
                 status=status,
             )
-            vm = await stack.enter_async_context(guest)
-        say_accelerator(vm.record, spec.accel)
+            try:
+                vm = await stack.enter_async_context(guest)
+            except WaitTimeout:  # and being emulated may be the reason
+                say_accelerator(inspect_host(spec).accel.reason, spec.accel)
+                raise
+        say_accelerator(vm.record.accel_reason, spec.accel)
         return await run_command(vm, command)
 
 
@@ -158,7 +163,7 @@ async def _look(spec: Spec, progress: Any) -> int:
         with working(f"starting {spec.image or spec.name}"):
             starting = launch(spec, paused=True, progress=progress)
             vm = await stack.enter_async_context(starting)
-        say_accelerator(vm.record, spec.accel)
+        say_accelerator(vm.record.accel_reason, spec.accel)
         return await _console(vm)
 
 

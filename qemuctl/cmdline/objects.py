@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from qemuctl.cmdline.qapi import JsonOption
 
@@ -27,12 +27,17 @@ class RngBuiltin(Object):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBackendFile(Object):
-    """The bytes of a file as memory; unless ``share``, writes to it stay private."""
+    """The bytes of a file as memory; unless ``share``, writes to it stay private.
+
+    ``readonly`` is the file, and then ``rom`` whether the memory is, too.
+    """
 
     qom_type: str = "memory-backend-file"
     mem_path: Path
     size: int
     share: bool
+    readonly: bool | None = None
+    rom: Literal["off"] | None = None
     reserve: bool = False
 
 

@@ -40,8 +40,15 @@ def memory(spec: Spec, host: Host, ram: RamFile) -> Iterator[Element]:
     # Copy-on-write memory is only taken when it is written to. What a guest gives
     # back would be cut out of the file, other guests' too: so no balloon.
     assert not spec.balloon
+    # Opened for reading only, where QEMU can (9.0): nothing can cut holes into it.
+    guarded = not ram.shared and "rom" in host.binary.memory_file
     yield MemoryBackendFile(
-        id=RAM, mem_path=ram.path, size=spec.memory.size, share=ram.shared
+        id=RAM,
+        mem_path=ram.path,
+        size=spec.memory.size,
+        share=ram.shared,
+        readonly=True if guarded else None,
+        rom="off" if guarded else None,
     )
     # The guest's kernel learns by it that it is another one now, and makes its
     # random numbers anew.

@@ -51,6 +51,7 @@ def digest(path: Path, answers: dict[str, Any]) -> Binary:
         options=frozenset(entry["option"] for entry in answers.get("options", ())),
         panic_actions=_enum(schema, "set-action", "panic"),
         transports=_transports(schema),
+        memory_file=_properties(schema, "memory-backend-file"),
         commands=_kind(schema, "command"),
         events=_kind(schema, "event"),
     )
@@ -95,6 +96,15 @@ def _variants(schema: dict[str, Any], command: str) -> frozenset[str]:
     """The values of the discriminator of a command's argument."""
     variants = _argument(schema, command).get("variants", ())
     return frozenset(variant["case"] for variant in variants)
+
+
+def _properties(schema: dict[str, Any], qom_type: str) -> frozenset[str]:
+    """What `object-add` takes for one type of object."""
+    for variant in _argument(schema, "object-add").get("variants", ()):
+        if variant["case"] == qom_type:
+            members = schema.get(variant["type"], {}).get("members", ())
+            return frozenset(member["name"] for member in members)
+    return frozenset()
 
 
 def _transports(schema: dict[str, Any]) -> frozenset[str]:

@@ -32,8 +32,9 @@ class Binary:
     ``accels`` are words of ``-accel``; ``options`` are the option groups of
     ``query-command-line-options`` (``sandbox``, ``action``, ``run-with``);
     ``panic_actions`` are what ``-action panic=`` takes; ``transports`` are what a
-    migration's channel may be (``file``), none before QEMU 8.2; ``commands`` and
-    ``events`` are QMP's.
+    migration's channel may be (``file``), none before QEMU 8.2; ``memory_file`` are
+    the properties of a memory-backend-file (``rom``); ``commands`` and ``events`` are
+    QMP's.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Binary:
     options: frozenset[str]
     panic_actions: frozenset[str]
     transports: frozenset[str]
+    memory_file: frozenset[str]
     commands: frozenset[str]
     events: frozenset[str]
     # Runs before an error that names a missing feature: what was learned may

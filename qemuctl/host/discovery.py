@@ -28,7 +28,7 @@ from qemuctl.paths import blocking_folder, cache_home
 from qemuctl.spec.model import Spec
 
 PROBE_TIMEOUT = 10.0  # seconds; a loaded host may take several for 0.2 s of work
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 _ELF = b"\x7fELF"
 
 

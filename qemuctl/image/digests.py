@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,20 +20,23 @@ from qemuctl.paths import cache_home
 from qemuctl.thread import Tick
 from qemuctl.units import MIB
 
+_SETTLED = 1_000_000_000  # ns
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file's content cannot change without; not kept by a copy."""
+    """What a file's content cannot change without; not kept by a copy, nor can a
+    program set the time (ctime) as it can that of the content (mtime)."""
 
     size: int
     inode: int
-    mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
         """Raises OSError."""
         status = path.stat()
-        return cls(status.st_size, status.st_ino, status.st_mtime_ns)
+        return cls(status.st_size, status.st_ino, status.st_ctime_ns)
 
 
 def digest(path: Path, tick: Tick = lambda: None) -> str:
@@ -47,7 +51,9 @@ def digest(path: Path, tick: Tick = lambda: None) -> str:
         if known is not None and known[0] == stamp:
             return known[1]
         found = compute(path, tick)
-        if Stamp.of(path) == stamp:
+        # A write within the clock's next tick would not show.
+        settled = time.time_ns() - stamp.ctime_ns > _SETTLED
+        if settled and Stamp.of(path) == stamp:
             _remember(path, stamp, found)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}") from error

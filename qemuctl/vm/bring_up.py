@@ -138,7 +138,12 @@ async def _take_over(
         return
     by_name = "file" in plan.host.binary.transports
     try:
-        await load_state(session, origin.state, by_name=by_name)
+        async with asyncio.timeout(GREETING_TIMEOUT):
+            await load_state(session, origin.state, by_name=by_name)
+    except TimeoutError as error:
+        raise WaitTimeout(
+            "QEMU to take the template's state", GREETING_TIMEOUT
+        ) from error
     except (MonitorLost, MigrationFailed) as error:
         child.disown()
         await child.reaped()

@@ -15,16 +15,16 @@ from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
 from qemuctl.cmdline.ram import RamFile
-from qemuctl.errors import QemuctlError, SpecError
+from qemuctl.errors import QemuctlError, SpecError, TemplateError
 from qemuctl.paths import VmPaths, private_dir
-from qemuctl.spec import Spec
+from qemuctl.spec import Spec, validate_name
 from qemuctl.thread import Tick, in_thread
 from qemuctl.units import format_size
 from qemuctl.vm.attached import Attached, PostMortem, begin, examined
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.definitions import creating, remove
 from qemuctl.vm.disks import another_instance
-from qemuctl.vm.forkable import fork_spec
+from qemuctl.vm.forkable import check_alike, fork_spec
 from qemuctl.vm.made import remember
 from qemuctl.vm.pooled import pooled
 from qemuctl.vm.template import Template
@@ -89,7 +89,9 @@ async def park(template: Template, spec: Spec | None = None) -> Attached:
     """
     spec = spec or template.spec
     name = f"{spec.name}-{secrets.token_hex(3)}"
+    check_alike(template.name, template.spec, spec)
     async with in_use(template.folder):
+        _check_there(template)
         return await begin(
             running_spec(template, spec, name),
             name,
@@ -144,17 +146,18 @@ async def create_fork(template: Template, name: str) -> Vm:
 
     Raises NameInUse, and as `fork`; there is no such VM then.
     """
+    validate_name(name)
     # Its user may give a MAC address to one guest, but not to many.
     nics = tuple(nic.model_copy(update={"mac": None}) for nic in template.spec.nics)
     spec = fork_spec(template.spec, name).model_copy(update={"nics": nics})
     async with in_use(template.folder):
+        _check_there(template)
         with creating(spec) as fresh:
             await in_thread(partial(_furnish, template, fresh))
             if fresh.seed.exists():
                 # Booted again, it is another instance for cloud-init, too.
                 fresh.seed.unlink()
                 another_instance(fresh)
-            fresh.booted.touch()
         paths = VmPaths.of(name)
         try:
             return await _start(template, running_spec(template, spec, name), paths)
@@ -168,10 +171,19 @@ async def _start(template: Template, spec: Spec, paths: VmPaths) -> Vm:
     try:
         await wake(vm, template.guest, paths.name, macs(spec, paths.name))
         child.detach()
+        paths.booted.touch()
     except BaseException:
         await asyncio.shield(put_down(vm, child))
         raise
     return vm
+
+
+def _check_there(template: Template) -> None:
+    # Without it QEMU would make a new file, and we new disks: since it was found it
+    # may have been removed, or made again.
+    problem = template.problem()
+    if problem is not None:
+        raise TemplateError(f"the template {template.name} cannot be used: {problem}")
 
 
 def running_spec(template: Template, spec: Spec, name: str) -> Spec:
@@ -208,18 +220,19 @@ def _furnish(template: Template, paths: VmPaths, _: Tick) -> None:
         shutil.copyfile(template.seed, paths.seed)
 
 
-def check_same(template: Template, *, memory: int | None, cpus: int | None) -> None:
-    """Raises SpecError when a fork is to have other memory (bytes) or processors."""
-    spec = template.spec
-    for key, wanted, has, text in (
-        ("memory", memory, spec.memory.size, format_size),
-        ("cpus", cpus, spec.cpu.count, str),
-    ):
-        if wanted is not None and wanted != has:
-            raise SpecError(
-                f"the template {template.name} has {text(has)}, and so have its forks: "
-                f"{text(wanted)}",
-                key=key,
-                hint="make another template, or plug it in while the fork runs: "
-                "qemuctl set",
-            )
+def check_same(template: Template, wanted: Spec) -> None:
+    """Raises SpecError when a fork is to have other memory or processors than its
+    template, as far as ``wanted`` says."""
+    for key in sorted({"memory", "cpu"} & wanted.model_fields_set):
+        asked, has = getattr(wanted, key), getattr(template.spec, key)
+        for item in sorted(asked.model_fields_set):
+            text = format_size if item in ("size", "max") and key == "memory" else str
+            if (new := getattr(asked, item)) != (old := getattr(has, item)):
+                raise SpecError(
+                    f"the template {template.name} has "
+                    f"{'none' if old is None else text(old)}, and so have its forks: "
+                    f"{text(new)}",
+                    key=f"{key}.{item}",
+                    hint="make another template, or plug it in while the fork runs: "
+                    "qemuctl set",
+                )

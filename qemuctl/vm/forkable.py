@@ -22,6 +22,11 @@ _ELSEWHERE = (
     "-snapshot",
     "-m",
 )
+# Those that name a file which a guest may write to.
+_WRITTEN = (
+    "-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-fda", "-fdb", "-sd",
+    "-pflash", "-mtdblock", "-fsdev", "-virtfs",
+)  # fmt: skip
 
 
 def check_forkable(spec: Spec) -> None:
@@ -48,13 +53,43 @@ def _problems(spec: Spec) -> Iterator[tuple[str, str]]:
                 f"all forks would be plugged into the same {nic.type}",
             )
     for argument in spec.extra_args:
-        words = [word for word in _ELSEWHERE if _names(argument, word)]
-        if words:
+        if any(_names(argument, word) for word in _ELSEWHERE):
             yield "extra_args", f"its forks' memory is the template's: {argument}"
+        if any(_names(argument, word) for word in _WRITTEN):
+            problem = f"all forks would write to the same files: {argument}"
+            yield "extra_args", f"{problem} (say it as disks)"
 
 
 def _names(argument: str, word: str) -> bool:
-    return argument == word if word.startswith("-") else word in argument
+    if not word.startswith("-"):
+        return word in argument
+    # QEMU takes an option with one dash or two.
+    return argument in (word, f"-{word}")
+
+
+def check_alike(name: str, spec: Spec, wanted: Spec) -> None:
+    """Raises SpecError when a fork's spec differs from that of its template, of this
+    name, in more than what is on the host's side.
+
+    A machine that differs in its devices cannot take the other's state.
+    """
+    has = template_spec(spec, name).model_dump()
+    asked = template_spec(wanted, name).model_dump()
+    for key in has:
+        if has[key] != asked[key]:
+            raise SpecError(
+                f"not as in the template {name}, of which it is to be a fork", key=key
+            )
+
+
+def check_command(name: str, arguments: object) -> None:
+    """Raises SpecError for what must not be done to a fork's machine: a balloon's
+    memory is given back by cutting it out of the template's file (before QEMU 9)."""
+    if "virtio-balloon" in str(arguments):
+        raise SpecError(
+            f"a fork takes no balloon: what one guest gives back would be cut out of "
+            f"the memory of all: {name}"
+        )
 
 
 def template_spec(spec: Spec, name: str) -> Spec:

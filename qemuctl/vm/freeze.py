@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,10 +79,11 @@ async def freeze(
             await _ready(vm, recipe, timeout)
         guest = await examine(vm.agent, macs(spec, name))
         booted = time.monotonic()
-        await _stop(vm)
-        await _save(vm, content / "state")
-        await vm.execute(Quit())
-        await vm.wait_exit()
+        with _bounded(vm, "the machine's state to be written", timeout) as left:
+            await vm.unless_ended(_save(vm, content / "state"), left)
+            async with asyncio.timeout(left):
+                await vm.execute(Quit())
+                await vm.wait_exit()
         frozen = Frozen(
             guest=guest,
             machine=vm.record.machine,
@@ -117,7 +121,7 @@ async def _ready(vm: Vm, recipe: Recipe, timeout: float) -> None:
 
 
 async def _run(vm: Vm, command: str, stage: str, timeout: float) -> None:
-    with vm.deadline(stage, timeout) as left:
+    with _bounded(vm, stage, timeout) as left:
         result = await vm.unless_ended(vm.agent.run(["/bin/sh", "-c", command]), left)
     if not result.ok:
         words = (result.stderr or result.stdout).decode(errors="replace").strip()
@@ -134,9 +138,22 @@ async def _stop(vm: Vm) -> None:
     vm.agent.release()
 
 
+@contextlib.contextmanager
+def _bounded(vm: Vm, stage: str, timeout: float) -> Iterator[float]:
+    """As `Vm.deadline`, for what a guest that answers and could be used is not to
+    blame for: raises TemplateError."""
+    try:
+        with vm.deadline(stage, timeout) as left:
+            yield left
+    except WaitTimeout as error:
+        raise TemplateError(error.message, hint=error.hint) from error
+
+
 async def _save(vm: Vm, path: Path) -> None:
     from qemuctl.host.discovery import probe
 
+    vm.agent.release()
+    await vm.power.pause()
     by_name = "file" in probe(Path(vm.record.argv[0])).transports
     try:
         await save_state(await vm.monitor(), path, by_name=by_name)

@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from qemuctl.errors import (
-    LaunchError,
-    SpecError,
+    QemuctlError,
     TemplateError,
-    UnexpectedExit,
     WaitTimeout,
 )
 from qemuctl.spec import Spec
@@ -74,12 +72,7 @@ async def fresh(
 def _like(template: Template, spec: Spec) -> Spec:
     """The template's own spec with the other's name; raises SpecError for what a
     fork cannot have otherwise."""
-    given = spec.model_fields_set
-    check_same(
-        template,
-        memory=spec.memory.size if "memory" in given else None,
-        cpus=spec.cpu.count if "cpu" in given else None,
-    )
+    check_same(template, spec)
     return template.spec.model_copy(update={"name": spec.name})
 
 
@@ -100,14 +93,28 @@ async def _forked(
             status=status,
             post_mortem=post_mortem,
         )
-    except (SpecError, TemplateError, LaunchError) as error:
-        notice(f"note: it is booted, not forked: {error.message}")
-        return None
-    if template.guest.reseed is None:
-        notice("note: it is booted, for a fork would draw others' random numbers")
+    except WaitTimeout:
+        raise  # it would not answer in time if it was booted once more
+    except (QemuctlError, OSError) as why:
+        _tell(why, notice)
         return None
     try:
-        return await begin_fork(template, spec, post_mortem=post_mortem)
-    except (TemplateError, LaunchError, UnexpectedExit, WaitTimeout) as error:
-        notice(f"note: it is booted, for its fork failed: {error.message}")
+        return await begin_fork(_own_random(template), spec, post_mortem=post_mortem)
+    except (QemuctlError, OSError) as why:
+        _tell(why, notice)
         return None
+
+
+def _tell(why: Exception, notice: Words) -> None:
+    reason = why.message if isinstance(why, QemuctlError) else str(why)
+    notice(f"note: it is booted, for no fork can be had: {reason}")
+
+
+def _own_random(template: Template) -> Template:
+    # Whoever asked for a template by its name has been told.
+    if template.guest.reseed is None:
+        raise TemplateError(
+            "its guest has no way to make its random numbers anew "
+            "(vmgenid driver, perl or python3)"
+        )
+    return template

@@ -18,14 +18,17 @@ beside the old one, which stays for as long as a VM's disk stands on it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
-from qemuctl.errors import TemplateError
+from pydantic import TypeAdapter
+
+from qemuctl.errors import SpecError, TemplateError
 from qemuctl.image.digests import Stamp, compute
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, parse_spec
@@ -33,6 +36,7 @@ from qemuctl.thread import Tick
 
 FILE = "template.json"
 _FORMAT = 1
+_MAKING = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +139,7 @@ class Template:
                 yield self.content / name
 
     def problem(self) -> str | None:
-        """What is wrong with its files, at a glance; None when they are as made.
-
-        After the host has booted they are read through once: the last boot may
-        have ended before all of them were on the disk.
-        """
+        """What is wrong with its files, at a glance; None when they are as made."""
         for name, kept in self.files.items():
             try:
                 stamp = Stamp.of(self.content / name)
@@ -149,17 +149,40 @@ class Template:
                 return f"its file has another size than when made: {name}"
             if stamp != kept.stamp:
                 return f"its file was changed since it was made: {name}"
-        if self.boot == boot_id():
-            return None
-        problem = self.damage()
-        if problem is None:
-            replace(self, boot=boot_id()).write()
-        return problem
+        return None
+
+    def confirmed(self, tick: Tick = lambda: None) -> Template:
+        """The template, its files as they were made.
+
+        They are read through where a glance is not enough: after the host has booted,
+        for the last boot may have ended before all of them were on the disk, and when
+        something was done to a file that need not have changed what is in it. Raises
+        TemplateError.
+        """
+        if self.boot == boot_id() and self.problem() is None:
+            return self
+        try:
+            stamps = {name: Stamp.of(self.content / name) for name in self.files}
+        except OSError:
+            stamps = {}
+        problem = self.damage(tick)
+        if problem is not None:
+            raise TemplateError(problem)
+        files = {
+            name: replace(kept, stamp=stamps.get(name, kept.stamp))
+            for name, kept in self.files.items()
+        }
+        fresh = replace(self, boot=boot_id(), files=files)
+        with contextlib.suppress(OSError):  # else they are read again
+            fresh.write()
+        return fresh
 
     def damage(self, tick: Tick = lambda: None) -> str | None:
         """What is wrong with its files, each read through; None when all is well."""
         for name, kept in self.files.items():
             try:
+                if Stamp.of(self.content / name).size != kept.stamp.size:
+                    return f"its file has another size than when made: {name}"
                 if compute(self.content / name, tick) != kept.digest:
                     return f"its file is damaged: {name}"
             except OSError as error:
@@ -182,28 +205,34 @@ def read_template(folder: Path) -> Template | None:
     """
     path = folder / FILE
     try:
-        return _parsed(json.loads(path.read_text()), folder)
+        return _parsed(path.read_text(), folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RecursionError, SpecError) as error:
         raise TemplateError(
             f"its description is damaged: {path}",
             hint=f"remove it with: qemuctl template rm {folder.name}",
         ) from error
 
 
-def _parsed(value: dict[str, Any], folder: Path) -> Template:
-    if value.pop("format") != _FORMAT:
+def _parsed(text: str, folder: Path) -> Template:
+    """Raises ValueError, or SpecError, for what `Template.write` did not write."""
+    value = json.loads(text)
+    if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
         raise ValueError("another format")
-    guest = Guest(**value.pop("guest") | {})
-    files = {
-        name: Kept(stamp=Stamp(**kept["stamp"]), digest=kept["digest"])
-        for name, kept in value.pop("files").items()
-    }
-    macs = tuple(guest.macs)
-    return Template(
-        folder=folder, guest=replace(guest, macs=macs), files=files, **value
-    )
+    template = TypeAdapter(Template).validate_python(value | {"folder": folder})
+    # Nothing outside of its folder is ever taken for a part of it.
+    names = map(PurePosixPath, template.files)
+    if not _MAKING.fullmatch(template.making) or not all(map(_is_inside, names)):
+        raise ValueError("not in its folder")
+    if not {"ram", "state"} <= template.files.keys():
+        raise ValueError("it has no memory")
+    assert template.spec  # makes sense, too
+    return template
+
+
+def _is_inside(path: PurePosixPath) -> bool:
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in str(path)
 
 
 def kept_files(content: Path, tick: Tick = lambda: None) -> dict[str, Kept]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,10 @@ _NAME = "template"
 # Stand for the VM's own folders, which do not matter.
 _PLACE = VmPaths(state=Path("/state"), run=Path("/run"))
 _RAM = RamFile(path=Path("/ram"), shared=True)
+# Told to a microvm's kernel, and another one whenever the host's processor is asked.
+_CLOCK = re.compile(r"\btsc_early_khz=\d+")
+# What may stand around a file's name in one of QEMU's arguments.
+_MARKS = re.compile(r"[,=:\"]")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def compute_key(spec: Spec, recipe: Recipe, tick: Tick = lambda: None) -> Key:
         [str(host.binary.path), binary.st_size, binary.st_mtime_ns],
         # State that was saved on one processor may not go on on another.
         cpu_model() if host.accel.kind == "kvm" else None,
-        argv(build(whole, _PLACE, host, _RAM)),
+        [_CLOCK.sub("", word) for word in argv(build(whole, _PLACE, host, _RAM))],
         spec.model_dump(mode="json"),
         [recipe.wait, recipe.run],
         [[str(path), digest(path, tick)] for path in _inputs(spec, whole, image)],
@@ -78,6 +84,8 @@ def _inputs(spec: Spec, whole: Spec, image: Image | None) -> Iterator[Path]:
     for name in (whole.boot.kernel, whole.boot.initrd, whole.cdrom):
         if name:
             yield Path(name)
+    for argument in whole.extra_args:
+        yield from (Path(word) for word in _MARKS.split(argument) if _is_file(word))
     base = base_of(spec, image)
     if base is not None:
         yield from _layers(base.path, base.format, spec)
@@ -86,6 +94,12 @@ def _inputs(spec: Spec, whole: Spec, image: Image | None) -> Iterator[Path]:
             yield from _layers(Path(disk.path), disk.driver, spec)
     if seeded(spec, image):
         yield from _seed_files(spec)
+
+
+def _is_file(word: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # too long for a name
+        return word.startswith("/") and Path(word).is_file()
+    return False
 
 
 def _layers(path: Path, format_: str, spec: Spec) -> Iterator[Path]:

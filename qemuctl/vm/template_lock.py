@@ -9,14 +9,15 @@ from pathlib import Path
 from qemuctl.image.claim import claimed, claimed_now
 
 
-def _lock(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
+    """The lock file of a template's folder, beside it."""
     return folder.parent / f".{folder.name}.lock"
 
 
 @contextlib.asynccontextmanager
 async def in_use(folder: Path) -> AsyncIterator[None]:
     """For the block, which is a fork's start, the template's files stay."""
-    async with claimed(_lock(folder), shared=True):
+    async with claimed(lock_of(folder), shared=True):
         yield
 
 
@@ -26,12 +27,12 @@ async def alone(
 ) -> AsyncIterator[None]:
     """For the block nobody else makes, removes or uses the template; ``waiting`` is
     called now and then before."""
-    async with claimed(_lock(folder), waiting):
+    async with claimed(lock_of(folder), waiting):
         yield
 
 
 @contextlib.contextmanager
-def free(folder: Path) -> Iterator[bool]:
-    """Whether nobody makes, removes or starts from the template, for the block."""
-    with claimed_now(_lock(folder)) as nobody:
-        yield nobody
+def alone_now(folder: Path) -> Iterator[bool]:
+    """As `alone`, without waiting: says whether that is so."""
+    with claimed_now(lock_of(folder)) as taken:
+        yield taken

@@ -7,6 +7,7 @@ named by their key, and go when they have not been used for a while.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import time
@@ -28,9 +29,9 @@ from qemuctl.vm.forkable import template_spec
 from qemuctl.vm.freeze import freeze
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.resolve import image_of
-from qemuctl.vm.template import Template, kept_files, read_template
+from qemuctl.vm.template import FILE, Template, kept_files, read_template
 from qemuctl.vm.template_key import Key, Recipe, compute_key
-from qemuctl.vm.template_lock import alone, free
+from qemuctl.vm.template_lock import alone, alone_now, lock_of
 from qemuctl.vm.users import needing
 from qemuctl.vm.vm import READY_TIMEOUT
 
@@ -78,14 +79,14 @@ async def cached_template(
     )
     key = await _key(making, progress)
     folder = private_dir(cached_templates_dir()) / key.text
-    found = _usable(folder, key)
+    found = await _usable(folder, key)
     if found is None:
         words = f"waiting for another process that boots {source}, once"
         async with alone(folder, lambda: status(words)):
-            found = _usable(folder, key)
+            found = await _usable(folder, key)
             if found is None:
                 status(f"booting {source}, once")
-                _forget_unused()
+                _tidy(folder.parent, time.time() - _UNUSED_DAYS * 86400)
                 found = await _make(folder, making, key, progress)
     with contextlib.suppress(OSError):
         (folder / _USED).touch()
@@ -109,6 +110,7 @@ async def create(
                 hint=f"remove it with: qemuctl template rm {name}",
             )
         key = await _key(making, progress)
+        _tidy(folder.parent)
         return await _make(folder, making, key, progress)
 
 
@@ -118,22 +120,21 @@ def find(name: str) -> Template:
     Raises TemplateError: for an unknown one with the nearest name, and for one
     whose description is damaged.
     """
-    known = [template.name for template in named()]
-    if name not in known:
-        # A name with a slash would lead elsewhere.
-        folder = templates_dir() / name
-        if "/" not in name and folder.is_dir() and read_template(folder) is None:
-            raise TemplateError(f"it was never finished: {name}")
-        near = get_close_matches(name, known, 1)
-        raise TemplateError(
-            f"no such template: {name}",
-            hint=f"did you mean {near[0]}?"
-            if near
-            else f"make it with: qemuctl template create {name} --image tiny",
-        )
-    template = read_template(templates_dir() / name)
-    assert template is not None
-    return template
+    if name in _folders(templates_dir()):
+        template = read_template(templates_dir() / name)
+        if template is None:
+            raise TemplateError(
+                f"it was never finished: {name}",
+                hint=f"remove it with: qemuctl template rm {name}",
+            )
+        return template
+    near = get_close_matches(name, [template.name for template in named()], 1)
+    raise TemplateError(
+        f"no such template: {name}",
+        hint=f"did you mean {near[0]}?"
+        if near
+        else "make it with: qemuctl template create NAME --image tiny",
+    )
 
 
 def named() -> list[Template]:
@@ -147,13 +148,24 @@ def cached() -> list[Template]:
     return sorted(found, key=lambda template: -template.made_at)
 
 
-def _templates(folder: Path) -> Iterator[Template]:
+def _templates(where: Path) -> Iterator[Template]:
+    for name in _folders(where):
+        with contextlib.suppress(TemplateError):
+            template = read_template(where / name)
+            if template is not None:
+                yield template
+
+
+def _folders(where: Path) -> list[str]:
+    """The templates' names, finished or not. What is none of these, such as an empty
+    word or a path, names no folder of a template."""
     with contextlib.suppress(FileNotFoundError):
-        for entry in folder.iterdir():
-            with contextlib.suppress(TemplateError):
-                template = read_template(entry)
-                if template is not None:
-                    yield template
+        return [
+            entry.name
+            for entry in os.scandir(where)
+            if entry.is_dir() and not entry.name.startswith(".")
+        ]
+    return []
 
 
 async def current(template: Template, *, progress: Stages | None = None) -> Template:
@@ -167,11 +179,14 @@ async def current(template: Template, *, progress: Stages | None = None) -> Temp
         recipe=Recipe(template.wait, template.run),
         source=template.source,
     )
-    problem = template.problem()
     key = await _key(making, progress)
-    if problem is None and key.text == template.key:
-        return template
-    reason = problem or "what it was made from has changed: QEMU, or an image"
+    reason = "what it was made from has changed: QEMU, or an image"
+    try:
+        confirmed = await in_thread(template.confirmed)
+        if key.text == template.key:
+            return confirmed
+    except TemplateError as error:
+        reason = error.message
     if template.furnished:
         raise TemplateError(
             f"the template {template.name} cannot be used: {reason}",
@@ -180,18 +195,16 @@ async def current(template: Template, *, progress: Stages | None = None) -> Temp
     if progress is not None:
         progress(f"making the template {template.name} again: {reason}")
     async with alone(template.folder):
-        found = _usable(template.folder, key)
+        found = await _usable(template.folder, key)
         return found or await _make(template.folder, making, key, progress)
 
 
-def _usable(folder: Path, key: Key) -> Template | None:
-    try:
+async def _usable(folder: Path, key: Key) -> Template | None:
+    with contextlib.suppress(TemplateError):
         found = read_template(folder)
-    except TemplateError:
-        return None
-    if found is None or found.key != key.text or found.problem() is not None:
-        return None
-    return found
+        if found is not None and found.key == key.text:
+            return await in_thread(found.confirmed)
+    return None
 
 
 async def _key(making: Making, progress: Stages | None) -> Key:
@@ -250,6 +263,7 @@ async def _make(
         shutil.rmtree(content, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.rmdir()  # unless there is an older making
+            lock_of(folder).unlink()
         raise
     _sweep(folder)
     return template
@@ -277,7 +291,7 @@ async def remove(name: str) -> None:
     when a shared pool keeps forks of it.
     """
     folder = templates_dir() / name
-    if "/" in name or name.startswith(".") or not folder.is_dir():
+    if name not in _folders(templates_dir()):
         find(name)
     if held(PoolPaths(name).lock):
         raise TemplateError(
@@ -303,26 +317,38 @@ async def remove_cached(templates: Sequence[Template]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a template's folder: first what makes it known, then the rest."""
-    (folder / "template.json").unlink(missing_ok=True)
+    """Removes a template's folder, of which the caller has the lock: first what makes
+    it known, then the rest."""
+    (folder / FILE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+    lock_of(folder).unlink(missing_ok=True)
 
 
-def _forget_unused() -> None:
-    """Removes what was made by the way and has not been used for long."""
-    limit = time.time() - _UNUSED_DAYS * 86400
-    for template in cached():
-        with contextlib.suppress(OSError):
-            if (template.folder / _USED).stat().st_mtime < limit:
-                discard(template.folder)
+def _tidy(where: Path, unused_since: float = 0.0) -> None:
+    """Removes what makers that were killed left, and the templates that have not been
+    used since (seconds of the epoch); but for what somebody is making or using."""
+    for folder in (where / name for name in _folders(where)):
+        if _is_idle(folder, unused_since):
+            with alone_now(folder) as free:
+                # Somebody may have finished it just before.
+                if free and _is_idle(folder, unused_since) and not needing(folder):
+                    discard(folder)
+
+
+def _is_idle(folder: Path, unused_since: float) -> bool:
+    used = folder / _USED
+    with contextlib.suppress(FileNotFoundError):  # removed in this moment
+        at = (used if used.exists() else folder).stat().st_mtime
+        return at < unused_since or not (folder / FILE).exists()
+    return False
 
 
 def leftovers() -> list[Path]:
     """Makings that were cut short, and nobody is at work on."""
     found = []
     for home in (templates_dir(), cached_templates_dir()):
-        for folder in filter(Path.is_dir, home.glob("[!.]*")):
-            with free(folder) as nobody:
-                if nobody:
+        for folder in (home / name for name in _folders(home)):
+            with alone_now(folder) as free:
+                if free:
                     found += list(_needless(folder))
     return found

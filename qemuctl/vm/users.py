@@ -21,6 +21,7 @@ from qemuctl.vm.definitions import names
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import State
+from qemuctl.vm.template import read_template
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,19 @@ def needing(where: Path) -> list[str]:
 
 
 def _templates_on(inside: Path) -> Iterator[str]:
-    """The templates that have disks on top of a file below a folder, not theirs."""
-    for disks in sorted(templates_dir().glob("*/*/disks")):
-        files = itertools.chain.from_iterable(_stacks_in(disks))
-        own = disks.resolve().is_relative_to(inside)
-        if not own and any(file.resolve().is_relative_to(inside) for file in files):
-            yield disks.parent.parent.name
+    """The templates that stand on a file below a folder, which is not theirs."""
+    for folder in sorted(templates_dir().glob("*")):
+        own = folder.resolve()
+        if own.is_relative_to(inside) or inside.is_relative_to(own):
+            continue
+        disks = map(_stacks_in, folder.glob("*/disks"))
+        files = itertools.chain.from_iterable(itertools.chain.from_iterable(disks))
+        with contextlib.suppress(QemuctlError):
+            template = read_template(folder)
+            if template is not None:  # to be made again from what it names
+                files = itertools.chain(files, _named(template.spec))
+        if any(file.resolve().is_relative_to(inside) for file in files):
+            yield folder.name
 
 
 def built_on(path: Path) -> list[str]:

@@ -209,7 +209,12 @@ class Vm:
     async def command(
         self, name: str, arguments: dict[str, Any] | None = None, **options: Any
     ) -> Any:
-        """Sends any QMP command; raises as `Session.command` does."""
+        """Sends any QMP command; raises as `Session.command` does, and SpecError for
+        what is not for a fork."""
+        if self.record.template is not None:
+            from qemuctl.vm.forkable import check_command
+
+            check_command(name, arguments)
         return await (await self.monitor()).command(name, arguments, **options)
 
     async def state(self) -> State:

@@ -105,7 +105,7 @@ async def _go_on(vm: Vm, script: Sequence[str]) -> None:
 
 async def _continued(vm: Vm, argv: Sequence[str]) -> Result:
     await vm.agent.connect()
-    await vm.execute(Cont())
+    await vm.execute(Cont(), timeout=WAKE_TIMEOUT)
     return await vm.agent.run(argv)
 
 

@@ -2,17 +2,20 @@
 
 ``QEMUCTL_UPDATE_GOLDEN=1 pytest tests/golden`` writes the lines anew; read the
 difference before you keep it. ``qemu-7.2.json`` is what a real QEMU 7.2
-answered, cut down.
+answered, cut down. A template and a fork of it are the same spec with another
+memory; ``fork-guarded`` is what a QEMU gets that can open it for reading only.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qemuctl.cmdline import argv, build, format_argv
+from qemuctl.cmdline.ram import RamFile
 from qemuctl.host import Accel, Host
 from qemuctl.host.discovery import from_json
 from qemuctl.paths import VmPaths
@@ -23,6 +26,13 @@ BINARY = from_json(
     Path("/usr/bin/qemu-system-x86_64"), (HERE / "qemu-7.2.json").read_bytes()
 )
 KVM = Accel(kind="kvm", reason="for the test", cpu_model="host")
+TEMPLATE = Path("/home/ann/.local/share/qemuctl/templates/db/0123abcd/ram")
+UUID = "8d7f3ce4-7c0f-4a52-8c3a-9b1c0d8c9c2e"
+RAM = {
+    "template": RamFile(path=TEMPLATE, shared=True),
+    "fork": RamFile(path=TEMPLATE, shared=False, uuid=UUID),
+    "fork-guarded": RamFile(path=TEMPLATE, shared=False, uuid=UUID),
+}
 TCG = Accel(kind="tcg", reason="for the test", cpu_model="max")
 
 
@@ -41,8 +51,9 @@ def paths_of(spec: Spec) -> VmPaths:
 @pytest.mark.parametrize("name", sorted(path.stem for path in HERE.glob("*.yaml")))
 def test_a_spec_becomes_exactly_this_line(name: str) -> None:
     spec = parse_spec((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
-    host = Host(binary=BINARY, accel=KVM if spec.accel == "kvm" else TCG)
-    line = format_argv(argv(build(spec, paths_of(spec), host))) + "\n"
+    binary = replace(BINARY, memory_file=frozenset(["rom"] * (name == "fork-guarded")))
+    host = Host(binary=binary, accel=KVM if spec.accel == "kvm" else TCG)
+    line = format_argv(argv(build(spec, paths_of(spec), host, RAM.get(name)))) + "\n"
     golden = HERE / f"{name}.argv"
     if os.environ.get("QEMUCTL_UPDATE_GOLDEN") == "1":
         golden.write_text(line, encoding="utf-8")
