@@ -92,14 +92,15 @@ def resolve_paths(spec: Spec, base: Path) -> Spec:
         image = whole("image", image)
     if qemu is not None and "/" in qemu:
         qemu = whole("qemu", qemu)
-    return spec.model_copy(
-        update={
-            "image": image,
-            "qemu": qemu,
-            "cdrom": whole("cdrom", spec.cdrom) if spec.cdrom else spec.cdrom,
-            **_resolved_parts(spec, whole),
-        }
-    )
+    whole_fields = {
+        "image": image,
+        "qemu": qemu,
+        "cdrom": whole("cdrom", spec.cdrom) if spec.cdrom else spec.cdrom,
+        **_resolved_parts(spec, whole),
+    }
+    # What was not said stays so: no default holds a path.
+    given = whole_fields.keys() & spec.model_fields_set
+    return spec.model_copy(update={key: whole_fields[key] for key in given})
 
 
 def _resolved_parts(

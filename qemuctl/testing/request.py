@@ -27,6 +27,8 @@ from qemuctl.spec import (
     validate,
 )
 from qemuctl.spec.problems import nearest
+from qemuctl.vm.fork import spec_like
+from qemuctl.vm.templates import find
 
 WORDS = (
     "image", "memory", "cpus", "disks", "nics", "template", "spec", "kvm", "name"
@@ -55,8 +57,9 @@ def wanted(
 
     Relative paths count from ``folder``; ``image`` is for guests that name none;
     ``test`` gives its name to one that has none. Raises UsageError for an unknown
-    word, SpecError for a value that makes no sense, HostError without a QEMU, Unfit
-    where KVM is required and missing.
+    word, SpecError for a value that makes no sense or that a fork cannot have,
+    TemplateError for an unknown template, HostError without a QEMU, Unfit where KVM is
+    required and missing.
     """
     check_words(words)
     given = {
@@ -65,10 +68,13 @@ def wanted(
         if key in WORDS and key not in ("spec", "template", "kvm") and value is not None
     }
     fields = {_FIELDS.get(key, key): _field(key, value) for key, value in given.items()}
-    spec = _spec(words.get("spec"), fields, folder, image, plain_name(test))
+    template = words.get("template")
+    usual = {"image": image} if template is None else {}
+    spec = _spec(words.get("spec"), fields, folder, usual, plain_name(test))
+    if template is not None:
+        spec = spec_like(find(template), spec)
     if words.get("kvm") == "required":
         _require_kvm(spec)
-    template = words.get("template")
     return Wanted(label=given.get("name", label), spec=spec, template=template)
 
 
@@ -96,13 +102,14 @@ def plain_name(test: str) -> str:
 
 
 def _spec(
-    base: Any, fields: dict[str, Any], folder: Path, image: str, name: str
+    base: Any, fields: dict[str, Any], folder: Path, usual: dict[str, Any], name: str
 ) -> Spec:
-    """The spec of a file or a dict, with the fields that were given over it."""
+    """The spec of a file or a dict, with the fields that were given over it; ``usual``
+    is for what a dict or nobody says."""
     if isinstance(base, Mapping):
-        data = {"image": image, **base, **fields}
+        data = {**usual, **base, **fields}
     elif base is None:
-        data = {"image": image, **fields}
+        data = {**usual, **fields}
     elif isinstance(base, str | Path):
         # What a file says is meant as a whole: it may be without an image.
         spec = load_spec(folder / Path(base).expanduser(), name=fields.get("name"))

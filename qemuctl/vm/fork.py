@@ -220,6 +220,19 @@ def _furnish(template: Template, paths: VmPaths, _: Tick) -> None:
         shutil.copyfile(template.seed, paths.seed)
 
 
+def spec_like(template: Template, wanted: Spec) -> Spec:
+    """The spec of a fork: ``wanted``, with the template's in all that it leaves open.
+
+    Raises SpecError where it wants a machine other than the template's.
+    """
+    check_same(template, wanted)
+    given = wanted.model_fields_set - {"memory", "cpu"}
+    update = {key: getattr(wanted, key) for key in given}
+    spec = template.spec.model_copy(update=update)
+    check_alike(template.name, template.spec, spec)
+    return spec
+
+
 def check_same(template: Template, wanted: Spec) -> None:
     """Raises SpecError when a fork is to have other memory or processors than its
     template, as far as ``wanted`` says."""

@@ -22,6 +22,7 @@ from qemuctl.thread import Tick, in_thread
 from qemuctl.units import MIB, format_size
 from qemuctl.vm.attached import Furnish, PostMortem, begin, examined
 from qemuctl.vm.bring_up import Origin
+from qemuctl.vm.guest_clock import check_clock, read_clock
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.template import Guest
 from qemuctl.vm.template_key import Recipe
@@ -106,18 +107,14 @@ def _check_space(content: Path, spec: Spec) -> None:
 
 async def _ready(vm: Vm, recipe: Recipe, timeout: float) -> None:
     await vm.wait_ready(timeout=timeout)
+    clock = await read_clock(vm.agent)
     if recipe.wait == "boot":
-        try:
-            await _run(vm, _BOOTED, "the guest to have booted", timeout)
-        except WaitTimeout as error:
-            raise TemplateError(
-                f"its guest's services were not all up after {timeout:g} s",
-                hint="qemuctl exec NAME -- systemctl list-jobs; or --wait agent",
-            ) from error
+        await _run(vm, _BOOTED, "the guest's services to be up", timeout)
     if recipe.run is not None:
         await _run(vm, recipe.run, f"the end of {recipe.run!r} in the guest", timeout)
     # What a fork need not write to its own disk.
     await _run(vm, "sync", "the guest's disks to be written", timeout)
+    await check_clock(vm.agent, clock)
 
 
 async def _run(vm: Vm, command: str, stage: str, timeout: float) -> None:
@@ -130,12 +127,6 @@ async def _run(vm: Vm, command: str, stage: str, timeout: float) -> None:
             f"(status {result.exit_status}): {command}",
             hint=words[-2000:] or None,
         )
-
-
-async def _stop(vm: Vm) -> None:
-    await vm.power.pause()
-    # Only now: a fork's agent must not begin by waiting for somebody to connect.
-    vm.agent.release()
 
 
 @contextlib.contextmanager
@@ -152,8 +143,9 @@ def _bounded(vm: Vm, stage: str, timeout: float) -> Iterator[float]:
 async def _save(vm: Vm, path: Path) -> None:
     from qemuctl.host.discovery import probe
 
-    vm.agent.release()
     await vm.power.pause()
+    # Only now: a fork's agent must not begin by waiting for somebody to connect.
+    vm.agent.release()
     by_name = "file" in probe(Path(vm.record.argv[0])).transports
     try:
         await save_state(await vm.monitor(), path, by_name=by_name)

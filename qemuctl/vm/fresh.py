@@ -12,7 +12,7 @@ from qemuctl.errors import (
 )
 from qemuctl.spec import Spec
 from qemuctl.vm.attached import Attached, PostMortem, examined
-from qemuctl.vm.fork import begin_fork, check_same
+from qemuctl.vm.fork import begin_fork, spec_like
 from qemuctl.vm.launch import launch
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.template import Template
@@ -40,9 +40,9 @@ async def fresh(
 ) -> AsyncIterator[Vm]:
     """A throwaway VM whose guest's agent answers; it ends with the block.
 
-    It is a fork: of the named ``template``, or else of one that is made from the
-    spec when there is none yet (``vm.record.template`` names it). With ``cold``,
-    or where no fork is possible, it is booted; ``notice`` gets the reason.
+    It is a fork: of the named ``template`` (see `spec_like`), or else of one that is
+    made from the spec when there is none yet (``vm.record.template`` names it). With
+    ``cold``, or where no fork is possible, it is booted; ``notice`` gets the reason.
     ``timeout`` in seconds is for the boot; ``progress`` is told of an image's build,
     ``status`` of what takes long. ``post_mortem`` gets a VM whose guest did not become
     ready, for whatever reason, before it is removed. Raises as `launch` and
@@ -53,7 +53,7 @@ async def fresh(
         if template is not None:
             found = await current(find(template), progress=notice)
             attached = await begin_fork(
-                found, _like(found, spec), post_mortem=post_mortem
+                found, spec_like(found, spec), post_mortem=post_mortem
             )
         elif not cold:
             attached = await _forked(
@@ -67,13 +67,6 @@ async def fresh(
             async with examined(vm, post_mortem):
                 await vm.wait_ready(timeout=timeout)
         yield vm
-
-
-def _like(template: Template, spec: Spec) -> Spec:
-    """The template's own spec with the other's name; raises SpecError for what a
-    fork cannot have otherwise."""
-    check_same(template, spec)
-    return template.spec.model_copy(update={"name": spec.name})
 
 
 async def _forked(

@@ -287,6 +287,6 @@ async def test_a_spec_of_another_machine_gets_no_fork(
 ) -> None:
     monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
     with pytest.raises(SpecError, match="not as in the template db"):
-        async with fresh(Spec(name="other", image="tiny"), template=db):
+        async with fresh(Spec(name="other", hotplug_ports=7), template=db):
             raise AssertionError("it was started")
     assert throwaways(shared) == []

@@ -18,6 +18,7 @@ import pytest
 from qemuctl.host import choose_accel, find_qemu, probe
 from qemuctl.qmp import eventlog
 from qemuctl.spec import Spec
+from tests.conftest import Cli
 from tests.guest.conftest import Home
 from tests.guest.inner_pytest import left, project, running
 
@@ -383,3 +384,39 @@ def test_loading_the_plugin_loads_nothing_else() -> None:
         name for name in done.stdout.split() if name.partition(".")[0] != "qemuctl"
     ] == []
     assert len(done.stdout.split()) < 8, done.stdout
+
+
+TEMPLATE = """
+@pytest.mark.vm(template="ready")
+def test_is_a_fork_of_it(vm):
+    assert vm.run("cat /made").text == "by hand"
+    assert vm.run("nproc").text == "2"
+    vm.succeed("echo mine > /made")
+
+@pytest.mark.vm(template="ready", cpus=2, nics=[{"forward": [":7"]}])
+def test_gets_another_one_with_a_port(vm):
+    assert vm.run("cat /made").text == "by hand"
+    assert vm.vm.record.forwards
+
+@pytest.mark.vm(template="ready", memory="1G")
+def test_cannot_have_more(vm):
+    pass
+
+@pytest.mark.vm(template="raedy")
+def test_is_misspelt(vm):
+    pass
+"""
+
+
+def test_a_named_template_is_what_a_mark_asks_for(
+    home: Path, inner: Inner, cli: Cli
+) -> None:
+    making = ["--image", "tiny", "--memory", "256M", "--cpus", "2"]
+    done = cli("template", "create", "ready", *making, "--run", "echo by hand >/made")
+    assert done.returncode == 0, done.stderr
+    ran = inner(TEMPLATE, "-v")
+    assert "2 passed" in ran.text, ran.text
+    assert "the template ready has 256M, and so have its forks: 1G" in ran.text
+    assert "no such template: raedy" in ran.text
+    assert "did you mean ready?" in ran.text
+    assert ("vm_boot", "fork") in ran.properties("test_is_a_fork_of_it")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qemuctl.errors import SpecError, UsageError
+from qemuctl.errors import SpecError, TemplateError, UsageError
 from qemuctl.testing import request
 from qemuctl.testing.request import Unfit, Wanted, plain_name, wanted
 from qemuctl.units import GIB, MIB
@@ -58,8 +58,9 @@ def test_words_come_over_the_spec_and_the_image_of_a_file_is_its_own(
     assert bare.image is None
 
 
-def test_a_template_is_passed_on() -> None:
-    assert want(template="web").template == "web"
+def test_an_unknown_template_is_told_before_anything_starts(bare_home: Path) -> None:
+    with pytest.raises(TemplateError, match="no such template: web"):
+        want(template="web")
 
 
 @pytest.mark.parametrize(

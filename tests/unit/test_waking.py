@@ -9,7 +9,7 @@ import time
 import pytest
 
 from qemuctl.vm.template import Guest
-from qemuctl.vm.waking import _script
+from qemuctl.vm.waking import identity
 
 MAC, NEW = "52:54:00:00:00:01", "52:54:00:00:00:02"
 
@@ -19,18 +19,18 @@ def script(
     reseed: str | None = "vmgenid",
     fine_clock: bool = True,
     hostname: str = "web",
-    changed: dict[str, str] | None = None,
+    own: str = MAC,
 ) -> str:
     guest = Guest(macs=(MAC,), readdress=True, reseed=reseed, fine_clock=fine_clock)
-    return _script(guest, hostname, changed or {})
+    return "\n".join(identity(guest, hostname, (own,)))
 
 
 @pytest.mark.parametrize("reseed", [None, "vmgenid", "perl", "python3"])
-@pytest.mark.parametrize("changed", [{}, {MAC: NEW}])
+@pytest.mark.parametrize("own", [MAC, NEW])
 def test_every_script_is_one_that_a_shell_understands(
-    reseed: str | None, changed: dict[str, str]
+    reseed: str | None, own: str
 ) -> None:
-    text = script(reseed=reseed, changed=changed, hostname="it's; $(reboot) `x` \n")
+    text = script(reseed=reseed, own=own, hostname="it's; $(reboot) `x` \n")
     subprocess.run(["sh", "-n", "-c", text], check=True)
 
 
@@ -63,9 +63,7 @@ def test_a_hostile_name_is_data() -> None:
 
 def test_only_cards_that_have_another_address_are_touched() -> None:
     assert "ip link" not in script()
-    assert f"{MAC}) ip link set ${{card##*/}} address {NEW};;" in script(
-        changed={MAC: NEW}
-    )
+    assert f"{MAC}) ip link set ${{card##*/}} address {NEW};;" in script(own=NEW)
 
 
 @pytest.mark.parametrize(("fine", "digits"), [(True, r"\d+\.\d{3}"), (False, r"\d+")])
