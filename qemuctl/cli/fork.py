@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from qemuctl.cli.output import note, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
 from qemuctl.errors import QemuctlError, UsageError
+from qemuctl.host.resources import cpu_count
 
 if TYPE_CHECKING:
     from qemuctl.guest.agent import Result
@@ -79,44 +81,51 @@ def _names(template: str, name: str | None, count: int) -> list[str]:
     ]
 
 
-async def _current(template: Template) -> Template:
-    from qemuctl.vm.templates import current
-
-    return await current(template, progress=note)
-
-
 async def _create(template: Template, names: list[str]) -> None:
     from qemuctl.vm.fork import create_fork
+    from qemuctl.vm.templates import current
 
-    template = await _current(template)
-    with working(f"starting {', '.join(names[:3])}"):
+    with working(f"starting {', '.join(names[:3])}", say_after=3.0) as status:
+        template = await current(template, progress=note, status=status)
         for name in names:
+            status(f"starting {name}")
             vm = await create_fork(template, name)
             await vm.close()
-            print(name)
-            sys.stdout.flush()
+            print(name, flush=True)
 
 
 async def _run(template: Template, words: list[str], count: int) -> int:
     from qemuctl.cli.run import run_command
+    from qemuctl.vm.fork import begin_fork
+    from qemuctl.vm.templates import current
+
+    text = f"starting a fork of {template.name}"
+    with working(text, say_after=3.0) as status:
+        template = await current(template, progress=note, status=status)
+        if count > 1:
+            status(f"running in {count} forks of {template.name}")
+            return _told(await _many(template, words, count))
+        attached = await begin_fork(template)
+    async with attached as vm:
+        return await run_command(vm, words)
+
+
+async def _many(
+    template: Template, words: list[str], count: int
+) -> list[Result | BaseException]:
+    """Runs a command in each of many forks, all at once."""
     from qemuctl.vm.fork import fork as forking
 
-    template = await _current(template)
-    if count == 1:
-        async with forking(template) as vm:
-            return await run_command(vm, words)
-    with working(f"running in {count} forks of {template.name}"):
-        results = await asyncio.gather(
-            *(_one(template, words) for _ in range(count)), return_exceptions=True
-        )
-    return _told(results)
+    # Each start takes a processor for a moment; more of them would only be late.
+    turns = asyncio.Semaphore(cpu_count())
 
+    async def one() -> Result:
+        async with contextlib.AsyncExitStack() as stack:
+            async with turns:
+                vm = await stack.enter_async_context(forking(template))
+            return await vm.unless_ended(vm.agent.run(words))
 
-async def _one(template: Template, words: list[str]) -> Result:
-    from qemuctl.vm.fork import fork as forking
-
-    async with forking(template) as vm:
-        return await vm.unless_ended(vm.agent.run(words))
+    return await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
 
 
 def _told(results: list[Result | BaseException]) -> int:

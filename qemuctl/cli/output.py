@@ -93,7 +93,12 @@ def _spinner(text: str) -> Iterator[Callable[[str], None]]:
     # No markup: the text holds the names of files.
     words = TextColumn("{task.description}", markup=False)
     columns = SpinnerColumn(), words, TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    # What is printed meanwhile goes above, unless it goes somewhere else.
+    above = sys.stdout.isatty()
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=above
+    ) as shown:
         task = shown.add_task(text, total=None)
         yield lambda changed: shown.update(task, description=changed)
 

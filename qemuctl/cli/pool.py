@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,7 @@ from qemuctl.cli.output import note, print_json, print_table, working
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.cli.templates import complete_templates
 from qemuctl.errors import StateError
-
-if TYPE_CHECKING:
-    from qemuctl.pool.status import Status
+from qemuctl.pool.status import Status
 
 pool = group("pool", "Forks of a template that are parked, to be had at once.")
 
@@ -66,8 +64,9 @@ async def _start(name: str, size: int) -> None:
             f"there is one already, of another size: {there.size}",
             hint=f"qemuctl pool stop {name}",
         )
-    template = await current(template, progress=note)
-    with working(f"parking the first fork of {name}", say_after=3.0):
+    with working(f"parking the first fork of {name}", say_after=3.0) as status:
+        template = await current(template, progress=note, status=status)
+        status(f"parking the first fork of {name}")
         await starting(template, size)
     note(f"the pool of {name} is ready; it ends with: qemuctl pool stop {name}")
 
@@ -103,11 +102,18 @@ def status(
 async def _statuses(names: list[str], asked: bool) -> list[Status]:
     from qemuctl.pool.control import status as asking
 
-    found = await asyncio.gather(*map(asking, names))
+    found = await asyncio.gather(*map(asking, names), return_exceptions=True)
+    rows = []
     for name, row in zip(names, found, strict=True):
-        if row is None and asked:
+        if isinstance(row, Status):
+            rows.append(row)
+        elif isinstance(row, StateError) and not asked:
+            rows.append(Status(template=name, problem=row.message))
+        elif isinstance(row, BaseException):
+            raise row
+        elif asked:
             raise _none(name)
-    return [row for row in found if row is not None]
+    return rows
 
 
 def _none(name: str) -> StateError:
@@ -131,7 +137,9 @@ def stop(
     from qemuctl.pool.control import stop as stopping
 
     def ending(name: str) -> None:
-        if not run_async(stopping(name)):
+        with working(f"ending the pool of {name}", say_after=3.0):
+            ended = run_async(stopping(name))
+        if not ended:
             raise _none(name)
         note(f"ended the pool of {name}")
 

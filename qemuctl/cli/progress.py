@@ -56,6 +56,9 @@ def _bar(text: str, columns: tuple[Any, ...]) -> Iterator[Progress]:
 
     # No markup: the text holds the names of files.
     words = TextColumn("{task.description}", markup=False)
-    with Bar(words, *columns, console=Console(stderr=True), transient=True) as bar:
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Bar(
+        words, *columns, console=console, transient=True, redirect_stdout=above
+    ) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -105,7 +105,7 @@ def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
     made_of = {
         key.replace("_", "-"): value
         for key, value in given.items()
-        if key not in ("template", "image", "command", "timeout", "rm", "name")
+        if key not in ("template", "image", "command", "timeout", "rm")
     }
     other = [f"--{key}" for key, value in made_of.items() if value]
     if other:

@@ -159,7 +159,7 @@ def ls(
 ) -> None:
     """List the templates."""
     from qemuctl.cli.numbers import size
-    from qemuctl.vm.templates import cached, named
+    from qemuctl.vm.templates import cached, damaged, named
 
     found = [*named(), *(cached() if every else [])]
     if json:
@@ -172,6 +172,8 @@ def ls(
         )
         for item in found
     ]  # fmt: skip
+    problem = "its description is damaged, or it is being made"
+    rows += [(name, "", "", 0, "", "", problem) for name in damaged()]
     print_table(
         ("NAME", "MADE OF", "MEMORY", "CPUS", "ON DISK", "AGE", "PROBLEM"), rows
     )
@@ -200,20 +202,19 @@ def rm(
     ] = False,
 ) -> None:
     """Remove templates; one that VMs' disks stand on is refused."""
-    from qemuctl.vm.templates import cached as cached_ones
     from qemuctl.vm.templates import remove, remove_cached
 
     if not names and not cached:
         raise UsageError("which template? give NAME, or --cached")
 
     def removing(name: str) -> None:
-        run_async(remove(name))
+        with working(f"removing the template {name}", say_after=3.0):
+            run_async(remove(name))
         note(f"removed the template {name}")
 
     if cached:
-        found = cached_ones()
-        run_async(remove_cached(found))
-        note(f"removed {len(found)} templates that were made by the way")
+        number = run_async(remove_cached())
+        note(f"removed {number} templates that were made by the way")
     for_each(names or [], removing)
 
 
@@ -227,6 +228,8 @@ def verify(name: Name) -> None:
     with working(f"reading the files of {name}", say_after=3.0):
         problem = run_async(in_thread(found.damage))
     if problem is not None:
+        with contextlib.suppress(OSError, TemplateError):
+            found.distrust()
         raise TemplateError(
             f"{name} is damaged: {problem}",
             hint="the next fork makes it again"

@@ -7,9 +7,11 @@ read is told by the kernel: its size, its inode, and when it was changed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,9 +45,12 @@ def digest(path: Path, tick: Tick = lambda: None) -> str:
     """The SHA-256 of what a file holds, in hexadecimal digits.
 
     The answer is kept in the cache. ``tick`` is called now and then and may end
-    the work by raising. Raises ImageError.
+    the work by raising. Raises ImageError, also for a device, whose content changes
+    without a trace.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError(f"not a file that could be told from another: {path}")
         stamp = Stamp.of(path)
         known = _known(path)
         if known is not None and known[0] == stamp:
@@ -85,9 +90,12 @@ def compute(path: Path, tick: Tick = lambda: None) -> str:
 
 def _data(file: BinaryIO, at: int) -> int | None:
     """Where there is data from ``at`` on; None when there is none."""
-    with contextlib.suppress(OSError):  # ENXIO
+    try:
         return os.lseek(file.fileno(), at, os.SEEK_DATA)
-    return None
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def _kept(path: Path) -> Path:

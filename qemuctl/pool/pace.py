@@ -43,16 +43,18 @@ class Pace:
         leaves half of them to others."""
         return max(1, self._cpus // 2, min(waiting, self._cpus))
 
-    def pause(self) -> float:
-        """Seconds until it is worth looking again; 0 when one may be started now."""
+    def pause(self, starting: int = 0) -> float:
+        """Seconds until it is worth looking again; 0 when one may be started now,
+        ``starting`` being on their way."""
         left = self._not_before - self._clock()
         if left > 0:
             return left
-        return _LOOK_AT_MEMORY if self.short_of_memory() else 0.0
+        return _LOOK_AT_MEMORY if self.short_of_memory(starting) else 0.0
 
-    def short_of_memory(self) -> bool:
-        """Whether one more would eat into what is kept free."""
-        return self._available() - self._cost < self.reserve
+    def short_of_memory(self, starting: int = 0) -> bool:
+        """Whether one more, with those on their way, would eat into what is kept
+        free."""
+        return self._available() - self._cost * (starting + 1) < self.reserve
 
     def cost(self, bytes_: int) -> None:
         """Counts what a parked fork was seen to take; the most counts."""

@@ -109,8 +109,10 @@ class Pool:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(_ended())
-        await self._tasks.call_off()
-        await self._drain()
+        try:
+            await self._tasks.call_off()
+        finally:  # also when the end itself is called off
+            await self._drain()
 
     async def _drain(self) -> None:
         """Ends all that are parked."""
@@ -178,6 +180,7 @@ class Pool:
         if fork is None:
             return None
         self._handed_out += 1
+        self._pace.worked()
         return fork.attached
 
     def _pop(self) -> _Fork | None:
@@ -218,8 +221,8 @@ class Pool:
         problem = "it was removed" if found is None else found.problem()
         if found is None or problem is not None:
             raise TemplateError(f"the template {name} cannot be used: {problem}")
-        if found.making != self.template.making:
-            self.template = found
+        before, self.template = self.template, found
+        if found.making != before.making:
             self._changed.set()
             await self._drain()
 
@@ -241,7 +244,7 @@ class Pool:
                 # Nobody waits for it: only when the host can afford it.
                 if len(self._parked) + self._starting >= self.size + waiting:
                     return None
-                pause = self._pace.pause()
+                pause = self._pace.pause(self._starting)
                 if pause:
                     self._told_of_memory()
                     return pause
@@ -250,7 +253,7 @@ class Pool:
         return None
 
     def _told_of_memory(self) -> None:
-        if self._pace.short_of_memory():
+        if self._pace.short_of_memory(self._starting):
             self._problem = HostError(
                 "the host has too little memory for another parked fork: "
                 f"{format_size(self._pace.reserve)} are kept free"
@@ -288,10 +291,14 @@ class Pool:
         waiter = self._first_waiting()
         if waiter is not None:
             waiter.set_result(fork)
-        elif fork.template is self.template and len(self._parked) < self.size:
+        elif self._is_wanted(fork):
             self._park(fork)
         else:  # who waited has gone, or the template was made again meanwhile
             self._tasks.begin(self._discard(fork))
+
+    def _is_wanted(self, fork: _Fork) -> bool:
+        current = fork.template.making == self.template.making
+        return current and len(self._parked) < self.size
 
     def _first_waiting(self) -> asyncio.Future[_Fork] | None:
         return next((each for each in self._waiting if not each.done()), None)

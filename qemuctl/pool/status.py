@@ -14,11 +14,11 @@ class Status:
     """
 
     template: str
-    size: int
-    parked: int
-    starting: int
-    handed_out: int
-    started: int
-    deaths: int
-    memory: int
+    size: int = 0
+    parked: int = 0
+    starting: int = 0
+    handed_out: int = 0
+    started: int = 0
+    deaths: int = 0
+    memory: int = 0
     problem: str | None = None

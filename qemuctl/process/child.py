@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import threading
@@ -201,6 +202,11 @@ class Undertaker:
         if self._popen is not None:
             # A long-lived owner would otherwise keep it as a zombie.
             threading.Thread(target=self._popen.wait, daemon=True).start()
+
+    async def dismiss(self) -> None:
+        """Ends it before it has removed anything."""
+        self.process.signal(signal.SIGKILL)
+        await self.done()
 
     async def done(self) -> None:
         """Lets go of the pipe and waits until the files are gone."""

@@ -18,7 +18,7 @@ from qemuctl.process import Child, Identity, Undertaker, bury
 from qemuctl.qmp import Recorder, Session
 from qemuctl.spec import Spec, dump
 from qemuctl.vm.bring_up import GREETING_TIMEOUT, Origin, bring_up, put_down
-from qemuctl.vm.definitions import THROWAWAY, find
+from qemuctl.vm.definitions import THROWAWAY, find, name_in_use
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import Device
@@ -89,7 +89,7 @@ async def begin(
     """The throwaway VM that is to have this name, its CPUs stopped.
 
     ``furnish`` puts files into its new folder. Raises SpecError, HostError,
-    ImageError or LaunchError, and leaves nothing then.
+    ImageError, LaunchError or NameInUse, and leaves nothing then.
     """
     paths = VmPaths.of(name)
     paths.check_sockets()
@@ -98,6 +98,13 @@ async def begin(
     undertaker = bury(paths.state, paths.run)
     try:
         paths.state.mkdir(mode=0o700)
+    except BaseException as error:
+        # The folder is another's, or was never made.
+        await undertaker.dismiss()
+        if isinstance(error, FileExistsError):
+            raise name_in_use(name) from error
+        raise
+    try:
         (paths.state / THROWAWAY).write_text(str(os.getpid()))
         paths.spec.write_text(dump(spec))
         if furnish is not None:

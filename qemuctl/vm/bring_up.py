@@ -113,6 +113,7 @@ async def bring_up(
         )
     finally:
         os.close(lock)
+    session = None
     try:
         session = await _greeting(paths, child, plan)
         if origin is not None:
@@ -124,6 +125,8 @@ async def bring_up(
         vm = await _written_down(plan, child, session, origin, attached=attached)
     except BaseException:
         child.disown()
+        if session is not None:
+            await asyncio.shield(session.close())
         await asyncio.shield(child.reaped())
         raise
     return vm, child
@@ -185,11 +188,13 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
         )
     )
     ending = asyncio.create_task(child.reaped())
+    greeted = None
     try:
         await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done() and connecting.exception() is None:
             child.greeted()
-            return connecting.result()
+            greeted = connecting.result()
+            return greeted
         # Without a greeting QEMU is ending, or it hangs and must be ended.
         if not ending.done() and isinstance(connecting.exception(), WaitTimeout):
             raise connecting.exception() or AssertionError
@@ -199,7 +204,9 @@ async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:
     finally:
         for task in (connecting, ending):
             task.cancel()
-        await asyncio.gather(connecting, ending, return_exceptions=True)
+        late, _ = await asyncio.gather(connecting, ending, return_exceptions=True)
+        if isinstance(late, Session) and greeted is None:
+            await late.close()
 
 
 _LOCKED = re.compile(r'Failed to get (shared )?"[a-z ]+" lock')

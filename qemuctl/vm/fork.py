@@ -62,8 +62,17 @@ async def begin_fork(
             with contextlib.suppress(QemuctlError):
                 return await or_ended(attached, rouse(attached, template, spec))
     attached = await park(template, spec)
+    return await or_ended(attached, _looked_at(attached, template, spec, post_mortem))
+
+
+async def _looked_at(
+    attached: Attached,
+    template: Template,
+    spec: Spec | None,
+    post_mortem: PostMortem | None,
+) -> None:
     async with examined(attached.vm, post_mortem):
-        return await or_ended(attached, unpark(attached, template, spec))
+        await unpark(attached, template, spec)
 
 
 def _alike(template: Template, spec: Spec | None) -> bool:

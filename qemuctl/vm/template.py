@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ from qemuctl.image.digests import Stamp, compute
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, parse_spec
 from qemuctl.thread import Tick
+from qemuctl.vm.template_lock import alone_now
 
 FILE = "template.json"
 _FORMAT = 1
@@ -72,7 +74,8 @@ class Template:
     matters; ``source`` says in words what it was made of, ``furnished`` that its
     disks were copies of a VM's; ``wait`` and ``run`` what it waited for and the
     command that warmed it up. Times in seconds; ``boot``
-    is the host's boot in which its files were last read through.
+    is the host's boot in which its files were last read through, ``timeout`` what its
+    maker gave the boot, and again the command.
     """
 
     folder: Path
@@ -92,6 +95,7 @@ class Template:
     boot_seconds: float
     freeze_seconds: float
     boot: str
+    timeout: float = 120.0
     files: dict[str, Kept] = field(default_factory=dict)
 
     @property
@@ -173,9 +177,20 @@ class Template:
             for name, kept in self.files.items()
         }
         fresh = replace(self, boot=boot_id(), files=files)
-        with contextlib.suppress(OSError):  # else they are read again
-            fresh.write()
+        with contextlib.suppress(OSError, TemplateError):  # else they are read again
+            fresh.update()
         return fresh
+
+    def distrust(self) -> None:
+        """Has whoever uses it next read its files through. Raises OSError."""
+        replace(self, boot="").update()
+
+    def update(self) -> None:
+        """Writes the description anew, unless another making has come meanwhile."""
+        with alone_now(self.folder) as free:
+            now = read_template(self.folder) if free else None
+            if now is not None and now.making == self.making:
+                self.write()
 
     def damage(self, tick: Tick = lambda: None) -> str | None:
         """What is wrong with its files, each read through; None when all is well."""
@@ -193,7 +208,7 @@ class Template:
         """Makes it known, as a whole."""
         value = asdict(self)
         del value["folder"]
-        fresh = self.folder / f".{FILE}.new"
+        fresh = self.folder / f".{FILE}.{secrets.token_hex(4)}.new"
         fresh.write_text(json.dumps({"format": _FORMAT} | value, indent=1) + "\n")
         fresh.replace(self.folder / FILE)
 

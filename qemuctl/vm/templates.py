@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -148,6 +148,12 @@ def cached() -> list[Template]:
     return sorted(found, key=lambda template: -template.made_at)
 
 
+def damaged() -> list[str]:
+    """The named ones that are no templates any more, or not yet."""
+    known = {template.name for template in named()}
+    return sorted(name for name in _folders(templates_dir()) if name not in known)
+
+
 def _templates(where: Path) -> Iterator[Template]:
     for name in _folders(where):
         with contextlib.suppress(TemplateError):
@@ -168,19 +174,27 @@ def _folders(where: Path) -> list[str]:
     return []
 
 
-async def current(template: Template, *, progress: Stages | None = None) -> Template:
+async def current(
+    template: Template,
+    *,
+    progress: Stages | None = None,
+    status: Stages = lambda _: None,
+) -> Template:
     """A template that somebody gave a name, as it can be used now: made again when
     its files are damaged, or what it was made from is another now.
 
-    Raises TemplateError where it cannot be made again.
+    ``progress`` is told when it is made again, ``status`` of what takes long. Raises
+    TemplateError where it cannot be made again.
     """
     making = Making(
         spec=template.spec,
         recipe=Recipe(template.wait, template.run),
         source=template.source,
+        timeout=template.timeout,
     )
     key = await _key(making, progress)
     reason = "what it was made from has changed: QEMU, or an image"
+    status(f"looking at the template {template.name}")
     try:
         confirmed = await in_thread(template.confirmed)
         if key.text == template.key:
@@ -192,11 +206,15 @@ async def current(template: Template, *, progress: Stages | None = None) -> Temp
             f"the template {template.name} cannot be used: {reason}",
             hint=f"qemuctl template rm {template.name}, and create it again",
         )
-    if progress is not None:
-        progress(f"making the template {template.name} again: {reason}")
-    async with alone(template.folder):
+    words = f"waiting for another process that makes the template {template.name}"
+    async with alone(template.folder, lambda: status(words)):
         found = await _usable(template.folder, key)
-        return found or await _make(template.folder, making, key, progress)
+        if found is not None:
+            return found
+        if progress is not None:
+            progress(f"making the template {template.name} again: {reason}")
+        status(f"making the template {template.name} again")
+        return await _make(template.folder, making, key, progress)
 
 
 async def _usable(folder: Path, key: Key) -> Template | None:
@@ -256,6 +274,7 @@ async def _make(
             boot_seconds=frozen.boot_seconds,
             freeze_seconds=frozen.freeze_seconds,
             boot=boot_id(),
+            timeout=making.timeout,
             files=files,
         )
         template.write()
@@ -309,11 +328,15 @@ async def remove(name: str) -> None:
         discard(folder)
 
 
-async def remove_cached(templates: Sequence[Template]) -> None:
-    """Removes templates that were made by the way: no disk that stays is on them."""
-    for template in templates:
-        async with alone(template.folder):
-            discard(template.folder)
+async def remove_cached() -> int:
+    """Removes all that were made by the way, for no disk that stays is on them; gives
+    how many."""
+    where = cached_templates_dir()
+    folders = [where / name for name in _folders(where)]
+    for folder in folders:
+        async with alone(folder):
+            discard(folder)
+    return len(folders)
 
 
 def discard(folder: Path) -> None:

@@ -173,8 +173,11 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _named(spec: Spec) -> Iterator[Path]:
-    """What a spec names: disks with all below them, and its image."""
+    """What a spec names: disks with all below them, its image, a kernel, a CD."""
     yield from itertools.chain.from_iterable(_given(spec))
+    for name in (spec.boot.kernel, spec.boot.initrd, spec.cdrom):
+        if name:
+            yield Path(name)
     if spec.image is not None:
         yield Path(spec.image) if spec.image_is_file else images_dir() / spec.image
     with contextlib.suppress(QemuctlError):

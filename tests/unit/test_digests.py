@@ -142,3 +142,8 @@ def test_a_stamp_is_not_kept_by_a_copy(tmp_path: Path) -> None:
     copy = sparse(tmp_path / "copy", {})
     os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     assert Stamp.of(copy) != Stamp.of(path)
+
+
+def test_a_device_is_no_file_that_could_be_told_from_another() -> None:
+    with pytest.raises(ImageError, match="/dev/zero"):
+        digest(Path("/dev/zero"))

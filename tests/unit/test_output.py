@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -57,3 +59,18 @@ def test_a_pipe_hears_nothing_of_a_short_wait_or_where_nobody_wants_it(
         change("quiet still")
         time.sleep(0.2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("bar", ["output.working('x')", "progress.percent('x')"])
+def test_what_is_printed_meanwhile_goes_where_it_was_to_go(bar: str) -> None:
+    terminal, theirs = os.openpty()
+    code = f"""
+from qemuctl.cli import output, progress
+with {bar}:
+    print("data")
+"""
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    os.close(terminal)
+    assert done.stdout == b"data\n"

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qemuctl.errors import TemplateError
-from qemuctl.paths import cached_templates_dir, private_dir, templates_dir
+from qemuctl.image.digests import Stamp
+from qemuctl.paths import cached_templates_dir, private_dir, templates_dir, vms_dir
 from qemuctl.process.identity import boot_id
 from qemuctl.vm import template as module
 from qemuctl.vm import templates
@@ -267,3 +268,45 @@ def test_what_was_made_by_the_way_keeps_no_image() -> None:
     template = make("key", cached_templates_dir)
     replace(template, text="name: db\nimage: base\n").write()
     assert needing(image.folder) == []
+
+
+def test_a_description_of_another_making_is_not_written_over(made: Template) -> None:
+    other = replace(made, making="ffffffff")
+    private_dir(other.content)
+    other.write()
+    made.update()
+    assert json.loads((made.folder / FILE).read_text())["making"] == "ffffffff"
+    assert [path.name for path in made.folder.glob("*.new")] == []
+
+
+def test_damage_that_verify_found_is_seen_by_whoever_uses_it_next(
+    made: Template,
+) -> None:
+    status = made.ram.stat()
+    data = bytearray(made.ram.read_bytes())
+    data[0] ^= 1
+    made.ram.write_bytes(bytes(data))
+    os.utime(made.ram, ns=(status.st_atime_ns, status.st_mtime_ns))
+    files = made.files | {"ram": replace(made.files["ram"], stamp=Stamp.of(made.ram))}
+    rotten = replace(made, files=files)
+    rotten.write()
+    assert rotten.confirmed() is rotten  # a glance sees nothing
+    rotten.distrust()
+    found = read_template(made.folder)
+    assert found is not None
+    with pytest.raises(TemplateError, match="damaged: ram"):
+        found.confirmed()
+
+
+def test_a_template_needs_the_kernel_that_it_boots_with(made: Template) -> None:
+    vm = private_dir(vms_dir() / "web")
+    (vm / "kernel").touch()
+    text = f"name: db\nboot:\n  kernel: {vm / 'kernel'}\n"
+    replace(made, text=text).write()
+    assert needing(vm) == ["the template db"]
+
+
+def test_what_is_no_template_any_more_is_listed(made: Template) -> None:
+    (private_dir(templates_dir() / "broken") / FILE).write_text("nonsense")
+    assert [template.name for template in templates.named()] == ["db"]
+    assert templates.damaged() == ["broken"]
