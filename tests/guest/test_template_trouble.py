@@ -101,7 +101,7 @@ def test_another_qemu_makes_it_again_and_says_so(shared: Home, made: Path) -> No
             "(status 3): echo no >&2; exit 3\n\nhint: no",
         ),
         (("--run", "poweroff -f; sleep 60"), "ended: "),
-        (("--run", "sleep 600", "--timeout", "30"), "waiting for the end of 'sleep"),
+        (("--run", "sleep 600", "--timeout", "20"), "waiting for the end of 'sleep"),
     ],
 )
 def test_a_guest_that_does_not_get_ready_leaves_nothing(
