@@ -163,7 +163,7 @@ def reboot(names: Names, timeout: Timeout = "60") -> None:
 
     def reboot_one(name: str) -> None:
         way = run_async(power(name, "reboot", timeout=seconds(timeout)))
-        note(f"{name} reboots (asked by its {way})")
+        note(f"{name} reboots" + (f" (asked by its {way})" if way else ""))
 
     for_each(names, reboot_one)
 

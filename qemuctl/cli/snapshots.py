@@ -51,6 +51,8 @@ def create(
         made = run_async(_create(name, snap, description, disk_only))
     what = _ram(made) if made.ram_bytes is None else f"{_ram(made)} of RAM"
     note(f"{name}: made the snapshot {snap}: {what}; {', '.join(made.disks)}")
+    if made.ram_bytes is not None and made.fork_of is not None:
+        note(f"{name} is a fork of {made.fork_of}: this RAM fits until it is stopped")
 
 
 @snapshot.command("ls", epilog="Example:  qemuctl snapshot ls web --json")
@@ -120,8 +122,10 @@ async def _list(name: str) -> list[Snapshot]:
     from qemuctl.vm.states import Accepted, Action, admit
 
     if not _is_on(name):
-        with contextlib.suppress(QemuctlError):  # which the next change tells
+        try:
             await settle(name)
+        except QemuctlError as error:
+            note(error.message)
         return list_snapshots(name)
     try:
         async with await attach(name, Action.FORGET) as vm:

@@ -53,6 +53,23 @@ def proportional_bytes(pid: int) -> int | None:
     return None
 
 
+def swapped_bytes(pid: int) -> int:
+    """Memory of a process that the host has swapped out (VmSwap of proc_pid_status(5));
+    0 when it has ended."""
+    try:
+        return parse_swapped(Path(f"/proc/{pid}/status").read_bytes())
+    except OSError:
+        return 0
+
+
+def parse_swapped(status: bytes) -> int:
+    """The bytes of VmSwap in the text of a /proc/PID/status; 0 where it has none."""
+    for line in status.splitlines():
+        if line.startswith(b"VmSwap:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def _stat(path: str) -> list[bytes] | None:
     """The fields from the third on: the second, the name, may hold anything."""
     try:

@@ -193,11 +193,28 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
         # Who meets the lock must not take us for a QEMU, and kill us.
         with contextlib.suppress(OSError):  # on a full disk, too, one can remove
             paths.busy.touch()
+        _check_whole(paths, action)
         _conclude(paths, action)
         yield paths
     finally:
         paths.busy.unlink(missing_ok=True)
         os.close(lock)
+
+
+# Those that end what was cut short, or need no disks.
+_ANYWAY = (
+    Action.REMOVE, Action.START, Action.SNAPSHOT, Action.REVERT, Action.FORGET,
+)  # fmt: skip
+
+
+def _check_whole(paths: VmPaths, action: Action) -> None:
+    """Raises StateError where a killed command may have left disks of two times."""
+    if paths.snapshotting.exists() and action not in _ANYWAY:
+        raise StateError(
+            f"{action} {paths.name}", State.OFF,
+            "a command that was to do with its snapshots was cut short",
+            hint=f"what it has begun is ended by: qemuctl snapshot ls {paths.name}",
+        )  # fmt: skip
 
 
 def _conclude(paths: VmPaths, action: Action) -> None:

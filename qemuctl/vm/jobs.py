@@ -7,11 +7,13 @@ it: a connection that is lost, or a command that was killed, does not lose it.
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import CommandError, MonitorLost
 from qemuctl.qmp import eventlog
+from qemuctl.qmp.events import Resumed
 from qemuctl.qmp.jobs import (
     JobDismiss,
     JobInfo,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 _OURS = "qemuctl-"
 _LOAD = f"{_OURS}load-"
-_CONCLUDED = "concluded"
+_RUNNING, _ABORTING, _CONCLUDED = "running", "aborting", "concluded"
 
 
 async def save(vm: Vm, tag: str, *, vmstate: str, nodes: list[str]) -> None:
@@ -38,10 +40,15 @@ async def save(vm: Vm, tag: str, *, vmstate: str, nodes: list[str]) -> None:
     )
 
 
-async def load(vm: Vm, tag: str, *, vmstate: str, nodes: list[str]) -> None:
+def new_load() -> str:
+    """An id for a `load`, so that it can be written down before there is one."""
+    return _id("load")
+
+
+async def load(vm: Vm, tag: str, *, job: str, vmstate: str, nodes: list[str]) -> None:
     """Goes back to what `save` has saved (snapshot-load); raises as it does."""
     await _carry_out(
-        vm, SnapshotLoad(job_id=_id("load"), tag=tag, vmstate=vmstate, devices=nodes)
+        vm, SnapshotLoad(job_id=job, tag=tag, vmstate=vmstate, devices=nodes)
     )
 
 
@@ -53,12 +60,38 @@ async def delete(vm: Vm, tag: str, nodes: list[str]) -> None:
         )
 
 
-async def clear(vm: Vm) -> None:
-    """Waits for jobs whose command has gone, and dismisses them."""
+async def clear(vm: Vm) -> dict[str, JobInfo]:
+    """Waits for jobs whose command has gone, and dismisses them; what they came to,
+    by their ids."""
+    ended = {}
     for job in await vm.execute(QueryJobs(), timeout=None):
         if job.id.startswith(_OURS):
-            await vm.unless_ended(_concluded(vm, job.id))
+            concluded = await vm.unless_ended(_concluded(vm, job.id))
             await vm.execute(JobDismiss(id=job.id))
+            ended[job.id] = concluded or job
+    return ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastLoad:
+    """A load as events tell of it: whether it ``began`` and ``failed``, and whether
+    the guest ``ran`` after it had begun, so that disks may hold newer things."""
+
+    began: bool = False
+    failed: bool = False
+    ran: bool = False
+
+
+def past_load(events: Path, id: str | None) -> PastLoad:
+    """What has become of one load in the VM's last run (JOB_STATUS_CHANGE, RESUME)."""
+    began = failed = ran = False
+    for event in eventlog.past(events):
+        if event.name == JobStatusChange.NAME and event.data.get("id") == id:
+            began = began or event.data.get("status") == _RUNNING
+            failed = failed or event.data.get("status") == _ABORTING
+        # A guest that goes on where the snapshot was does so before the job ends.
+        ran = ran or (began and event.name == Resumed.NAME)
+    return PastLoad(began=began, failed=failed, ran=ran)
 
 
 def loaded(events: Path) -> bool:

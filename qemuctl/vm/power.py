@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -128,21 +128,23 @@ class Power:
             with self._vm.deadline("QEMU to reset", _QUIT_PATIENCE):
                 await self._vm.unless_ended(events.get(), _QUIT_PATIENCE)
 
-    async def reboot(self, *, timeout: float = REBOOT_TIMEOUT) -> str:
+    async def reboot(self, *, timeout: float = REBOOT_TIMEOUT) -> str | None:
         """Asks the guest to reboot, by its agent or else by Ctrl-Alt-Del.
 
         Returns ``agent`` or ``keyboard``, whichever was asked last, once QEMU
-        reports the reset. A guest that is still booting refuses, or takes no
-        notice, so it is asked again. Raises WaitTimeout when it does not reboot.
+        reports the reset; None for a guest that reset itself before it was asked.
+        One that is still booting refuses, or takes no notice, so it is asked
+        again. Raises WaitTimeout when it does not reboot.
         """
         await self._admitted(Action.REBOOT)
         end = time.monotonic() + timeout
         reset = asyncio.ensure_future(
             eventstream.upcoming(self._vm.paths.events, Reset.NAME)
         )
+        way = None
         try:
             while True:
-                way = await self._ask_to_reboot()
+                way = await self._ask_to_reboot(reset.done) or way
                 left = end - time.monotonic()
                 with contextlib.suppress(TimeoutError):
                     patience = min(_ASK_EVERY, left)
@@ -158,9 +160,14 @@ class Power:
             reset.cancel()
             await asyncio.gather(reset, return_exceptions=True)
 
-    async def _ask_to_reboot(self) -> str:
-        if await self._ask_agent("reboot"):
+    async def _ask_to_reboot(self, has_reset: Callable[[], bool]) -> str | None:
+        """Which way it was asked; None when it needs not be any more: what is asked
+        after the reset would be for the next boot."""
+        answers = await self._agent_answers()
+        if answers and not has_reset() and await self._ask_agent("reboot"):
             return "agent"
+        if has_reset():
+            return None
         keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
         await self._vm.command("send-key", {"keys": keys})
         return "keyboard"
@@ -197,7 +204,7 @@ class Power:
         """Each step, taken when the one before did not help."""
         if timeout > 0 and await self._awake(state):
             deadline = time.monotonic() + timeout
-            if await self._ask_agent("powerdown"):
+            if await self._agent_answers() and await self._ask_agent("powerdown"):
                 yield _Step("agent", timeout / 2)
             while (left := deadline - time.monotonic()) > 0:
                 await self._press()
@@ -224,18 +231,22 @@ class Power:
                 return True
         return state is State.RUNNING
 
-    async def _ask_agent(self, mode: str) -> bool:
-        """Asks the agent to shut down, if it answers a short ping."""
-        agent = self._vm.agent
+    async def _agent_answers(self) -> bool:
         try:
-            await agent.ping(timeout=_AGENT_PATIENCE)
+            await self._vm.agent.ping(timeout=_AGENT_PATIENCE)
         except (AgentError, WaitTimeout):
             return False
+        return True
+
+    async def _ask_agent(self, mode: str) -> bool:
+        """Asks the agent to shut down; whether it did not refuse."""
         # No reply means that it works (guest-shutdown's own documentation);
         # the channel may close before, when the guest is quick.
         with contextlib.suppress(WaitTimeout):
             try:
-                await agent.request("guest-shutdown", {"mode": mode}, timeout=0.5)
+                await self._vm.agent.request(
+                    "guest-shutdown", {"mode": mode}, timeout=0.5
+                )
             except AgentRefused:
                 return False
             except AgentError:

@@ -38,10 +38,17 @@ def check_new(
 
 
 def to_revert(
-    vm: str, name: str, state: str, records: Records, disks: Sequence[Carrier]
+    vm: str,
+    name: str,
+    state: str,
+    records: Records,
+    disks: Sequence[Carrier],
+    *,
+    fork_of: str | None = None,
 ) -> Entry:
-    """The entry to go back to. Raises StateError when it is not there as a whole, or
-    the VM writes to other disks now."""
+    """The entry to go back to. Raises StateError when it is not there as a whole, the
+    VM writes to other disks now, or was a fork then and is none any more:
+    ``fork_of`` is its template now."""
     action = f"revert {vm}"
     check_known(vm, name, Action.REVERT, state, records, disks)
     entry = records.entries.get(name)
@@ -58,6 +65,12 @@ def to_revert(
         raise StateError(
             action, state, f"{name} knows nothing of {', '.join(later)}",
             hint=f"first: qemuctl disk rm {vm} {later[0]}",
+        )  # fmt: skip
+    if entry.has_ram and entry.fork_of is not None and entry.fork_of != fork_of:
+        raise StateError(
+            action, state, f"{name} has the RAM of a fork of {entry.fork_of}, which "
+            "fits only until the fork is stopped, and it has been",
+            hint="its disks, while the VM is off: qemuctl image snapshot apply",
         )  # fmt: skip
     return entry
 

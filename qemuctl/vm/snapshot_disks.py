@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import ImageError, StateError
 from qemuctl.image.snapshots import snapshots as in_file
-from qemuctl.process.usage import usage
+from qemuctl.process.usage import swapped_bytes, usage
 from qemuctl.qmp.commands import BlockInfo, QueryBlock
 from qemuctl.qmp.stats import QueryMemorySizeSummary
 from qemuctl.units import format_rounded
@@ -138,9 +138,12 @@ async def check_room(vm: Vm, disk: Carrier) -> None:
     """
     memory = await vm.execute(QueryMemorySizeSummary())
     taken = usage(vm.record.qemu)
-    most = memory.base_memory + (memory.plugged_memory or 0)
-    # What the guest has never touched is not written.
-    needed = min(most, taken.resident_bytes) if taken else most
+    needed = memory.base_memory + (memory.plugged_memory or 0)
+    # What the guest has never touched is not written; but a fork's RAM is full of
+    # what its template has touched.
+    if taken and vm.record.template is None:
+        touched = taken.resident_bytes + swapped_bytes(vm.record.qemu.pid)
+        needed = min(needed, touched)
     if _free_bytes(disk) < needed:
         raise StateError(
             f"snapshot {vm.name}", "running",

@@ -22,6 +22,8 @@ from qemuctl.spec.scalars import check_name
 Consistency = Literal["ram", "frozen", "crash", "off"]
 GUARD = ".before-revert"
 """The tag of what disks held before a revert of a VM that is off."""
+FORK_OF = "fork of the template"
+"""What a fork is, in its topology: its RAM lies over that of its template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,11 @@ class Entry:
     @property
     def has_ram(self) -> bool:
         return self.consistency == "ram"
+
+    @property
+    def fork_of(self) -> str | None:
+        """The template that the VM was a fork of; None for any other VM."""
+        return self.topology.get(FORK_OF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +141,13 @@ def _entry(value: dict[str, Any]) -> Entry:
 @dataclass(frozen=True, kw_only=True)
 class UnderWay:
     """A command that has begun to ``create``, ``load``, ``apply`` (to disks alone)
-    or ``remove`` a snapshot; ``frozen`` tells that it froze the file systems."""
+    or ``remove`` a snapshot; ``frozen`` tells that it froze the file systems, ``job``
+    is QEMU's name for the load."""
 
     what: Literal["create", "load", "apply", "remove"]
     name: str
     frozen: bool = False
+    job: str | None = None
 
     def begin(self, paths: VmPaths) -> None:
         """Writes it down. Raises HostError."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from qemuctl.errors import CommandError
 from qemuctl.qmp.plug import QomGet, QomList
 from qemuctl.vm.live import PERIPHERAL, Plugged
+from qemuctl.vm.snapshot_records import FORK_OF
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -30,6 +31,8 @@ async def topology(vm: Vm) -> dict[str, str]:
     """What the VM is made of now, by names that people know (qom-list, qom-get)."""
     record = vm.record
     found = {"machine": record.machine, "accelerator": record.accel}
+    if record.template is not None:
+        found[FORK_OF] = record.template
     found |= _switches(record.argv)
     for device in await vm.live.plugged():
         found[device.id] = await _described(vm, device)

@@ -38,6 +38,8 @@ class Snapshot:
     ``ram_bytes`` is None where it has disks only. ``consistency`` is ``ram``,
     ``frozen``, ``crash`` or ``off``, None where nobody knows. ``problem`` says what
     keeps it from being used, ``current`` that the VM has come from it last.
+    ``fork_of`` is the template of a VM that was a fork then: the RAM fits until that
+    one is stopped.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Snapshot:
     description: str = ""
     qemu: str | None = None
     machine: str | None = None
+    fork_of: str | None = None
     current: bool = False
     problem: str | None = None
 
@@ -124,6 +127,7 @@ def _recorded(entry: Entry, records: Records, disks: Sequence[DiskTags]) -> Snap
         description=entry.description,
         qemu=entry.qemu,
         machine=entry.topology.get("machine"),
+        fork_of=entry.fork_of,
         current=entry.name == records.current,
         problem=missing_on(entry, disks),
     )

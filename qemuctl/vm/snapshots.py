@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemuctl.errors import AgentError, CommandError, HostError, QemuctlError, StateError
 from qemuctl.qmp.commands import Cont, QueryStatus
-from qemuctl.qmp.jobs import snapshot_at_once
+from qemuctl.qmp.jobs import JobInfo, snapshot_at_once
 from qemuctl.vm import jobs
 from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
 from qemuctl.vm.snapshot_disks import Carrier, check_room, of_running, room, roomiest
@@ -46,6 +46,8 @@ _UNTOUCHED = (
     "disk-only snapshot",
     "vmstate block device",
 )
+# And with these after it may have taken some disks back (block/snapshot.c).
+_HALFWAY = "Could not load snapshot"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,10 @@ class Snapshots:
         async with self._changing(Action.REVERT):
             state = await vm.state()
             disks = await of_running(vm)
-            entry = to_revert(vm.name, name, state, self._records(), disks)
+            entry = to_revert(
+                vm.name, name, state, self._records(), disks,
+                fork_of=vm.record.template,
+            )  # fmt: skip
             await self._check_fits(entry, state)
             state = await _in_full(self._load(entry, disks, state))
         problem: str | None = "the VM is paused"
@@ -163,7 +168,7 @@ class Snapshots:
         self, action: Action, patience: float = 60.0
     ) -> AsyncIterator[None]:
         async with self._vm.live.changing(action, patience=patience):
-            await self._settle()
+            await self._settle(action)
             yield
 
     def _records(self) -> Records:
@@ -181,7 +186,7 @@ class Snapshots:
             # QEMU cannot be interrupted while it saves; what it has saved by then is
             # removed. Who does not wait for that leaves it to the next command.
             with contextlib.suppress(QemuctlError):
-                await self._settle()
+                await self._settle(Action.SNAPSHOT)
             raise
         ended(self._vm.paths)
 
@@ -203,18 +208,24 @@ class Snapshots:
             await self._vm.execute(snapshot_at_once(nodes, entry.name))
         return replace(entry, consistency="frozen") if still else entry
 
-    async def _settle(self) -> None:
-        """Ends what was begun: what is not written down was not made."""
+    async def _settle(self, action: Action) -> None:
+        """Ends what was begun: what is not written down was not made.
+
+        Raises StateError while a load that has failed is to be finished, which it is
+        once the VM is off.
+        """
         paths = self._vm.paths
         if not paths.snapshotting.exists():
             return
         mark = under_way(paths)
-        await jobs.clear(self._vm)
+        past = await jobs.clear(self._vm)
         if mark is not None:
             if mark.frozen:
                 with contextlib.suppress(AgentError):
                     await thaw(self._vm)
             records = self._records()
+            if mark.what == "load":
+                await self._end_load(mark, past.get(mark.job or ""), action)
             if mark.what == "apply":
                 await self._delete(GUARD)
             if mark.what == "remove" or (
@@ -224,6 +235,20 @@ class Snapshots:
                 if mark.name in records.entries:
                     records.removed(mark.name).write(paths.snapshots)
         ended(paths)
+
+    async def _end_load(
+        self, mark: UnderWay, job: JobInfo | None, action: Action
+    ) -> None:
+        """Tells what has become of a load whose command has gone."""
+        vm, entry = self._vm, self._records().entries.get(mark.name)
+        past = jobs.past_load(vm.paths.events, mark.job)
+        if entry is None or not past.began:
+            return
+        if not past.failed:
+            self._arrived(entry)
+        elif not past.ran and (job is None or _HALFWAY in (job.error or "")):
+            reason = f"its revert to {mark.name} has failed"
+            raise self._halfway(action, mark.name, await vm.state(), reason)
 
     async def _delete(self, name: str) -> None:
         disks = await of_running(self._vm)
@@ -251,24 +276,35 @@ class Snapshots:
     ) -> State:
         vm, name = self._vm, entry.name
         where = max(disks, key=lambda disk: disk.tags[name].ram_bytes)
-        with contextlib.suppress(HostError):  # it is for others to know, no more
-            UnderWay(what="load", name=name).begin(vm.paths)
+        nodes, job = [disk.node for disk in disks], jobs.new_load()
+        vm.agent.release()
+        if entry.state != State.RUNNING:
+            await self._hold(state)
+        with contextlib.suppress(HostError):  # a full disk is no reason to stay here
+            UnderWay(what="load", name=name, job=job).begin(vm.paths)
+        # Where it does not come to an end, whoever comes next finds that it began.
         try:
-            vm.agent.release()
-            if entry.state != State.RUNNING:
-                # QEMU would let it go on, for it ran.
-                await vm.power.pause()
-            nodes = [disk.node for disk in disks]
-            await jobs.load(vm, name, vmstate=where.node, nodes=nodes)
+            await jobs.load(vm, name, job=job, vmstate=where.node, nodes=nodes)
         except CommandError as error:
             raise await self._not_loaded(error, entry, state) from error
-        finally:
-            ended(vm.paths)
         if entry.state == State.RUNNING:
             await self._go_on()
-        self._restore_ballooned(entry)
-        self._records().at(name).write(vm.paths.snapshots)
+        self._arrived(entry)
+        ended(vm.paths)
         return await vm.state()
+
+    async def _hold(self, state: State) -> None:
+        """Stops the CPUs in such a way that a load leaves the VM paused."""
+        if state is State.RUNNING:
+            # QEMU would let it go on, for it ran.
+            await self._vm.power.pause()
+        elif state is State.PANICKED:
+            # QEMU would call it panicked still; only a reset makes it forget.
+            await self._vm.power.reset()
+
+    def _arrived(self, entry: Entry) -> None:
+        self._restore_ballooned(entry)
+        self._records().at(entry.name).write(self._vm.paths.snapshots)
 
     async def _go_on(self) -> None:
         if not (await self._vm.execute(QueryStatus())).running:
@@ -278,17 +314,34 @@ class Snapshots:
         self, error: CommandError, entry: Entry, before: State
     ) -> StateError:
         vm = self._vm
+        if _HALFWAY in error.desc:
+            return self._halfway(Action.REVERT, entry.name, before, error.desc)
+        ended(vm.paths)
         action = f"revert {vm.name} to {entry.name}"
         if any(words in error.desc for words in _UNTOUCHED):
             if before is State.RUNNING:
                 await self._go_on()
-            reason = f"{error.desc}; the VM is {await vm.state()} as before"
-            return StateError(action, before, reason)
+            now = await vm.state()
+            unchanged = " as before" if now is before else ""
+            return StateError(
+                action, before, f"{error.desc}; the VM is {now}{unchanged}"
+            )
         return StateError(
             action, before,
             f"{error.desc}; its disks are as they were then, but its RAM is not: the "
             "VM is stopped for good",
             hint=f"qemuctl kill {vm.name}; then start it, or revert again",
+        )  # fmt: skip
+
+    def _halfway(
+        self, action: Action, name: str, state: State, reason: str
+    ) -> StateError:
+        vm = self._vm.name
+        return StateError(
+            f"{action} {vm}", state,
+            f"{reason}; some of its disks may be as they were then, and others not: "
+            "the VM must not go on",
+            hint=f"qemuctl kill {vm}; its next start takes all of them to {name}",
         )  # fmt: skip
 
     # QEMU does not tell what the balloon was asked to hold.
@@ -299,18 +352,26 @@ class Snapshots:
         return None
 
     def _restore_ballooned(self, entry: Entry) -> None:
+        paths = self._vm.paths
+        with contextlib.suppress(FileNotFoundError):
+            began = paths.snapshotting.stat().st_mtime_ns
+            if paths.ballooned.stat().st_mtime_ns > began:
+                return  # it was asked for something else since
         if entry.ballooned is None:
-            self._vm.paths.ballooned.unlink(missing_ok=True)
+            paths.ballooned.unlink(missing_ok=True)
         else:
-            self._vm.paths.ballooned.write_text(f"{entry.ballooned}\n")
+            paths.ballooned.write_text(f"{entry.ballooned}\n")
 
 
 async def _in_full(work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``, which comes to its end also when we are cut off: half
-    of it would be worse than either. Who cuts us off twice ends it."""
+    of it would be worse than either. Its error is told rather than that we were cut
+    off. Who cuts us off twice ends it."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
         raise

@@ -15,7 +15,7 @@ from qemuctl.errors import QemuctlError, StateError
 from qemuctl.image.snapshots import snapshot_apply, snapshot_create, snapshot_delete
 from qemuctl.paths import VmPaths
 from qemuctl.vm.definitions import find, locked
-from qemuctl.vm.jobs import loaded
+from qemuctl.vm.jobs import loaded, past_load
 from qemuctl.vm.launch import start
 from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
 from qemuctl.vm.snapshot_disks import Carrier, of_files
@@ -140,12 +140,15 @@ async def _locked(vm: str, action: Action) -> AsyncIterator[VmPaths]:
 
 
 async def _settle(paths: VmPaths) -> None:
-    """Ends what was begun: what is not written down was not made."""
+    """Ends what was begun: what is not written down was not made, and a load that
+    QEMU has begun is finished."""
     if not paths.snapshotting.exists():
         return
     mark = under_way(paths)
     if mark is not None:
         records = Records.read(paths.snapshots)
+        if mark.what == "load":
+            await _finish(paths, mark, records)
         if mark.what == "apply":
             await _take_back(paths, mark.name)
         if mark.what == "remove" or (
@@ -178,7 +181,23 @@ async def _apply(paths: VmPaths, entry: Entry, disks: Sequence[Carrier]) -> None
     ended(paths)
 
 
-async def _take_back(paths: VmPaths, name: str) -> None:
+async def _finish(paths: VmPaths, mark: UnderWay, records: Records) -> None:
+    """Has all disks where QEMU was to take them, unless the guest has run since: what
+    it has written then is not lost."""
+    past, entry = past_load(paths.events, mark.job), records.entries.get(mark.name)
+    if entry is None or not past.began or (past.failed and past.ran):
+        return
+    if not past.ran:
+        readable = _readable(paths, mark.name)
+        disks = [disk for disk in readable if disk.id in entry.disks]
+        if any(mark.name not in disk.tags for disk in disks):
+            return  # QEMU has looked first, and changed nothing
+        for disk in disks:
+            await snapshot_apply(disk.path, mark.name)
+    records.at(mark.name).write(paths.snapshots)
+
+
+def _readable(paths: VmPaths, name: str) -> list[Carrier]:
     disks = of_files(paths.name)
     for disk in disks:
         if disk.problem is not None:
@@ -186,6 +205,11 @@ async def _take_back(paths: VmPaths, name: str) -> None:
                 f"end the revert of {paths.name} to {name}", State.OFF,
                 f"{disk.id}: {disk.problem}",
             )  # fmt: skip
+    return disks
+
+
+async def _take_back(paths: VmPaths, name: str) -> None:
+    disks = _readable(paths, name)
     for disk in disks:
         if GUARD in disk.tags:
             await snapshot_apply(disk.path, GUARD)

@@ -290,3 +290,32 @@ async def test_a_spec_of_another_machine_gets_no_fork(
         async with fresh(Spec(name="other", hotplug_ports=7), template=db):
             raise AssertionError("it was started")
     assert throwaways(shared) == []
+
+
+def test_ram_that_a_fork_has_kept_fits_until_it_is_stopped(
+    shared: Home, db: str
+) -> None:
+    shared.run("fork", db, "--name", "keeper")
+    try:
+        sh(shared, "keeper", "echo then > /tmp/marker; echo then | dd of=/dev/vda")
+        words = shared.words("snapshot", "create", "keeper", "then")
+        assert "keeper is a fork of db: this RAM fits until it is stopped" in words
+        sh(shared, "keeper", "echo now > /tmp/marker")
+        shared.run("snapshot", "revert", "keeper", "then")
+        assert sh(shared, "keeper", "cat /tmp/marker") == "then\n"
+        sh(shared, "keeper", "echo now | dd of=/dev/vda conv=fsync")
+        shared.run("kill", "keeper")
+        words = shared.words("snapshot", "revert", "keeper", "then", check=1)
+        assert "then has the RAM of a fork of db" in words
+        assert "it has been" in words
+        shared.run("start", "keeper", "--paused")
+        words = shared.words("snapshot", "revert", "keeper", "then", check=1)
+        assert "then has the RAM of a fork of db" in words
+        # Its disks have not gone back either.
+        shared.run("resume", "keeper")
+        shared.run("wait", "keeper")
+        assert sh(shared, "keeper", "head -c 3 /dev/vda") == "now"
+        words = shared.words("snapshot", "create", "keeper", "later")
+        assert "is a fork" not in words
+    finally:
+        shared.run("rm", "--force", "keeper")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,11 @@ def names(home: Home, vm: str) -> list[str]:
     return [row["name"] for row in every]
 
 
+def current(home: Home, vm: str) -> str | None:
+    every = json.loads(home.text("snapshot", "ls", vm, "--json"))
+    return next((str(row["name"]) for row in every if row["current"]), None)
+
+
 def state(home: Home) -> str:
     (entry,) = json.loads(home.text("ls", "-a", "--json"))
     return str(entry["state"])
@@ -102,13 +109,17 @@ def test_a_revert_that_is_called_off_has_come_to_its_end(
     assert returned == 130, words
     assert state(shared) == "running"
     assert inside(shared, web, "cat /tmp/marker") == "then"
+    shared.run("snapshot", "create", web, "later")
+    assert current(shared, web) == "later"
     returned, words = cut(shared, "killed", web, "revert", web, "then")
     assert returned == 9, words
-    assert names(shared, web) == ["then"]
+    assert names(shared, web) == ["then", "later"]
+    assert current(shared, web) == "then"
     assert state(shared) == "running"
     assert inside(shared, web, "cat /tmp/marker") == "then"
     assert not under_way(shared, web)
-    shared.run("snapshot", "rm", web, "then")
+    for name in ("then", "later"):
+        shared.run("snapshot", "rm", web, name)
 
 
 def test_a_qemu_that_dies_in_the_middle_leaves_no_half(shared: Home, web: str) -> None:
@@ -120,6 +131,15 @@ def test_a_qemu_that_dies_in_the_middle_leaves_no_half(shared: Home, web: str) -
     assert not under_way(shared, web)
     shared.run("snapshot", "revert", web, "before")
     assert inside(shared, web, "echo there") == "there"
+    # Nor does one that dies while it goes back.
+    returned, words = cut(shared, "qemu", web, "revert", web, "before")
+    assert returned == 1
+    assert "web ended: killed by signal 9" in words
+    assert under_way(shared, web)
+    assert names(shared, web) == ["before"]
+    assert current(shared, web) == "before"
+    assert not under_way(shared, web)
+    shared.run("snapshot", "revert", web, "before")
     shared.run("snapshot", "rm", web, "before")
 
 
@@ -153,9 +173,36 @@ def tag(cold: Path, number: int, switch: str, name: str) -> None:
     subprocess.run(["qemu-img", "snapshot", switch, name, file], check=True)
 
 
-def begun(cold: Path, what: str, name: str) -> None:
-    mark: dict[str, Any] = {"what": what, "name": name, "frozen": False}
+def begun(cold: Path, what: str, name: str, **more: str) -> None:
+    mark: dict[str, Any] = {"what": what, "name": name, "frozen": False, **more}
     (cold / "snapshotting.json").write_text(json.dumps(mark))
+
+
+def loading(cold: Path, *after: str) -> None:
+    """As if QEMU had begun to load the snapshot `then`, and told of ``after``."""
+    begun(cold, "load", "then", job="qemuctl-load-1")
+    told = [("JOB_STATUS_CHANGE", {"id": "qemuctl-load-1", "status": "running"})]
+    told += [(name, {}) for name in after]
+    stamp = {"seconds": 1, "microseconds": 0}
+    with (cold / "events.out").open("a") as file:
+        for name, data in told:
+            event = {"event": name, "data": data, "timestamp": stamp}
+            file.write(json.dumps(event) + "\n")
+
+
+@pytest.fixture
+def torn(here: Home, cold: Path) -> Path:
+    """The same VM as QEMU leaves it when it ends between the disks of a load."""
+    for number in (0, 1):
+        disk(cold, number, "write -P 1 0 512")
+    here.run("start", "cold", "--paused")
+    here.run("snapshot", "create", "cold", "then")
+    here.run("snapshot", "create", "cold", "later")
+    here.run("kill", "cold")
+    for number in (0, 1):
+        disk(cold, number, "write -P 2 0 512")
+    tag(cold, 0, "-a", "then")
+    return cold
 
 
 def test_what_a_killed_command_has_begun_on_disks_is_taken_back(
@@ -190,6 +237,88 @@ def test_disks_of_two_times_never_start(here: Home, cold: Path) -> None:
     assert names(here, "cold") == ["then"]
     here.run("snapshot", "revert", "cold", "then")
     assert [first(cold, 0), first(cold, 1)] == [1, 1]
+
+
+def test_a_load_that_qemu_did_not_finish_is_finished_by_the_next_start(
+    here: Home, torn: Path
+) -> None:
+    loading(torn)
+    here.run("start", "cold", "--paused")
+    assert current(here, "cold") == "then"
+    here.run("kill", "cold")
+    assert [first(torn, 0), first(torn, 1)] == [1, 1]
+    assert not under_way(here, "cold")
+
+
+def test_what_a_guest_wrote_after_a_load_stays(here: Home, torn: Path) -> None:
+    disk(torn, 0, "write -P 2 0 512")
+    loading(torn, "RESUME")
+    assert names(here, "cold") == ["then", "later"]
+    assert current(here, "cold") == "then"
+    # Nor is there anything to finish of a load that QEMU has not begun.
+    begun(torn, "load", "later", job="qemuctl-load-2")
+    here.run("start", "cold", "--paused")
+    here.run("kill", "cold")
+    assert [first(torn, 0), first(torn, 1)] == [2, 2]
+    assert current(here, "cold") == "then"
+
+
+def test_disks_of_two_times_are_not_lent(here: Home, torn: Path) -> None:
+    loading(torn)
+    for words in (
+        ["clone", "cold", "copy"],
+        ["export", "cold", here.path / "cold.tar"],
+        ["rename", "cold", "other"],
+    ):
+        said = here.words(*words, check=1)
+        assert "cut short" in said
+        assert "qemuctl snapshot ls cold" in said
+    assert [first(torn, 0), first(torn, 1)] == [1, 2]
+    here.run("snapshot", "ls", "cold")
+    here.run("clone", "cold", "copy")
+    loading(torn)
+    here.run("rm", "cold")
+
+
+def test_a_load_that_fails_on_the_second_disk_says_so_and_is_finished_later(
+    here: Home, torn: Path
+) -> None:
+    disk(torn, 0, "write -P 2 0 512")
+    file = torn / "disks/disk1.qcow2"
+    with damaged(file):
+        here.run("start", "cold", "--paused")
+        words = here.words("snapshot", "revert", "cold", "then", check=1)
+        assert "Could not load snapshot 'then' on 'disk1'" in words
+        assert "some of its disks may be as they were then, and others not" in words
+        assert "qemuctl kill cold" in words
+        words = here.words("snapshot", "create", "cold", "more", check=1)
+        assert "its revert to then has failed" in words
+        here.run("kill", "cold")
+        assert [first(torn, 0), first(torn, 1)] == [1, 2]
+        # Never of two times: rather not at all.
+        here.run("start", "cold", "--paused", check=1)
+        assert "then" in here.words("snapshot", "ls", "cold")
+    here.run("start", "cold", "--paused")
+    here.run("kill", "cold")
+    assert [first(torn, 0), first(torn, 1)] == [1, 1]
+
+
+@contextlib.contextmanager
+def damaged(file: Path) -> Iterator[None]:
+    """Where the first snapshot's table is, in its entry of a qcow2 file, makes no
+    sense for the block."""
+    with file.open("r+b") as image:
+        image.seek(64)
+        entry = int.from_bytes(image.read(8), "big")
+        image.seek(entry)
+        table = image.read(8)
+        image.seek(entry)
+        image.write((int.from_bytes(table, "big") + 1).to_bytes(8, "big"))
+    yield
+    with file.open("r+b") as image:
+        image.seek(64)
+        image.seek(int.from_bytes(image.read(8), "big"))
+        image.write(table)
 
 
 def test_a_revert_of_disks_is_all_or_nothing(here: Home, cold: Path) -> None:

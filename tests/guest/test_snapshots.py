@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -134,6 +134,28 @@ def test_a_paused_vm_comes_back_paused(shared: Home, web: str, tidy: None) -> No
     shared.run("snapshot", "revert", web, "moving")
     assert state(shared, web) == "running"
     assert inside(shared, web, "echo there") == "there"
+
+
+def test_a_panicked_vm_goes_back_to_where_it_was_paused(
+    shared: Home, web: str, tidy: None, until: Callable[..., Any]
+) -> None:
+    inside(shared, web, "echo before >/tmp/marker")
+    shared.run("pause", web)
+    shared.run("snapshot", "create", web, "still")
+    shared.run("resume", web)
+    asked(shared, web, ("set-action", {"panic": "pause"}))
+    try:
+        # In the background: no agent will tell how a panic ended.
+        panic = "(sleep 0.3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &"
+        inside(shared, web, panic)
+        until(lambda: state(shared, web) == "panicked")
+        words = shared.words("snapshot", "revert", web, "still")
+        assert "web is paused, as of still" in words
+        assert state(shared, web) == "paused"
+        shared.run("resume", web)
+        assert inside(shared, web, "cat /tmp/marker") == "before"
+    finally:
+        asked(shared, web, ("set-action", {"panic": "exit-failure"}))
 
 
 def test_a_vm_that_is_off_starts_where_the_snapshot_was(
