@@ -128,7 +128,7 @@ class Snapshots:
                 fork_of=vm.record.template,
             )  # fmt: skip
             await self._check_fits(entry, state)
-            state = await _in_full(self._load(entry, disks, state))
+            state = await _in_full(vm.unless_ended(self._load(entry, disks, state)))
         problem: str | None = "the VM is paused"
         if state is State.RUNNING:
             problem = await set_clock(vm)
@@ -180,7 +180,7 @@ class Snapshots:
         """Makes a snapshot and writes it down, or leaves nothing of it."""
         mark.begin(self._vm.paths)
         try:
-            entry = await work()
+            entry = await self._vm.unless_ended(work())
             self._records().added(entry).write(self._vm.paths.snapshots)
         except BaseException:
             # QEMU cannot be interrupted while it saves; what it has saved by then is

@@ -355,6 +355,8 @@ def channel_broke(error: BaseException | None) -> bool:
 
     A refusal is an answer, by somebody who is there.
     """
+    if isinstance(error, StateError):  # it went before it was asked
+        return error.state == State.OFF
     refusal = isinstance(error, (AgentRefused, CommandError))
     return isinstance(error, (AgentError, QmpError)) and not refusal
 
