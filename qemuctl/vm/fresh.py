@@ -51,7 +51,7 @@ async def fresh(
     async with contextlib.AsyncExitStack() as stack:
         attached = None
         if template is not None:
-            found = await current(find(template), progress=notice)
+            found = await current(find(template), progress=status)
             attached = await begin_fork(
                 found, spec_like(found, spec), post_mortem=post_mortem
             )
