@@ -27,7 +27,7 @@ from qemuctl.testing import options
 
 if TYPE_CHECKING:
     from qemuctl.testing.guest import Guest
-    from qemuctl.testing.guestbook import Guestbook
+    from qemuctl.testing.guestbook import Factory, Guestbook
     from qemuctl.testing.hosting import Hosting
     from qemuctl.testing.sync import SyncGuest
 
@@ -68,27 +68,31 @@ def vm(
     """A fresh guest of this test alone, ready for vm.run("uname -a").
 
     @pytest.mark.vm(image=..., memory=...) says what it is like. In an `async def`
-    test the verbs are coroutines: await vm.run("uname -a").
+    test the verbs are coroutines: await vm.run("uname -a"). A fixture that is not as
+    its tests are takes vm.plain, whose verbs wait, or vm.awaitable.
     """
     from qemuctl.testing.guestbook import explained
 
     with _guests(request, tmp_path_factory.getbasetemp) as book:
         with explained():
             guest = book.begin()
-        yield guest if _is_async(request.node) else book.plainly(guest)
+        yield guest if _is_async(request.node) else guest.plain
 
 
 @pytest.fixture
 def vm_factory(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Any]]:
+) -> Iterator[Factory]:
     """Makes guests, several in one test: vm_factory(name="web", memory="1G").
 
     The keywords are those of @pytest.mark.vm, whose own are the defaults. In an
-    `async def` test: await vm_factory().
+    `async def` test: await vm_factory(). A fixture that is not as its tests are takes
+    vm_factory.plain() or await vm_factory.awaitable().
     """
+    from qemuctl.testing.guestbook import Factory
+
     with _guests(request, tmp_path_factory.getbasetemp) as book:
-        yield book.awaited if _is_async(request.node) else book.plain
+        yield Factory(book, coroutines=_is_async(request.node))
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +102,7 @@ def vm_session(
     """One guest that all tests of the session (of a worker, with xdist) share.
 
     What one test changes in it the next one sees. In an `async def` test the verbs
-    are coroutines.
+    are coroutines; a fixture, whose verbs wait, may take vm_session.awaitable.
     """
     from qemuctl.testing.guestbook import Guestbook, explained
 
@@ -114,7 +118,7 @@ def vm_session(
     try:
         with explained():
             guest = book.begin()
-        yield book.plainly(guest)
+        yield guest.plain
     finally:
         book.close()
 
@@ -127,14 +131,16 @@ def _guests(
     from qemuctl.testing.guestbook import Guestbook
 
     node: pytest.Item = request.node
+    books = node.stash.setdefault(_BOOKS, [])
     book = Guestbook(
         _hosting(request.config),
         node.nodeid,
         folder=node.path.parent,
         scratch=scratch,
         words=_words(node),
+        others=books,
     )
-    node.stash.setdefault(_BOOKS, []).append(book)
+    books.append(book)
     try:
         yield book
     finally:
@@ -191,10 +197,12 @@ def _books(item: pytest.Item) -> list[Guestbook]:
     return books
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fails a test whose mark makes no sense and skips one whose host is not fit,
     whether or not it gets to the point of starting a guest."""
+    # Others may have a mark of this name for purposes of their own.
+    if {"vm", "vm_factory"}.isdisjoint(getattr(item, "fixturenames", ())):
+        return
     if words := _words(item):
         from qemuctl.testing.guestbook import explained
         from qemuctl.testing.request import wanted
@@ -228,6 +236,8 @@ def pytest_runtest_makereport(
     if not item.config.getoption("fulltrace", False):
         end_at_verb(error)
     report = yield
+    # Of a unittest.TestCase it is known only now.
+    error = call.excinfo.value if call.excinfo else None
     conclude(item, report, error, books)
     if report.when == "teardown":
         item.stash[_BOOKS].clear()

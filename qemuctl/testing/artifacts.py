@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,19 +24,23 @@ CONSOLE, ARGV, QMP, SCREEN = "console.log", "argv.sh", "qmp.jsonl", "screen.png"
 # Of a log that grew without end its end will do; in bytes.
 _MOST = 16 * 1024 * 1024
 _NAME_MAX = 120
+# Seconds for a picture: a QEMU that hangs draws none.
+_PICTURE_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What was found of a guest; ``ended`` is None while QEMU ran.
 
-    ``files`` are contents by name, those that were there.
+    ``files`` are contents by name, those that were there; ``no_picture`` is why the
+    screen of a guest that runs is not among them.
     """
 
     name: str
     ended: Outcome | None
     panicked: bool
     files: dict[str, bytes]
+    no_picture: str | None = None
 
     def text(self, file: str, lines: int | None = None) -> str:
         """A file as text that is safe to print, or its last lines."""
@@ -51,7 +55,8 @@ class Evidence:
 
 
 async def gather(vm: Vm, spec: Spec) -> Evidence:
-    """What can be found of a VM, whether it runs or has just ended."""
+    """What can be found of a VM, whether it runs or has just ended, without asking
+    it anything."""
     panicked = any(e.name == GuestPanicked.NAME for e in eventlog.past(vm.paths.events))
     # After a panic QEMU is about to end, and its exit status tells more.
     ends = panicked and spec.on_panic in ("exit-failure", "shutdown")
@@ -67,15 +72,30 @@ async def gather(vm: Vm, spec: Spec) -> Evidence:
         }.items()
     }
     files[ARGV] = f"{format_argv(vm.record.argv)}\n".encode()
-    if ended is None and _has_screen(spec):
-        with contextlib.suppress(QemuctlError, OSError):
-            files[SCREEN] = (await vm.screen.picture()).png
     return Evidence(
         name=vm.name,
         ended=ended,
         panicked=panicked,
         files={name: content for name, content in files.items() if content},
     )
+
+
+async def with_picture(found: Evidence, vm: Vm, spec: Spec) -> Evidence:
+    """The same with a picture of the screen, or the reason why there is none."""
+    if found.ended is not None:
+        return found
+    if not _has_screen(spec):
+        why = 'the guest has no display; spec={"display": "vnc"} gives it one'
+        return replace(found, no_picture=why)
+    try:
+        async with asyncio.timeout(_PICTURE_PATIENCE):
+            picture = await vm.screen.picture()
+    except TimeoutError:
+        why = f"QEMU gave none in {_PICTURE_PATIENCE:g} s"
+        return replace(found, no_picture=why)
+    except (QemuctlError, OSError) as error:
+        return replace(found, no_picture=str(error))
+    return replace(found, files={**found.files, SCREEN: picture.png})
 
 
 def _has_screen(spec: Spec) -> bool:
@@ -95,8 +115,11 @@ def _end_of(path: Path) -> bytes:
 
 def folder_name(test: str) -> str:
     """A test's id as the name of one folder, another one for each test."""
-    name = re.sub(r"[^\w.\[\]=,+-]+", "-", test.replace("::", "."))[:_NAME_MAX]
-    if name != test.replace("::", ".").replace("/", "-"):
-        # What was left out may be all that two tests differ in.
+    # In a parameter it is no separator.
+    path, bracket, parameters = test.partition("[")
+    whole = path.replace("::", ".") + bracket + parameters
+    name = re.sub(r"[^\w.\[\]=,+-]+", "-", whole)[:_NAME_MAX]
+    if name != whole:
+        # What was left out or replaced may be all that two tests differ in.
         name += f"-{hashlib.sha256(test.encode()).hexdigest()[:6]}"
     return name

@@ -6,7 +6,8 @@ turn, first come first served, rather than making the host swap.
 
 The file is only changed under a lock (flock(2)) that is held for a moment, and
 is replaced as a whole. What a process claimed counts for as long as the process
-lives: nothing has to be cleaned up after one that was killed.
+lives: nothing has to be cleaned up after one that was killed. A VM that is kept
+when its test is over has its room for as long as its QEMU lives.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,8 @@ class Limits:
 class Claim:
     """What one guest needs; ``what`` is it for, in the words of its owner.
 
-    ``inside`` tells that it has what it needs; else it waits.
+    ``inside`` tells that it has what it needs; else it waits. ``kept`` is the name of
+    a VM that outlives its test, and is then its own owner.
     """
 
     owner: Identity
@@ -68,11 +71,20 @@ class Claim:
     memory: int
     cpus: int
     inside: bool = False
+    kept: str | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def needs(self) -> str:
         return _amount(self.memory, self.cpus)
+
+    @property
+    def story(self) -> str:
+        verb = "has" if self.inside else "waits for"
+        who = f"process {self.owner.pid}"
+        if self.kept is not None:
+            who = f"kept, to be removed by: qemuctl kill {self.kept}"
+        return f"  {self.what} {verb} {self.needs} ({who})"
 
 
 @dataclass(frozen=True)
@@ -108,12 +120,16 @@ class Ledger:
         others = [claim for claim in self.claims if claim.id != id]
         all_ = _amount(self.limits.memory, self.limits.cpus)
         lines = [f"{own.what} waits for room: it needs {own.needs} of {all_}"]
-        for claim in others:
-            verb = "has" if claim.inside else "waits for"
-            lines.append(
-                f"  {claim.what} {verb} {claim.needs} (process {claim.owner.pid})"
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(claim.story for claim in others)])
+
+    def in_the_way(self, id: str) -> list[str]:
+        """The kept VMs because of which the claim can never be let in: they have the
+        room, nobody else does, and they do not leave by themselves."""
+        own = next(claim for claim in self.claims if claim.id == id)
+        kept = [claim.kept for claim in self.claims if claim.inside]
+        if None in kept or _fits(own, self.claims, self.limits):
+            return []
+        return [name for name in kept if name is not None]
 
 
 def _amount(memory: int, cpus: int) -> str:
@@ -132,7 +148,7 @@ def _stuck(claims: Sequence[Claim]) -> int | None:
     """The place of the claim to let in although it does not fit, where otherwise
     nobody would ever leave: each process that has a guest waits for one more, as
     tests with several guests do."""
-    holding = {claim.owner for claim in claims if claim.inside}
+    holding = {claim.owner for claim in claims if claim.inside and not claim.kept}
     waiting = {claim.owner for claim in claims if not claim.inside}
     if not holding <= waiting:
         return None
@@ -158,12 +174,14 @@ class Budget:
     @contextlib.asynccontextmanager
     async def room(
         self, what: str, memory: int, cpus: int, say: Callable[[str], None]
-    ) -> AsyncIterator[None]:
-        """Room for a guest of ``memory`` bytes, for as long as the block takes.
+    ) -> AsyncIterator[Callable[[Identity, str], None]]:
+        """Room for a guest of ``memory`` bytes, for as long as the block takes, or
+        longer: the block gets what leaves the room to a VM that is kept, by its
+        process and its name.
 
         Waits for it; ``say`` is told after a second who has it. Raises HostError
-        for a guest that would not fit into all of it, and when the file cannot
-        be written.
+        for a guest that would not fit into all of it, or for which kept VMs leave no
+        room, and when the file cannot be written.
         """
         owner = Identity.of(os.getpid())
         assert owner is not None
@@ -173,9 +191,17 @@ class Budget:
             _check(claim, ledger.limits)
             if not ledger.holds(claim.id):
                 await self._turn(claim, say)
-            yield
+            yield partial(self._leave, claim)
         finally:
-            self._change(lambda claims: tuple(c for c in claims if c.id != claim.id))
+            self._change(
+                lambda claims: tuple(c for c in claims if c.id != claim.id or c.kept)
+            )
+
+    def _leave(self, claim: Claim, heir: Identity, name: str) -> None:
+        left = replace(claim, owner=heir, kept=name, inside=True)
+        self._change(
+            lambda claims: tuple(left if c.id == claim.id else c for c in claims)
+        )
 
     async def _turn(self, claim: Claim, say: Callable[[str], None]) -> None:
         """Waits until the claim is let in, by whoever leaves or by our own look."""
@@ -186,6 +212,7 @@ class Budget:
                     ledger = self._change(lambda claims: claims)
                     if ledger.holds(claim.id):
                         return
+                    _check_ways(ledger.in_the_way(claim.id))
                     await _first_of(renewal(), *map(wait_gone, _owners(ledger)))
             finally:
                 await _cancelled(saying)
@@ -258,6 +285,15 @@ def _check(claim: Claim, limits: Limits) -> None:
             f"the guest needs {claim.cpus} processors, which is more than all guests "
             f"together may have: {limits.cpus}",
             hint=_HINT,
+        )
+
+
+def _check_ways(kept: list[str]) -> None:
+    if kept:
+        commands = "".join(f"\n  qemuctl kill {name}" for name in kept)
+        raise HostError(
+            "no room for the guest: VMs that were kept have it",
+            hint=f"remove them, when you have seen enough of them:{commands}",
         )
 
 

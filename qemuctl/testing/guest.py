@@ -32,6 +32,8 @@ from qemuctl.vm.vm import channel_broke
 if TYPE_CHECKING:
     from qemuctl.guest.agent import Result
     from qemuctl.spec import Spec
+    from qemuctl.testing.loop import LoopThread
+    from qemuctl.testing.sync import SyncGuest
     from qemuctl.vm.power import StopReport
     from qemuctl.vm.vm import Vm
 
@@ -85,17 +87,18 @@ class Guest:
     """A guest whose agent answers, and the verbs that tests use on it.
 
     ``vm`` is its VM for all else (see `do`), ``spec`` what it was started with,
-    ``loop`` the event loop that the VM lives in. All times are in seconds; None,
-    where it may be given, is no limit.
+    ``loop`` the event loop that the VM lives in, that of ``thread``. All times are in
+    seconds; None, where it may be given, is no limit.
 
     When QEMU ends while a verb needs it, because the guest panicked or for any
     other reason, the verb raises UnexpectedExit at once, with the console's end.
     """
 
-    def __init__(self, vm: Vm, spec: Spec, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, vm: Vm, spec: Spec, thread: LoopThread) -> None:
         self.vm = vm
         self.spec = spec
-        self.loop = loop
+        self.loop = thread.loop
+        self._thread = thread
         self._forwarding = asyncio.Lock()
         past = list(eventlog.past(vm.paths.events))
         self._begun = past[-1].at if past else 0.0
@@ -103,6 +106,18 @@ class Guest:
 
     def __repr__(self) -> str:
         return f"<guest {self.name}>"
+
+    @property
+    def plain(self) -> SyncGuest:
+        """The same guest with verbs that wait, for code that cannot await them."""
+        from qemuctl.testing.sync import SyncGuest
+
+        return SyncGuest(self, self._thread)
+
+    @property
+    def awaitable(self) -> Guest:
+        """This guest: its verbs are coroutines."""
+        return self
 
     @property
     def name(self) -> str:

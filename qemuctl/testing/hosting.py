@@ -18,8 +18,8 @@ from qemuctl.errors import QemuctlError
 from qemuctl.host import inspect_host
 from qemuctl.paths import VmPaths, run_home
 from qemuctl.process import Identity, wait_gone
-from qemuctl.testing.artifacts import Evidence, gather
-from qemuctl.testing.budget import Budget
+from qemuctl.testing.artifacts import Evidence, gather, with_picture
+from qemuctl.testing.budget import SAY_AFTER, Budget
 from qemuctl.testing.guest import Guest
 from qemuctl.testing.loop import LoopThread
 from qemuctl.testing.verdict import oom_kills
@@ -162,37 +162,73 @@ class Stay:
     async def _look(self, vm: Vm) -> None:
         async with asyncio.timeout(_LOOK_PATIENCE):
             self.found = await gather(vm, self.wanted.spec)
+            # What there is by now is kept, however long this takes.
+            self.found = await with_picture(self.found, vm, self.wanted.spec)
 
     async def _last_look(self, vm: Vm) -> None:
         """A look at a guest that never was ready, which hides no other error."""
         with contextlib.suppress(QemuctlError, OSError, TimeoutError):
             await self._look(vm)
 
+    def _say(self, stage: str) -> None:
+        self._hosting.say(f"{self._test}: {stage}")
+
     async def _live(self) -> None:
         spec, options = self.wanted.spec, self._hosting.options
+        waits = Waits(self._say)
         try:
             memory = _memory(spec) + _OVERHEAD[inspect_host(spec).accel.kind]
             async with self._hosting.budget.room(
                 self._test, memory, spec.cpu.count, self._hosting.say
-            ):
+            ) as leave_to:
                 started = time.perf_counter()
+                # Who wants all guests booted need not be told so of each.
+                status = waits.now if not options.cold else lambda _: None
                 async with fresh(
                     spec,
                     template=self.wanted.template,
                     cold=options.cold,
                     timeout=options.timeout,
-                    progress=lambda stage: self._hosting.say(f"{self._test}: {stage}"),
+                    progress=self._say,
                     notice=self.notices.append,
+                    status=status,
                     post_mortem=self._last_look,
                 ) as vm:
                     self.seconds = time.perf_counter() - started
-                    self.guest = Guest(vm, spec, asyncio.get_running_loop())
+                    self.guest = Guest(vm, spec, self._hosting.thread)
                     self.boot = self.guest.booted_from
+                    waits.over()
                     self._ready.set()
                     await self._over.wait()
+                    if vm.kept:
+                        leave_to(vm.record.qemu, vm.name)
         except BaseException as error:
             self.error = error
             raise
+        finally:
+            waits.over()
+
+
+class Waits:
+    """What is waited for, said once and only if it takes long; ``say`` tells it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._known: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self, what: str) -> None:
+        """This is waited for now, and nothing else any more."""
+        if what not in self._known:
+            self._known.add(what)
+            self.over()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(SAY_AFTER, self._say, what)
+
+    def over(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _memory(spec: Spec) -> int:

@@ -16,6 +16,7 @@ from qemuctl.testing.artifacts import ARGV, CONSOLE, QMP, SCREEN, folder_name
 from qemuctl.testing.verdict import last_words, never_ready, oom_kills, verdict
 
 if TYPE_CHECKING:
+    from qemuctl.testing.artifacts import Evidence
     from qemuctl.testing.guestbook import Guestbook
     from qemuctl.testing.hosting import Stay
 
@@ -118,20 +119,31 @@ def _verdict(stay: Stay, error: BaseException | None) -> str:
 
 
 def _files(report: pytest.TestReport, stay: Stay, book: Guestbook) -> str:
-    """Writes the files; the paths of those that were written."""
-    found, artifacts = stay.found, book.hosting.options.artifacts
-    if found is not None and artifacts is None:
+    """Writes the files; the paths of those that were written, and what is missing."""
+    found = stay.found
+    if found is not None and book.hosting.options.artifacts is None:
         picture = found.files.get(SCREEN)
         found = replace(found, files={SCREEN: picture} if picture else {})
-    if found is None or not found.files:
+    if found is None:
         return ""
+    missing = [f"no picture: {found.no_picture}"] if found.no_picture else []
+    return "\n".join([*_written(report, found, stay, book), *missing])
+
+
+def _written(
+    report: pytest.TestReport, found: Evidence, stay: Stay, book: Guestbook
+) -> list[str]:
+    """Writes files; their paths, or why they cannot be written."""
+    if not found.files:
+        return []
+    artifacts = book.hosting.options.artifacts
     test = folder_name(report.nodeid)
     try:
         target = (artifacts or book.scratch()) / test / stay.wanted.label
         found.write(target)
     except OSError as problem:
-        return f"cannot write {problem.filename}: {problem.strerror}"
-    return "\n".join(str(target / name) for name in sorted(found.files))
+        return [f"cannot write {problem.filename}: {problem.strerror}"]
+    return [str(target / name) for name in sorted(found.files)]
 
 
 def ways_in(name: str) -> str:

@@ -34,6 +34,16 @@ class SyncGuest:
         return repr(self._guest)
 
     @property
+    def plain(self) -> SyncGuest:
+        """This guest: its verbs wait."""
+        return self
+
+    @property
+    def awaitable(self) -> Guest:
+        """The same guest with verbs that are coroutines, of any event loop."""
+        return self._guest
+
+    @property
     def vm(self) -> Vm:
         """The VM for all else, to be used in its own loop: see `do`."""
         return self._guest.vm

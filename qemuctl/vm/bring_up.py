@@ -57,12 +57,14 @@ class Origin:
     """What a machine is made from, if not anew.
 
     ``ram`` is the file of its memory; ``state`` that of its devices' state, None
-    for a template in the making; ``template`` is what it is a fork of.
+    for a template in the making; ``template`` is what it is a fork of, and
+    ``console`` the file of what that had said on its console.
     """
 
     ram: RamFile
     state: Path | None = None
     template: str | None = None
+    console: Path | None = None
 
 
 async def bring_up(
@@ -104,7 +106,7 @@ async def bring_up(
                 progress=progress,
                 ram=origin.ram if origin else None,
             )
-        _turn(paths.serial_log)
+        _turn(paths.serial_log, origin.console if origin else None)
         # Ours, and whatever is in it is stale: we have the lock.
         shutil.rmtree(paths.run, ignore_errors=True)
         eventlog.prepare(paths.events_in, paths.events)
@@ -170,12 +172,18 @@ async def _boot_as_usual(session: Session, plan: Plan) -> None:
         await session.execute(QomSet(path=path, property="bootindex", value=index))
 
 
-def _turn(log: Path) -> None:
+def _turn(log: Path, begun: Path | None) -> None:
     """Starts a new log and keeps the one before: who waits for a line on the
-    console must not find that of an earlier run."""
+    console must not find that of an earlier run.
+
+    A fork's run began as its template's, in ``begun``: QEMU appends to it.
+    """
     with contextlib.suppress(FileNotFoundError):
         log.replace(log.with_name(f"{log.name}.1"))
     log.touch(0o600)
+    if begun is not None:
+        with contextlib.suppress(FileNotFoundError):  # it had no console
+            shutil.copyfile(begun, log)
 
 
 async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:

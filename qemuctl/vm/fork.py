@@ -209,7 +209,12 @@ def running_spec(template: Template, spec: Spec, name: str) -> Spec:
 def origin(template: Template) -> Origin:
     """What each of its forks is made from."""
     ram = RamFile(path=template.ram, shared=False, uuid=str(uuid.uuid4()))
-    return Origin(ram=ram, state=template.state, template=template.name)
+    return Origin(
+        ram=ram,
+        state=template.state,
+        template=template.name,
+        console=template.serial_log,
+    )
 
 
 async def furnish(template: Template, paths: VmPaths) -> None:

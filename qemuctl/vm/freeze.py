@@ -91,7 +91,7 @@ async def freeze(
             boot_seconds=round(booted - started, 3),
             freeze_seconds=round(time.monotonic() - booted, 3),
         )
-        await in_thread(partial(_keep_disks, vm, content))
+        await in_thread(partial(_keep_files, vm, content))
     return frozen
 
 
@@ -153,8 +153,12 @@ async def _save(vm: Vm, path: Path) -> None:
         raise TemplateError(f"its guest cannot be frozen: {error.message}") from error
 
 
-def _keep_disks(vm: Vm, content: Path, tick: Tick) -> None:
-    """Takes the disks out of the VM's folder, and makes an empty overlay on each."""
+def _keep_files(vm: Vm, content: Path, tick: Tick) -> None:
+    """Takes the disks out of the VM's folder, and makes an empty overlay on each;
+    what the guest said on its console is kept, too."""
+    # A guest may have been given no console.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(vm.paths.serial_log, content / "serial.log")
     if vm.paths.seed.exists():
         shutil.copyfile(vm.paths.seed, content / "seed.iso")
     if not vm.paths.disks.is_dir():

@@ -10,6 +10,7 @@
             disks/       what the guest's disks held: nobody writes to them
             overlays/    an empty overlay on each of these, which a fork copies
             seed.iso     what cloud-init was told, if it was
+            serial.log   what the guest said on its console until then
 
 A fork has ``ram`` mapped copy-on-write and a disk of ``disks`` below its own. So
 a file here never changes: a template that is made again goes into a folder
@@ -123,6 +124,10 @@ class Template:
     @property
     def seed(self) -> Path:
         return self.content / "seed.iso"
+
+    @property
+    def serial_log(self) -> Path:
+        return self.content / "serial.log"
 
     @property
     def disks(self) -> Path:

@@ -23,7 +23,7 @@ from qemuctl.vm.resolve import base_of, image_of, resolved, seeded
 from qemuctl.vm.trust import check_chain
 
 # Another way of making templates makes other templates.
-_VERSION = 1
+_VERSION = 2
 _NAME = "template"
 # Stand for the VM's own folders, which do not matter.
 _PLACE = VmPaths(state=Path("/state"), run=Path("/run"))

@@ -15,11 +15,13 @@ import pytest
 from qemuctl import paths
 from tests.conftest import survivors
 from tests.guest.conftest import qemu  # noqa: F401 (a fixture)
-from tests.guest.inner_pytest import left, project, running
+from tests.guest.inner_pytest import LEAN, left, project, running
 
 pytestmark = pytest.mark.timeout(300)
 
-ROUNDS = 50
+# Of each lane: lanes run side by side, for a round is mostly waiting.
+ROUNDS = 25
+LANES = (7, 8)
 # By then some tests have had their guests.
 LATEST = 2.0
 GONE_WITHIN = 3.0
@@ -63,20 +65,22 @@ def owned_by(pid: int) -> list[Path]:
     return found
 
 
+@pytest.mark.parametrize("seed", LANES)
 def test_a_killed_pytest_or_worker_leaves_nothing_and_blocks_nobody(
     home: Path,
     qemu: Path,  # noqa: F811
     tmp_path: Path,
     until: Callable[..., object],
+    seed: int,
 ) -> None:
     folder = project(tmp_path / "project", TESTS)
-    chance = random.Random(7)
+    chance = random.Random(seed)
     met = {"nothing yet": 0, "files": 0, "QEMU": 0}
     for number in range(ROUNDS):
         many = ["-n", "2"] if number % 3 else []
         # With room for one guest the second worker waits, and may be killed so.
         env = {"QEMUCTL_BUDGET_CPUS": chance.choice("12")}
-        with running(folder, "-q", *many, env=env) as process:
+        with running(folder, "-q", *LEAN, *many, env=env) as process:
             if number % 2:  # in the middle of a guest's life
                 until(lambda: guests(home), 30.0)
                 time.sleep(chance.uniform(0, 1))
@@ -95,7 +99,9 @@ def test_a_killed_pytest_or_worker_leaves_nothing_and_blocks_nobody(
             until(lambda: not survivors(home), WORKERS_GONE_WITHIN)
         assert left() == []
     assert met["QEMU"] >= ROUNDS // 3, met
-    with running(folder, "-q", "-k", "[0]", env={"QEMUCTL_BUDGET_CPUS": "1"}) as last:
+    with running(
+        folder, "-q", *LEAN, "-k", "[0]", env={"QEMUCTL_BUDGET_CPUS": "1"}
+    ) as last:
         text, _ = last.communicate(timeout=60)
     assert last.returncode == 0, text
     assert "waits for room" not in text

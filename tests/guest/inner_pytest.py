@@ -21,6 +21,12 @@ asyncio_default_fixture_loop_scope = function
 filterwarnings = error
 addopts = --strict-markers --strict-config
 """
+# Without the plugins that sync tests do not need: they take longest to start.
+LEAN = (
+    "-p", "no:asyncio", "-p", "no:timeout", "-p", "no:anyio",
+    "-p", "no:hypothesispytest", "-p", "no:cacheprovider",
+    "-o", "addopts=", "-o", "filterwarnings=", "-c", os.devnull,
+)  # fmt: skip
 
 
 def command(*arguments: object) -> list[str]:

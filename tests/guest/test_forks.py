@@ -61,6 +61,18 @@ def test_what_was_in_memory_is_there_at_once(
         assert sh(shared, name, script) == "warm\n2\ngiven/dev/vda\n/dev/vdb\n"
 
 
+def test_its_console_begins_as_the_templates_and_goes_on_as_its_own(
+    shared: Home, pair: tuple[str, str]
+) -> None:
+    for name in pair:
+        sh(shared, name, "echo this is $(hostname) > /dev/ttyS0")
+        shared.run("wait", name, "--for", f"serial:this is {name}")
+        shared.run("wait", name, "--for", "serial:tiny: ready")
+        log = shared.text("logs", name)
+        assert log.index("tiny: ready") < log.index(f"this is {name}")
+        assert log.count("this is") == 1
+
+
 def test_each_is_a_machine_of_its_own(shared: Home, pair: tuple[str, str]) -> None:
     seen = [
         {

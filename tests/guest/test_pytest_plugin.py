@@ -15,12 +15,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from qemuctl import paths
 from qemuctl.host import choose_accel, find_qemu, probe
 from qemuctl.qmp import eventlog
 from qemuctl.spec import Spec
+from qemuctl.vm.templates import find
 from tests.conftest import Cli
 from tests.guest.conftest import Home
-from tests.guest.inner_pytest import left, project, running
+from tests.guest.inner_pytest import LEAN, left, project, running
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -79,9 +81,16 @@ def memory(result):
 def test_plain(vm):
     result = vm.run("uname -s")
     assert result.ok and result.text == "Linux"
+    # A fork has said that when it was not yet one.
+    assert vm.wait_for_console("tiny: ready", timeout=5)
+
+@pytest.fixture
+def warm(vm):
+    vm.plain.succeed("touch /tmp/warm")
 
 @pytest.mark.vm(cpus=2, disks=["size=8M,serial=data"])
-async def test_async(vm):
+async def test_async(vm, warm):
+    assert (await vm.awaitable.run("ls /tmp/warm")).ok
     assert (await vm.run("nproc")).text == "2"
     assert (await vm.run("cat /sys/block/vda/serial")).text == "data"
     # The marks of the module count too.
@@ -89,12 +98,16 @@ async def test_async(vm):
 
 @pytest.fixture
 async def prepared(vm_factory):
-    guest = await vm_factory(name="web")
+    guest = await vm_factory.awaitable(name="web")
     await guest.succeed("touch /tmp/prepared")
     return guest
 
-async def test_several(vm_factory, prepared):
-    other = await vm_factory(memory="200M")
+@pytest.fixture
+def data(vm_factory):
+    return vm_factory.plain(memory="200M")
+
+async def test_several(vm_factory, prepared, data):
+    other = data.awaitable
     assert other.name.startswith("test-several-")
     assert prepared.name.startswith("web-")
     assert (await prepared.run("ls /tmp/prepared")).ok
@@ -106,7 +119,12 @@ def marked(vm_session):
     vm_session.succeed("touch /tmp/marked")
     return vm_session
 
-def test_shared(marked, vm_session):
+@pytest.fixture
+async def seen(vm_session):
+    return await vm_session.awaitable.succeed("ls /tmp/marked")
+
+def test_shared(marked, seen, vm_session):
+    assert seen == "/tmp/marked"
     assert vm_session.run("ls /tmp/marked").ok
 
 async def test_shared_async(vm_session):
@@ -128,7 +146,7 @@ def test_fixtures_give_guests_as_marks_and_calls_describe_them(inner: Inner) -> 
 
 
 FAILURES = """
-import os, signal
+import os, signal, unittest
 
 def test_assertion(vm_factory):
     vm = vm_factory(spec={"display": "vnc"})
@@ -149,8 +167,13 @@ def test_off(vm):
 def test_memory(vm):
     vm.succeed(["awk", 'BEGIN { s = "x"; while (1) s = s s }'])
 
-def test_time(vm):
-    vm.wait_until_succeeds("false", timeout=0.5)
+class TestOld(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def guest(self, vm):
+        self.vm = vm
+
+    def test_time(self):
+        self.vm.wait_until_succeeds("false", timeout=0.5)
 
 @pytest.mark.vm(spec={
     "boot": {"cmdline": "console=ttyS0 rdinit=/none panic=-1"},
@@ -183,7 +206,10 @@ def test_a_failure_is_reported_with_all_that_is_known_of_the_guest(
     assert "QEMU crashed: killed by signal 11 (SIGSEGV)" in verdict("test_crash")
     assert "the guest went off: it shut down by itself" in verdict("test_off")
     assert "out of memory in the guest: " in verdict("test_memory")
-    assert "time-out: timed out after 0.5 s: waiting for" in verdict("test_time")
+    old = "TestOld.test_time"
+    assert "time-out: timed out after 0.5 s: waiting for" in verdict(old)
+    assert "no picture: the guest has no display" in ran.section(old, "vm: files")
+    assert "no picture" not in ran.section("test_assertion", "vm: files")
     boot = "ERROR at setup of test_boot"
     assert "guest panic: Kernel panic - not syncing: " in verdict(boot)
     assert "No filesystem could mount root" in ran.section(boot, "vm: console")
@@ -225,9 +251,25 @@ def test_value(vm): pass
 def test_file(vm): pass
 
 @pytest.mark.vm(kvm="required")
-def test_kvm(): pass
+def test_kvm(vm_factory): pass
 
 def test_large(vm): pass
+
+def test_called(vm_factory):
+    vm_factory(imgae="tiny")
+
+def test_called_for_kvm(vm_factory):
+    vm_factory(kvm="required")
+
+async def test_awaited_for_kvm(vm_factory):
+    await vm_factory(kvm="required")
+
+@pytest.mark.skip
+@pytest.mark.vm(template="none")
+def test_skipped(vm): pass
+
+@pytest.mark.vm(of="another plugin")
+def test_mark(): pass
 """
 
 
@@ -236,10 +278,16 @@ def test_what_makes_no_sense_is_said_before_a_guest_is_started(inner: Inner) -> 
     binary = probe(find_qemu(Spec(name="any")))
     accel = choose_accel("auto", binary)
     skips = accel.kind != "kvm"
-    assert f"{0 if skips else 1} passed" in ran.text or skips, ran.text
+    kvm = ["test_kvm", "test_called_for_kvm", "test_awaited_for_kvm"]
+    skipped = [
+        name for name, case in ran.cases.items() if case.find("skipped") is not None
+    ]
+    assert skipped == [*(kvm if skips else []), "test_skipped"]
+    assert f"{1 if skips else 2} passed" in ran.text, ran.text
+    assert f"{1 if skips else 3} failed" in ran.text, ran.text
     assert "5 errors" in ran.text, ran.text
     assert "unknown keyword of vm: imgae" in ran.text
-    assert "hint: did you mean image?" in ran.text
+    assert ran.text.count("hint: did you mean image?") == 2
     assert "the mark vm takes keywords only: 'tiny'" in ran.text
     assert "memory: not a size: '12Q'" in ran.text
     assert "none.yaml" in ran.text
@@ -247,7 +295,6 @@ def test_what_makes_no_sense_is_said_before_a_guest_is_started(inner: Inner) -> 
     assert "Traceback" not in ran.text
     if skips:
         assert f"KVM is required, but {accel.reason}" in " ".join(ran.text.split())
-    assert ran.cases["test_kvm"].find("skipped") is not None or not skips
     unknown = inner("def test_a(vm): pass", "--vm-image=nosuch")
     assert "no such image: nosuch" in unknown.text
     assert left() == []
@@ -279,12 +326,13 @@ def test_a_kept_vm_outlives_pytest_and_can_be_entered_and_removed(
             vm.succeed("echo kept >/tmp/kept")
             assert False
         """,
-        "--vm-keep", "-p", "no:xdist", "-p", "no:asyncio", "-p", "no:timeout",
-        "-o", "addopts=", "-o", "filterwarnings=", "-c", os.devnull,
+        "--vm-keep", "-p", "no:xdist", *LEAN,
     )  # fmt: skip
     assert ran.status == 1
     (entry,) = json.loads(here.text("ls", "--json"))
     name = entry["name"]
+    (claim,) = json.loads((paths.run_home() / ".budget").read_text())["claims"]
+    assert claim["kept"] == name
     said = ran.section("test_fails", "vm: kept")
     assert f"qemuctl console {name}\n" in said
     assert f"QEMUCTL_HOME={home} qemuctl kill {name}" in said
@@ -414,9 +462,15 @@ def test_a_named_template_is_what_a_mark_asks_for(
     making = ["--image", "tiny", "--memory", "256M", "--cpus", "2"]
     done = cli("template", "create", "ready", *making, "--run", "echo by hand >/made")
     assert done.returncode == 0, done.stderr
+    ram = find("ready").ram
+    os.truncate(ram, ram.stat().st_size // 2)
     ran = inner(TEMPLATE, "-v")
+    told = "_of_it: making the template ready again: its file has another size"
+    assert ran.text.count(told) == 1, ran.text
     assert "2 passed" in ran.text, ran.text
     assert "the template ready has 256M, and so have its forks: 1G" in ran.text
     assert "no such template: raedy" in ran.text
     assert "did you mean ready?" in ran.text
-    assert ("vm_boot", "fork") in ran.properties("test_is_a_fork_of_it")
+    said = dict(ran.properties("test_is_a_fork_of_it"))
+    assert said["vm_boot"] == "fork"
+    assert "vm_not_forked" not in said

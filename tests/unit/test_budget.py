@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +168,37 @@ async def test_who_gives_up_waiting_is_not_in_the_way(tmp_path: Path) -> None:
         assert len(claims(tmp_path)) == 1
         async with budget.room("test_small", GIB, 1, print):
             assert len(claims(tmp_path)) == 2
+
+
+async def test_a_vm_that_is_kept_has_its_room_until_it_ends(tmp_path: Path) -> None:
+    budget = Budget(tmp_path, memory=ROOM.memory, cpus=8)
+    qemu = subprocess.Popen(["/bin/sleep", "60"])
+    process = Identity.of(qemu.pid)
+    assert process is not None
+    async with budget.room("test_kept", 3 * GIB, 1, print) as leave_to:
+        leave_to(process, "kept-1")
+    (left,) = claims(tmp_path)
+    assert isinstance(left, dict)
+    assert (left["owner"]["pid"], left["kept"]) == (qemu.pid, "kept-1")
+    # Nobody would ever let this one in.
+    with pytest.raises(HostError, match="VMs that were kept have it") as caught:
+        async with budget.room("test_next", 2 * GIB, 1, print):
+            pass
+    assert "qemuctl kill kept-1" in str(caught.value.hint)
+    with holder(tmp_path, GIB):  # which may leave, and so waiting makes sense
+        said: asyncio.Queue[str] = asyncio.Queue()
+        waiting = asyncio.create_task(_passing(budget, said.put_nowait))
+        words = await asyncio.wait_for(said.get(), 10)
+        assert "test_kept has 3G, 1 cpu (kept, to be removed by: " in words
+        qemu.kill()
+        qemu.wait()
+        await asyncio.wait_for(waiting, 10)
+        assert len(claims(tmp_path)) == 1
+
+
+async def _passing(budget: Budget, say: Callable[[str], None]) -> None:
+    async with budget.room("test_next", 2 * GIB, 1, say):
+        pass
 
 
 def claims(folder: Path) -> list[object]:
