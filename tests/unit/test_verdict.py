@@ -119,7 +119,8 @@ def test_the_kernel_s_count_of_processes_killed_for_memory_is_read(
 
 
 def test_each_test_has_a_folder_of_its_own() -> None:
-    assert folder_name("a/test_b.py::TestC::test_d[x]") == "a-test_b.py.TestC.test_d[x]"
+    name = folder_name("a/test_b.py::TestC::test_d[x]")
+    assert name.startswith("a-test_b.py.TestC.test_d[x]-")
     names = {
         folder_name(f"t.py::t[{value}]") for value in ("a b", "a/b", "a_b", "a\nb")
     }
