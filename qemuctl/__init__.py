@@ -10,8 +10,9 @@
         print(result.text)
 
 `launch` gives a throwaway VM that dies with this process, whatever kills it;
-`create` and `start` make one that stays. The names here are the library; the
-command line is the same engine.
+`fresh` one whose guest is ready, a fork of a frozen one where that can be; `Pool`
+keeps such forks at hand. `create` and `start` make one that stays. The names here
+are the library; the command line is the same engine.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from qemuctl.lazy import exports
 if TYPE_CHECKING:
     from qemuctl.errors import QemuctlError
     from qemuctl.guest.agent import Agent, Result
+    from qemuctl.pool.pool import Pool
     from qemuctl.qmp import Event, Session
     from qemuctl.spec import Spec, load_spec, parse_spec
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import create, remove
+    from qemuctl.vm.fork import fork
+    from qemuctl.vm.fresh import fresh
     from qemuctl.vm.launch import launch, start
     from qemuctl.vm.states import State
     from qemuctl.vm.vm import Vm
@@ -38,6 +42,7 @@ __getattr__ = exports(
     {
         "Agent": "qemuctl.guest.agent",
         "Event": "qemuctl.qmp",
+        "Pool": "qemuctl.pool.pool",
         "QemuctlError": "qemuctl.errors",
         "Result": "qemuctl.guest.agent",
         "Session": "qemuctl.qmp",
@@ -46,6 +51,8 @@ __getattr__ = exports(
         "Vm": "qemuctl.vm.vm",
         "attach": "qemuctl.vm.attach",
         "create": "qemuctl.vm.definitions",
+        "fork": "qemuctl.vm.fork",
+        "fresh": "qemuctl.vm.fresh",
         "launch": "qemuctl.vm.launch",
         "load_spec": "qemuctl.spec",
         "parse_spec": "qemuctl.spec",
@@ -57,6 +64,7 @@ __getattr__ = exports(
 __all__ = [
     "Agent",
     "Event",
+    "Pool",
     "QemuctlError",
     "Result",
     "Session",
@@ -65,6 +73,8 @@ __all__ = [
     "Vm",
     "attach",
     "create",
+    "fork",
+    "fresh",
     "launch",
     "load_spec",
     "parse_spec",
