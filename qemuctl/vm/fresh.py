@@ -51,7 +51,7 @@ async def fresh(
     async with contextlib.AsyncExitStack() as stack:
         attached = None
         if template is not None:
-            found = await current(find(template), status=status)
+            found = await current(find(template), progress=status, status=status)
             attached = await begin_fork(
                 found, spec_like(found, spec), post_mortem=post_mortem
             )

@@ -213,7 +213,6 @@ async def current(
             return found
         if progress is not None:
             progress(f"making the template {template.name} again: {reason}")
-        status(f"making the template {template.name} again")
         return await _make(template.folder, making, key, progress)
 
 

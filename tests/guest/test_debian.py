@@ -6,7 +6,6 @@ emulation, so all that needs one is asked of these two.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import subprocess
@@ -19,7 +18,7 @@ import qemuctl
 from qemuctl.errors import WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.recipe import recipe_hash
-from qemuctl.testing import CommandFailed, Guest
+from qemuctl.testing import CommandFailed, Guest, LoopThread
 from qemuctl.vm.started import started_spec
 from tests.conftest import CACHE
 from tests.guest.conftest import Home
@@ -98,7 +97,7 @@ def test_a_real_distribution_from_nothing_to_ssh_and_a_clone(
     web = facts(here, "web")
     assert web["host"] == "web"
     _first_boot(here)
-    asyncio.run(_units())
+    _units()
     _own_key(here, key)
     _copies(here, tmp_path)
     stanza = here.text("ssh-config", "web")
@@ -133,10 +132,18 @@ def _first_boot(here: Home) -> None:
     assert state == "running"
 
 
-async def _units() -> None:
+def _units() -> None:
     """What systemd makes of a unit is waited for, but not a unit that has failed."""
+    thread = LoopThread()
+    try:
+        thread.call(_wait_for_units(thread))
+    finally:
+        thread.close()
+
+
+async def _wait_for_units(thread: LoopThread) -> None:
     async with await qemuctl.attach("web") as vm:
-        guest = Guest(vm, started_spec(vm.paths), asyncio.get_running_loop())
+        guest = Guest(vm, started_spec(vm.paths), thread)
         await guest.wait_for_unit("ssh.service")
         await guest.wait_for_port(22, "10.0.2.15")
         await guest.succeed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,11 +13,13 @@ from tests.guest.conftest import Home
 
 
 @contextlib.asynccontextmanager
-async def _booted(spec: Spec, timeout: float) -> AsyncIterator[Guest]:
+async def _booted(
+    spec: Spec, timeout: float, thread: LoopThread
+) -> AsyncIterator[Guest]:
     async with launch(spec) as vm:
         if timeout:
             await vm.wait_ready(timeout=timeout)
-        yield Guest(vm, spec, asyncio.get_running_loop())
+        yield Guest(vm, spec, thread)
 
 
 @contextlib.contextmanager
@@ -28,7 +29,7 @@ def guest_of(spec: Spec, home: Home, *, timeout: float = 90) -> Iterator[SyncGue
         patch.setenv("QEMUCTL_HOME", str(home.path))
         thread = LoopThread()
         try:
-            booted = _booted(spec, timeout)
+            booted = _booted(spec, timeout, thread)
             guest = thread.call(booted.__aenter__())
             try:
                 yield SyncGuest(guest, thread)
