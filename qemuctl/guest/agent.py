@@ -274,8 +274,10 @@ class Agent:
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
         capture: bool = False,
+        timeout: float | None = REQUEST_TIMEOUT,
     ) -> int:
-        """Starts a command in the guest and gives its pid there (guest-exec)."""
+        """Starts a command in the guest and gives its pid there (guest-exec); raises
+        as `request` does."""
         arguments: dict[str, Any] = {
             "path": argv[0],
             "arg": list(argv[1:]),
@@ -285,7 +287,7 @@ class Agent:
             arguments["input-data"] = base64.b64encode(input).decode()
         if env is not None:
             arguments["env"] = [f"{name}={value}" for name, value in env.items()]
-        reply = await self.request("guest-exec", arguments)
+        reply = await self.request("guest-exec", arguments, timeout=timeout)
         with makes_sense("guest-exec"):
             return int(reply["pid"])
 
