@@ -60,27 +60,34 @@ class LoopThread:
         seconds, StateError after `close`. An exception that comes in the calling
         thread meanwhile, such as KeyboardInterrupt, calls the work off.
         """
-        errand = self._send(work, timeout)
+        # An exception may come at any point: what was sent is in here first.
+        sent: list[_Errand[T]] = []
         try:
-            return errand.outcome.result()
+            self._send(work, timeout, sent)
+            return sent[0].outcome.result()
         except BaseException:
-            if not errand.outcome.done():
-                errand.call_off()
-                futures.wait([errand.outcome], _UNDOING)
+            if not sent:
+                work.close()
+            elif not sent[0].outcome.done():
+                sent[0].call_off()
+                futures.wait([sent[0].outcome], _UNDOING)
             raise
 
-    def _send(self, work: Coroutine[Any, Any, T], timeout: float | None) -> _Errand[T]:
-        try:
-            loop = self.loop
-            if threading.current_thread() is self._thread:
-                raise StateError("wait", "running", "this is the loop's own thread")
-            with self._lock:  # what is sent before `close` begins before the end
-                if self._closed:
-                    raise _over()
-                return _Errand(work, loop, timeout)
-        except BaseException:
-            work.close()
-            raise
+    def _send(
+        self,
+        work: Coroutine[Any, Any, T],
+        timeout: float | None,
+        sent: list[_Errand[T]],
+    ) -> None:
+        loop = self.loop
+        if threading.current_thread() is self._thread:
+            raise StateError("wait", "running", "this is the loop's own thread")
+        with self._lock:  # what is sent before `close` begins before the end
+            if self._closed:
+                raise _over()
+            errand = _Errand(work, loop, timeout)
+            sent.append(errand)
+            errand.begin()
 
     def close(self) -> None:
         """Cancels all that the loop still does and ends the thread.
@@ -118,6 +125,7 @@ async def across(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) 
     if loop is asyncio.get_running_loop():
         return await work
     errand = _Errand(work, loop)
+    errand.begin()
     outcome = asyncio.wrap_future(errand.outcome)
     try:
         return await asyncio.shield(outcome)
@@ -148,10 +156,13 @@ class _Errand(Generic[T]):
         self.outcome.set_running_or_notify_cancel()  # nobody cancels the future
         self._work, self._loop, self._timeout = work, loop, timeout
         self._task: asyncio.Task[T] | None = None
+
+    def begin(self) -> None:
+        """Has the loop begin. Raises StateError when it has ended."""
         try:
-            loop.call_soon_threadsafe(self._begin)
+            self._loop.call_soon_threadsafe(self._begin)
         except RuntimeError as error:
-            work.close()
+            self._work.close()
             raise _over() from error
 
     def call_off(self) -> None:
@@ -173,6 +184,9 @@ class _Errand(Generic[T]):
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        elif not self.outcome.done():  # it was called off before it was begun
+            self._work.close()
+            self.outcome.set_exception(asyncio.CancelledError())
 
     def _ended(self, task: asyncio.Task[T]) -> None:
         self._work.close()  # cancelled before it began, it would complain
