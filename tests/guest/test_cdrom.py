@@ -16,8 +16,9 @@ from tests.guest.conftest import Home
 
 PACKAGE = "grub-rescue-pc"
 MENU = "serial:GNU GRUB"
-# What the boot sector on the disk says.
-DISK = "serial:Booting from Hard Disk..ok"
+# What the boot sector on the disk says; SeaBIOS sends the end of its own line
+# with a delay, so that it stands before or after the first of these.
+DISK = r"serial:Booting from Hard Disk[.\s]*ok"
 
 
 @pytest.fixture(scope="module")
