@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,6 +81,55 @@ QemuArgs = Annotated[
     list[str] | None,
     typer.Option("--qemu-arg", metavar="ARG", help="one more argument for QEMU"),
 ]
+
+
+Given = dict[str, Any]
+"""What was given of `_described`'s flags, by their names."""
+
+
+def _described(
+    memory: Memory = None,
+    cpus: Cpus = None,
+    disk: Disks = None,
+    nic: Nics = None,
+    forward: Forwards = None,
+    root_size: RootSize = None,
+    disk_mode: DiskMode = None,
+    cdrom: Cdrom = None,
+    boot: BootOnce = None,
+    user_data: UserData = None,
+    ssh_key: SshKeys = None,
+    trust_backing: TrustBacking = False,
+    kernel: Kernel = None,
+    initrd: Initrd = None,
+    append: Append = None,
+    machine: MachineType = None,
+    accel: Accel = None,
+    display: Display = None,
+    qemu_arg: QemuArgs = None,
+) -> None:
+    """The flags that describe a VM."""
+
+
+def describing(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the flags that describe a VM, in the place of its parameter
+    ``given``, which gets them all."""
+    own = inspect.signature(command, eval_str=True)
+    flags = inspect.signature(_described, eval_str=True).parameters
+    merged: list[inspect.Parameter] = []
+    for name, parameter in own.parameters.items():
+        merged += flags.values() if name == "given" else [parameter]
+
+    def wrapped(**values: Any) -> None:
+        given = {name: values.pop(name) for name in flags}
+        command(**values, given=given)
+
+    wrapped.__doc__ = command.__doc__
+    # What typer reads the command line from.
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in merged]
+    wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {each.name: each.annotation for each in merged}
+    return wrapped
 
 
 def spec_from(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     "create",
     example="qemuctl create web --image tiny --memory 512M --cpus 2 --disk size=1G",
 )
+@flags.describing
 def create(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="its name")
@@ -36,28 +37,10 @@ def create(
             help="an image's name, or ./disk.qcow2", autocompletion=complete_images
         ),
     ] = None,
-    memory: flags.Memory = None,
-    cpus: flags.Cpus = None,
-    disk: flags.Disks = None,
-    nic: flags.Nics = None,
-    forward: flags.Forwards = None,
-    root_size: flags.RootSize = None,
-    disk_mode: flags.DiskMode = None,
-    cdrom: flags.Cdrom = None,
-    boot: flags.BootOnce = None,
-    user_data: flags.UserData = None,
-    ssh_key: flags.SshKeys = None,
-    trust_backing: flags.TrustBacking = False,
-    kernel: flags.Kernel = None,
-    initrd: flags.Initrd = None,
-    append: flags.Append = None,
-    machine: flags.MachineType = None,
-    accel: flags.Accel = None,
-    display: flags.Display = None,
-    qemu_arg: flags.QemuArgs = None,
+    *,
+    given: flags.Given,
 ) -> None:
     """Create a VM, from flags or a YAML file or both; it is not started."""
-    given = dict(locals())
     spec, text = flags.spec_from(name=name, image=image, file=file, flags=given)
     run_async(_create(spec, text))
     note(f"created {spec.name}; start it with: qemuctl start {spec.name}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @command("run", example="echo data | qemuctl run tiny -- wc -c")
+@flags.describing
 def run(
     image: Annotated[
         str | None,
@@ -36,25 +37,8 @@ def run(
     ] = None,
     file: flags.File = None,
     name: Annotated[str | None, typer.Option(help="the name's beginning")] = None,
-    memory: flags.Memory = None,
-    cpus: flags.Cpus = None,
-    disk: flags.Disks = None,
-    nic: flags.Nics = None,
-    forward: flags.Forwards = None,
-    root_size: flags.RootSize = None,
-    disk_mode: flags.DiskMode = None,
-    cdrom: flags.Cdrom = None,
-    boot: flags.BootOnce = None,
-    user_data: flags.UserData = None,
-    ssh_key: flags.SshKeys = None,
-    trust_backing: flags.TrustBacking = False,
-    kernel: flags.Kernel = None,
-    initrd: flags.Initrd = None,
-    append: flags.Append = None,
-    machine: flags.MachineType = None,
-    accel: flags.Accel = None,
-    display: flags.Display = None,
-    qemu_arg: flags.QemuArgs = None,
+    *,
+    given: flags.Given,
     timeout: Timeout = "120",
     template: Annotated[
         str | None,
@@ -78,13 +62,13 @@ def run(
     For a command the guest is booted and frozen the first time, and each later one
     goes on from there, in a fraction of a second; --cold boots.
     """
-    given = dict(locals())
     if file is not None and image is not None:
         # With a file the first word after the options belongs to the command.
         command, image = [image, *(command or [])], None
     if template is not None:
         words = [image, *(command or [])] if image is not None else command
-        raise SystemExit(_forked(template, words or [], given))
+        other = {**given, "file": file, "name": name, "cold": cold}
+        raise SystemExit(_forked(template, words or [], other))
     if file is None and image is None:
         from qemuctl.errors import UsageError
 
@@ -93,7 +77,7 @@ def run(
     spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
     del rm
     # Who looks at a console, or boots from a CD, wants to see the boot.
-    cold = cold or not command or boot is not None
+    cold = cold or not command or given["boot"] is not None
     raise SystemExit(run_async(_run(spec, command or [], seconds(timeout), cold)))
 
 
@@ -102,12 +86,7 @@ def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
     from qemuctl.cli.fork import fork
     from qemuctl.errors import UsageError
 
-    made_of = {
-        key.replace("_", "-"): value
-        for key, value in given.items()
-        if key not in ("template", "image", "command", "timeout", "rm")
-    }
-    other = [f"--{key}" for key, value in made_of.items() if value]
+    other = [f"--{key.replace('_', '-')}" for key, value in given.items() if value]
     if other:
         raise UsageError(f"a template is what it was made of: {', '.join(other)}")
     if not words:

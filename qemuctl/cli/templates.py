@@ -52,6 +52,7 @@ Name = Annotated[
     "create",
     epilog="Example:  qemuctl template create db --image debian --run ./setup",
 )
+@flags.describing
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="its name")],
     image: Annotated[
@@ -71,25 +72,8 @@ def create(
         str | None, typer.Option(metavar="COMMAND", help="then, in its shell")
     ] = None,
     file: flags.File = None,
-    memory: flags.Memory = None,
-    cpus: flags.Cpus = None,
-    disk: flags.Disks = None,
-    nic: flags.Nics = None,
-    forward: flags.Forwards = None,
-    root_size: flags.RootSize = None,
-    disk_mode: flags.DiskMode = None,
-    cdrom: flags.Cdrom = None,
-    boot: flags.BootOnce = None,
-    user_data: flags.UserData = None,
-    ssh_key: flags.SshKeys = None,
-    trust_backing: flags.TrustBacking = False,
-    kernel: flags.Kernel = None,
-    initrd: flags.Initrd = None,
-    append: flags.Append = None,
-    machine: flags.MachineType = None,
-    accel: flags.Accel = None,
-    display: flags.Display = None,
-    qemu_arg: flags.QemuArgs = None,
+    *,
+    given: flags.Given,
     timeout: Timeout = "300",
 ) -> None:
     """Boot a guest once, get it ready, and freeze it: memory, devices and disks.
@@ -100,11 +84,14 @@ def create(
     from qemuctl.cli.app import seconds
     from qemuctl.vm.template_key import Recipe
 
-    given = dict(locals())
     if wait not in ("agent", "boot"):
         raise UsageError(f"not something to wait for: {wait}", hint="agent, boot")
     if sum(source is not None for source in (image, vm, file)) != 1:
         raise UsageError("say what it is made of: --image, --vm or -f FILE")
+    if vm is not None and any(given.values()):
+        raise UsageError(
+            "a template of a VM is as the VM is", hint=f"change it: qemuctl edit {vm}"
+        )
     spec = None
     if vm is None:
         spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)

@@ -82,36 +82,10 @@ async def bring_up(
     ``keep_open`` are descriptors that it inherits with the VM's lock. Raises as
     `launch` does; QEMU has ended then.
     """
+    lock = await _take_lock(paths)
     try:
-        lock = take(paths.lock)
-    except FileNotFoundError as error:
-        raise NotFound(paths.name) from error  # removed in this moment
-    if lock is None:
-        require(Action.START, await state_of(paths), paths.name)
-        raise StateError(
-            f"start {paths.name}", "starting", "another command is starting it"
-        )
-    try:
-        # First of all: while the lock is held, an old record would be believed.
-        for stale in (paths.record, paths.exit, paths.busy, paths.journal):
-            stale.unlink(missing_ok=True)
-        paths.ballooned.unlink(missing_ok=True)
-        paths.started.write_text(dump(spec))
-        once = boot or (None if paths.booted.exists() else spec.boot.once)
-        with store.steady():
-            plan = await prepare(
-                spec,
-                paths,
-                once=once,
-                progress=progress,
-                ram=origin.ram if origin else None,
-            )
-        _turn(paths.serial_log, origin.console if origin else None)
-        # Ours, and whatever is in it is stale: we have the lock.
-        shutil.rmtree(paths.run, ignore_errors=True)
-        eventlog.prepare(paths.events_in, paths.events)
-        child = await spawn(
-            paths, plan.machine.listening, plan.argv, keep_open=[lock, *keep_open]
+        plan, child = await _spawned(
+            spec, paths, [lock, *keep_open], boot, progress, origin
         )
     finally:
         os.close(lock)
@@ -132,6 +106,45 @@ async def bring_up(
         await asyncio.shield(child.reaped())
         raise
     return vm, child
+
+
+async def _take_lock(paths: VmPaths) -> int:
+    try:
+        lock = take(paths.lock)
+    except FileNotFoundError as error:
+        raise NotFound(paths.name) from error  # removed in this moment
+    if lock is None:
+        require(Action.START, await state_of(paths), paths.name)
+        raise StateError(
+            f"start {paths.name}", "starting", "another command is starting it"
+        )
+    return lock
+
+
+async def _spawned(
+    spec: Spec,
+    paths: VmPaths,
+    keep_open: Sequence[int],
+    boot: Device | None,
+    progress: Stages | None,
+    origin: Origin | None,
+) -> tuple[Plan, Child]:
+    """A QEMU that has been started, in a folder that nothing stale is left in."""
+    # First of all: while the lock is held, an old record would be believed.
+    for stale in (paths.record, paths.exit, paths.busy, paths.journal):
+        stale.unlink(missing_ok=True)
+    paths.ballooned.unlink(missing_ok=True)
+    paths.started.write_text(dump(spec))
+    once = boot or (None if paths.booted.exists() else spec.boot.once)
+    ram = origin.ram if origin else None
+    with store.steady():
+        plan = await prepare(spec, paths, once=once, progress=progress, ram=ram)
+    _turn(paths.serial_log, origin.console if origin else None)
+    # Ours, and whatever is in it is stale: we have the lock.
+    shutil.rmtree(paths.run, ignore_errors=True)
+    eventlog.prepare(paths.events_in, paths.events)
+    child = await spawn(paths, plan.machine.listening, plan.argv, keep_open=keep_open)
+    return plan, child
 
 
 async def _take_over(

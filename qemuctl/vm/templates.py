@@ -26,10 +26,10 @@ from qemuctl.spec import Spec, dump, validate_name
 from qemuctl.thread import in_thread
 from qemuctl.vm.attached import Furnish, PostMortem
 from qemuctl.vm.forkable import template_spec
-from qemuctl.vm.freeze import freeze
+from qemuctl.vm.freeze import Frozen, freeze
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.resolve import image_of
-from qemuctl.vm.template import FILE, Template, kept_files, read_template
+from qemuctl.vm.template import FILE, Kept, Template, kept_files, read_template
 from qemuctl.vm.template_key import Key, Recipe, compute_key
 from qemuctl.vm.template_lock import alone, alone_now, lock_of
 from qemuctl.vm.users import needing
@@ -255,27 +255,7 @@ async def _make(
             post_mortem=making.post_mortem,
         )
         files = await in_thread(partial(kept_files, content))
-        template = Template(
-            folder=folder,
-            making=id_,
-            key=key.text,
-            text=dump(making.spec),
-            source=making.source,
-            furnished=making.furnish is not None,
-            wait=making.recipe.wait,
-            run=making.recipe.run,
-            made_at=time.time(),
-            qemu=str(key.host.binary.path),
-            version=key.host.binary.version,
-            machine=frozen.machine,
-            accel=key.host.accel.kind,
-            guest=frozen.guest,
-            boot_seconds=frozen.boot_seconds,
-            freeze_seconds=frozen.freeze_seconds,
-            boot=boot_id(),
-            timeout=making.timeout,
-            files=files,
-        )
+        template = _described(folder, id_, making, key, frozen, files)
         template.write()
     except BaseException:
         shutil.rmtree(content, ignore_errors=True)
@@ -285,6 +265,37 @@ async def _make(
         raise
     _sweep(folder)
     return template
+
+
+def _described(
+    folder: Path,
+    id_: str,
+    making: Making,
+    key: Key,
+    frozen: Frozen,
+    files: dict[str, Kept],
+) -> Template:
+    return Template(
+        folder=folder,
+        making=id_,
+        key=key.text,
+        text=dump(making.spec),
+        source=making.source,
+        furnished=making.furnish is not None,
+        wait=making.recipe.wait,
+        run=making.recipe.run,
+        made_at=time.time(),
+        qemu=str(key.host.binary.path),
+        version=key.host.binary.version,
+        machine=frozen.machine,
+        accel=key.host.accel.kind,
+        guest=frozen.guest,
+        boot_seconds=frozen.boot_seconds,
+        freeze_seconds=frozen.freeze_seconds,
+        boot=boot_id(),
+        timeout=making.timeout,
+        files=files,
+    )
 
 
 def _sweep(folder: Path) -> None:

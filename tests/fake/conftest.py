@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from fake_qemu import FakeQemu
+from fake_qemu import FakeQemu, seems_on
 from fake_qmp import serving
 
 from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
-from qemuctl.process import Identity, take
 from qemuctl.spec import Spec
-from qemuctl.units import MIB
-from qemuctl.vm import definitions, disk_config, disk_insert
+from qemuctl.vm import disk_config, disk_insert
 from qemuctl.vm.record import Record
 from qemuctl.vm.vm import Vm
 
@@ -45,23 +42,10 @@ async def qemu(
     # Whether this host could start it is no question here.
     monkeypatch.setattr(disk_config, "_check_startable", lambda *_: None)
     monkeypatch.setattr(disk_insert, "create_disk", _make)
-    definitions.create(Spec(name="web", nics=()))
-    paths = VmPaths.of("web")
-    paths.run.mkdir(parents=True, mode=0o700)
-    lock = take(paths.lock)
-    assert lock is not None
-    me = Identity.of(os.getpid())
-    assert me is not None
-    Record(
-        qemu=me, shepherd=me, owner=me, attached=True, run=str(paths.run), started_at=0,
-        argv=[], accel="tcg", accel_reason="", version="7.2.0", machine="pc-q35-7.2",
-        cpus=1, memory=512 * MIB,
-    ).write(paths.record)  # fmt: skip
-    fake = FakeQemu(paths.events)
-    async with serving(paths.tools_socket, fake.script):
-        yield fake
-    os.close(lock)
-    shutil.rmtree(paths.run)
+    with seems_on(Spec(name="web", nics=())) as paths:
+        fake = FakeQemu(paths.events)
+        async with serving(paths.tools_socket, fake.script):
+            yield fake
 
 
 @pytest.fixture

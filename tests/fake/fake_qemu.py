@@ -3,12 +3,22 @@ device when the test says so."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fake_qmp import Peer
+
+from qemuctl.paths import VmPaths
+from qemuctl.process import Identity, take
+from qemuctl.spec import Spec
+from qemuctl.units import MIB
+from qemuctl.vm import definitions
+from qemuctl.vm.record import Record
 
 PORTS = 4
 
@@ -176,3 +186,25 @@ class FakeQemu:
 
     def _block_resize(self, node_name: str, size: int) -> None:
         self.nodes[node_name]["image"]["virtual-size"] = size
+
+
+@contextlib.contextmanager
+def seems_on(spec: Spec, forwards: Sequence[str] = ()) -> Iterator[VmPaths]:
+    """A VM that is on for the block, or so it seems: its process is this one."""
+    definitions.create(spec)
+    paths = VmPaths.of(spec.name)
+    paths.run.mkdir(parents=True, mode=0o700)
+    lock = take(paths.lock)
+    assert lock is not None
+    me = Identity.of(os.getpid())
+    assert me is not None
+    Record(
+        qemu=me, shepherd=me, owner=me, attached=True, run=str(paths.run), started_at=0,
+        argv=[], accel="tcg", accel_reason="", version="7.2.0", machine="pc-q35-7.2",
+        cpus=1, memory=512 * MIB, forwards=list(forwards),
+    ).write(paths.record)  # fmt: skip
+    try:
+        yield paths
+    finally:
+        os.close(lock)
+        shutil.rmtree(paths.run)

@@ -4,8 +4,6 @@ not let go, or late."""
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_nics import FakeNics
+from fake_qemu import seems_on
 from fake_qmp import serving
 
 from qemuctl.errors import (
@@ -24,11 +23,8 @@ from qemuctl.errors import (
     SpecError,
     StateError,
 )
-from qemuctl.paths import VmPaths
-from qemuctl.process import Identity, take
 from qemuctl.spec import Nic, Spec
 from qemuctl.spec.model import Forward
-from qemuctl.units import MIB
 from qemuctl.vm import definitions, nic_config, nic_insert
 from qemuctl.vm.configured import Scope
 from qemuctl.vm.nic_results import RemovedNic
@@ -56,36 +52,13 @@ async def qemu(
     binary = SimpleNamespace(require_device=lambda *_: None)
     host = SimpleNamespace(binary=binary)
     monkeypatch.setattr(nic_insert, "inspect_host", lambda _: host)
-    definitions.create(Spec(name="web", nics=(WRITTEN,)))
-    paths = VmPaths.of("web")
-    paths.run.mkdir(parents=True, mode=0o700)
-    lock = take(paths.lock)
-    assert lock is not None
-    me = Identity.of(os.getpid())
-    assert me is not None
-    Record(
-        qemu=me, shepherd=me, owner=me, attached=True, run=str(paths.run), started_at=0,
-        argv=[], accel="tcg", accel_reason="", version="7.2.0", machine="pc-q35-7.2",
-        cpus=1, memory=512 * MIB,
-        forwards=["127.0.0.1:2222->22", "127.0.0.1:38080->80"],
-    ).write(paths.record)  # fmt: skip
-    fake = FakeNics(paths.events)
-    fake.plug(
-        "nic0", "net0", ("tcp", "127.0.0.1", 2222, 22), ("tcp", "127.0.0.1", 38080, 80)
-    )
-    async with serving(paths.tools_socket, fake.script):
-        yield fake
-    os.close(lock)
-    shutil.rmtree(paths.run)
-
-
-@pytest.fixture
-async def vm(qemu: FakeNics) -> AsyncIterator[Vm]:
-    paths = VmPaths.of("web")
-    record = Record.read(paths.record)
-    assert record is not None
-    async with Vm(paths, record) as made:
-        yield made
+    forwards = ["127.0.0.1:2222->22", "127.0.0.1:38080->80"]
+    with seems_on(Spec(name="web", nics=(WRITTEN,)), forwards) as paths:
+        fake = FakeNics(paths.events)
+        ports = (("tcp", "127.0.0.1", 2222, 22), ("tcp", "127.0.0.1", 38080, 80))
+        fake.plug("nic0", "net0", *ports)
+        async with serving(paths.tools_socket, fake.script):
+            yield fake
 
 
 def recorded(vm: Vm) -> Record:
