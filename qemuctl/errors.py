@@ -10,6 +10,8 @@
     │ └ ImageInUse(path)                       another process has it open
     ├ LaunchError(argv, returncode, stderr)    QEMU did not start
     ├ TemplateError                            a template cannot be made or used
+    ├ StateFileError                           a saved machine is not what it was
+    ├ MigrationError(phase)                    a VM has not come where it was to go
     ├ StateError(action, state, reason)        not possible in this state
     │ ├ NotFound(name)                         no such VM
     │ └ NameInUse(name)                        there is one already
@@ -135,6 +137,18 @@ class LaunchError(ToolError):
 
 class TemplateError(QemuctlError):
     """A template cannot be made, or not be used as it is."""
+
+
+class StateFileError(QemuctlError):
+    """A saved machine cannot be used: its file is damaged, or something has changed."""
+
+
+class MigrationError(QemuctlError):
+    """A VM was not moved; ``phase`` tells how far it had come."""
+
+    def __init__(self, message: str, phase: str, *, hint: str | None = None) -> None:
+        self.phase = phase
+        super().__init__(message, hint=hint)
 
 
 class StateError(QemuctlError):

@@ -247,6 +247,21 @@ class VmPaths:
         return self.state / "journal.json"
 
     @property
+    def plugged(self) -> Path:
+        """What disks and cards are that were plugged in since the start."""
+        return self.state / "plugged.json"
+
+    @property
+    def saved(self) -> Path:
+        """The state that the VM goes on from at its next start."""
+        return self.state / "saved.state"
+
+    @property
+    def migration(self) -> Path:
+        """How far a migration has come, from here or to here."""
+        return self.state / "migration.json"
+
+    @property
     def snapshots(self) -> Path:
         """What the disks themselves do not tell of their snapshots."""
         return self.state / "snapshots.json"

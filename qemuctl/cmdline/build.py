@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qemuctl.cmdline import channels
 from qemuctl.cmdline.boot import boot, boot_indexes
@@ -16,6 +16,7 @@ from qemuctl.cmdline.objects import RngBuiltin
 from qemuctl.cmdline.options import Action, Name, Sandbox
 from qemuctl.cmdline.ram import RamFile, memory
 from qemuctl.cmdline.screen import screen
+from qemuctl.cmdline.shape import Shape, shaped
 from qemuctl.cmdline.storage import storage
 from qemuctl.host import Host
 from qemuctl.paths import VmPaths
@@ -23,18 +24,26 @@ from qemuctl.spec.model import Spec
 
 
 def build(
-    spec: Spec, paths: VmPaths, host: Host, ram: RamFile | None = None
+    spec: Spec,
+    paths: VmPaths,
+    host: Host,
+    ram: RamFile | None = None,
+    shape: Shape | None = None,
 ) -> Machine:
     """The machine that ``spec`` describes, with its files at ``paths``.
 
     The spec is resolved: paths are absolute, an image's kernel stands in
     `boot`. A disk that has a size and no path is at ``paths.disk``. With ``ram``
-    its memory is that file. Raises SpecError, naming the field, for what the machine
+    its memory is that file; with ``shape`` it waits for the state of a machine that
+    has its devices there. Raises SpecError, naming the field, for what the machine
     cannot do, and HostError for what the binary does not have.
     """
+    content: Iterable[Element] = _content(spec, paths, host, ram)
+    if shape is not None:
+        content = shaped(content, shape)
     return Machine(
         binary=host.binary.path,
-        content=tuple(_content(spec, paths, host, ram)),
+        content=tuple(content),
         recorder=tuple(channels.recorder(paths)),
         extra_args=spec.extra_args,
         folders=(paths.run, paths.state),

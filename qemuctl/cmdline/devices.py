@@ -118,6 +118,7 @@ class VirtioMemPci(Device):
     driver: str = "virtio-mem-pci"
     memdev: str
     requested_size: int
+    memaddr: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,3 +127,4 @@ class PcDimm(Device):
 
     driver: str = "pc-dimm"
     memdev: str
+    slot: int | None = None

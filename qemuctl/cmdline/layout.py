@@ -94,7 +94,7 @@ class Layout:
         """The root ports of all devices plugged so far, and the free ones."""
         if self.chipset != "q35":
             return ()
-        return tuple(_port(index) for index in range(self._plugged + self._free))
+        return tuple(root_port(index) for index in range(self._plugged + self._free))
 
 
 def free_places(
@@ -114,7 +114,8 @@ def free_places(
     return []
 
 
-def _port(index: int) -> PcieRootPort:
+def root_port(index: int) -> PcieRootPort:
+    """One of q35's root ports, counted from 0."""
     slot, function = divmod(index, _FUNCTIONS)
     return PcieRootPort(
         id=f"port{index}",

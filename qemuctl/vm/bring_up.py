@@ -20,6 +20,7 @@ from pathlib import Path
 
 from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.cmdline.ram import RamFile
+from qemuctl.cmdline.shape import Shape, exact
 from qemuctl.errors import (
     LaunchError,
     MonitorLost,
@@ -58,10 +59,12 @@ class Origin:
 
     ``ram`` is the file of its memory; ``state`` that of its devices' state, None
     for a template in the making; ``template`` is what it is a fork of, and
-    ``console`` the file of what that had said on its console.
+    ``console`` the file of what that had said on its console. With ``shape`` it is
+    like a machine of that shape, and waits for its state.
     """
 
-    ram: RamFile
+    ram: RamFile | None = None
+    shape: Shape | None = None
     state: Path | None = None
     template: str | None = None
     console: Path | None = None
@@ -131,15 +134,22 @@ async def _spawned(
 ) -> tuple[Plan, Child]:
     """A QEMU that has been started, in a folder that nothing stale is left in."""
     # First of all: while the lock is held, an old record would be believed.
-    for stale in (paths.record, paths.exit, paths.busy, paths.journal):
+    for stale in (
+        paths.record, paths.exit, paths.busy, paths.journal, paths.plugged,
+    ):  # fmt: skip
         stale.unlink(missing_ok=True)
     paths.ballooned.unlink(missing_ok=True)
     paths.started.write_text(dump(spec))
     once = boot or (None if paths.booted.exists() else spec.boot.once)
-    ram = origin.ram if origin else None
+    origin = origin or Origin()
+    if origin.shape is not None:
+        spec = exact(spec, origin.shape)
     with store.steady():
-        plan = await prepare(spec, paths, once=once, progress=progress, ram=ram)
-    _turn(paths.serial_log, origin.console if origin else None)
+        plan = await prepare(
+            spec, paths, once=once, progress=progress, ram=origin.ram,
+            shape=origin.shape,
+        )  # fmt: skip
+    _turn(paths.serial_log, origin.console)
     # Ours, and whatever is in it is stale: we have the lock.
     shutil.rmtree(paths.run, ignore_errors=True)
     eventlog.prepare(paths.events_in, paths.events)
@@ -151,13 +161,14 @@ async def _take_over(
     session: Session, child: Child, plan: Plan, origin: Origin
 ) -> None:
     """Has a machine that is made from a template go on where that one stopped."""
-    await set_capabilities(session, shared_ram=True)
+    await set_capabilities(session, *(["x-ignore-shared"] if origin.ram else []))
     if origin.state is None:
         return
-    by_name = "file" in plan.host.binary.transports
+    by_name = origin.state if "file" in plan.host.binary.transports else None
     try:
         async with asyncio.timeout(GREETING_TIMEOUT):
-            await load_state(session, origin.state, by_name=by_name)
+            with origin.state.open("rb") as file:
+                await load_state(session, file, by_name=by_name)
     except TimeoutError as error:
         raise WaitTimeout(
             "QEMU to take the template's state", GREETING_TIMEOUT
@@ -287,6 +298,7 @@ async def _written_down(
         forwards=await _forwards(spec, session),
         links_down=links_down(spec),
         template=origin.template if origin is not None else None,
+        continued=origin is not None and origin.shape is not None,
     )
     record.write(plan.paths.record)
     return Vm(plan.paths, record, session)

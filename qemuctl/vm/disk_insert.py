@@ -39,6 +39,7 @@ from qemuctl.vm.disk_config import NewDisk, plan_disk
 from qemuctl.vm.disk_limits import set_limits
 from qemuctl.vm.journal import Change
 from qemuctl.vm.made import remember
+from qemuctl.vm.plugged import note_plugged
 from qemuctl.vm.users import check_free
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Insertion:
             private_dir(path.parent)
             make = partial(create_disk, path, placed.driver, size)
             await in_thread(lambda _: make())
+        note_plugged(self.vm.paths, "disks", placed)
         for node in disk_node(id_, placed, path):
             await self.vm.command("blockdev-add", to_qapi(node))
         for device in filter(None, (self.controller, self.front_end)):

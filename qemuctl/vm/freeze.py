@@ -146,9 +146,10 @@ async def _save(vm: Vm, path: Path) -> None:
     await vm.power.pause()
     # Only now: a fork's agent must not begin by waiting for somebody to connect.
     vm.agent.release()
-    by_name = "file" in probe(Path(vm.record.argv[0])).transports
+    by_name = path if "file" in probe(Path(vm.record.argv[0])).transports else None
     try:
-        await save_state(await vm.monitor(), path, by_name=by_name)
+        with path.open("wb") as file:
+            await save_state(await vm.monitor(), file, by_name=by_name)
     except MigrationFailed as error:
         raise TemplateError(f"its guest cannot be frozen: {error.message}") from error
 

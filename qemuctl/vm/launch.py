@@ -25,6 +25,7 @@ from qemuctl.vm.definitions import find, load
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.resolve import Device
+from qemuctl.vm.restoring import discard, go_on, saved_state
 from qemuctl.vm.settled import conclude_if_off
 from qemuctl.vm.states import Action, require
 from qemuctl.vm.vm import Vm
@@ -63,15 +64,17 @@ async def start(
     name: str,
     *,
     paused: bool = False,
+    fresh: bool = False,
     boot: Device | None = None,
     progress: Stages | None = None,
 ) -> Vm | None:
     """Starts a VM that was created; None when it was on already.
 
-    ``boot`` is the kind of device that is tried first this time, until the
-    guest reboots. Of two starts at once one wins, and the other raises
-    StateError. Raises NotFound, and as `launch` does; after an error the VM is
-    off.
+    One that was saved goes on from there, once; ``fresh`` forgets that. ``boot`` is
+    the kind of device that is tried first this time, until the guest reboots. Of two
+    starts at once one wins, and the other raises StateError. Raises NotFound,
+    StateFileError for a saved state that does not fit, and as `launch` does; after an
+    error the VM is off.
     """
     paths = find(name)
     if held(paths.lock):
@@ -84,8 +87,14 @@ async def start(
         from qemuctl.vm.snapshots_off import settle
 
         await settle(name, Action.START)
-    spec = load(name)
     paths = VmPaths.of(name)
+    if fresh:
+        discard(paths)
+    elif (state := saved_state(paths)) is not None:
+        return await go_on(
+            state, paths, state.about.ran(), paused=paused, progress=progress
+        )
+    spec = load(name)
     vm, child = await bring_up(
         spec, paths, boot=boot, progress=progress, attached=False
     )

@@ -37,6 +37,7 @@ from qemuctl.vm.journal import Change
 from qemuctl.vm.nic_config import NewNic, plan_nic
 from qemuctl.vm.nic_forwards import host_port_problem
 from qemuctl.vm.nic_state import move_link, refresh
+from qemuctl.vm.plugged import note_plugged
 from qemuctl.vm.wires import check_far_end
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Insertion:
                 raise
 
     async def _steps(self) -> list[HostForward]:
+        known = {"id": self.new.id, "mac": self.new.mac}
+        note_plugged(self.vm.paths, "nics", self.new.nic.model_copy(update=known))
         try:
             # Unanswered it counts as failed: what came of it is taken away again.
             await self.vm.command("netdev_add", to_qapi(self.backend))

@@ -10,6 +10,7 @@ from qemuctl import cmdline
 from qemuctl.cmdline import Machine
 from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.cmdline.ram import RamFile
+from qemuctl.cmdline.shape import Shape
 from qemuctl.host import Host, find_qemu, inspect_host
 from qemuctl.image import build_tiny
 from qemuctl.paths import VmPaths
@@ -56,13 +57,14 @@ async def prepare(
     once: Device | None = None,
     progress: Stages | None = None,
     ram: RamFile | None = None,
+    shape: Shape | None = None,
 ) -> Plan:
     """The plan of a VM, with its image built and its disks made.
 
     ``once`` is the kind of device that is tried first, until the guest
-    reboots; ``ram`` the file that is its memory. Raises SpecError, HostError or
-    ImageError; what was made for the
-    VM lies in its own folder.
+    reboots; ``ram`` the file that is its memory, ``shape`` that of the machine whose
+    state it is to have. Raises SpecError, HostError or ImageError; what was made for
+    the VM lies in its own folder.
     """
     image = image_of(spec)
     find_qemu(spec)  # before anything slow
@@ -75,7 +77,7 @@ async def prepare(
     check_not_written(whole, paths)
     check_wires(whole.nics)
     usual = boot_indexes(resolved(spec, paths, image)) if once else None
-    return _plan(whole, paths, usual, ram)
+    return _plan(whole, paths, usual, ram, shape)
 
 
 def _plan(
@@ -83,7 +85,9 @@ def _plan(
     paths: VmPaths,
     usual: dict[str, int] | None = None,
     ram: RamFile | None = None,
+    shape: Shape | None = None,
 ) -> Plan:
     paths.check_sockets()
     host = inspect_host(spec)
-    return Plan(spec, paths, host, cmdline.build(spec, paths, host, ram), usual)
+    machine = cmdline.build(spec, paths, host, ram, shape)
+    return Plan(spec, paths, host, machine, usual)

@@ -23,7 +23,7 @@ class Record:
     that it dies with ``owner``; ``forwards`` are port forwards as
     ``ADDRESS:PORT->GUEST_PORT``, free ports read back; ``links_down`` are cards
     whose cable is out, which QEMU does not tell; ``template`` is what it is a fork
-    of.
+    of; ``continued`` tells that its guest has booted in an earlier run, or elsewhere.
     """
 
     qemu: Identity
@@ -43,6 +43,7 @@ class Record:
     forwards: list[str] = field(default_factory=list)
     links_down: list[str] = field(default_factory=list)
     template: str | None = None
+    continued: bool = False
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""

@@ -97,6 +97,8 @@ class Action(StrEnum):
     SNAPSHOT = "snapshot"
     REVERT = "revert"
     FORGET = "remove a snapshot of"
+    SAVE = "save"
+    MIGRATE = "migrate"
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,12 @@ _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.SNAPSHOT, State.STARTING): _COMING,
     (Action.SNAPSHOT, State.PAUSED): Accepted(),
     (Action.SNAPSHOT, State.SUSPENDED): _ASLEEP,
+    (Action.SAVE, State.STARTING): _COMING,
+    (Action.SAVE, State.PAUSED): Accepted(),
+    (Action.SAVE, State.SUSPENDED): _ASLEEP,
+    (Action.MIGRATE, State.STARTING): _COMING,
+    (Action.MIGRATE, State.PAUSED): Accepted(),
+    (Action.MIGRATE, State.SUSPENDED): _ASLEEP,
     # QEMU leaves its internal-error only by a reset.
     (Action.REVERT, State.CRASHED): _HALTED,
     # A key wakes it.

@@ -376,11 +376,11 @@ def agent_port_open(paths: VmPaths) -> bool:
 def _port_is_open(past: Iterable[Event], paths: VmPaths, record: Record | None) -> bool:
     word = _last_word(past)
     if word is None:
-        # It was open in the template that this is a fork of, or what was said
+        # It may have been open where the guest had booted, or what was said
         # about it has been trimmed: asking will tell.
-        forked = record is not None and record.template is not None
+        booted = record is not None and (record.continued or bool(record.template))
         with contextlib.suppress(OSError):
-            return forked or eventlog.start(paths.events) > 0
+            return booted or eventlog.start(paths.events) > 0
     return bool(word)
 
 

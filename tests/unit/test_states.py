@@ -71,6 +71,8 @@ TABLE = {
     Action.SNAPSHOT: "y s y y z h d h g u b t",
     Action.REVERT: "y s y y y y y h g u b t",
     Action.FORGET: "y s y y y y y y g u b t",
+    Action.SAVE: "o s y y z h d h g u b t",
+    Action.MIGRATE: "o s y y z h d h g u b t",
 }
 CELLS = [
     (action, state, sign)

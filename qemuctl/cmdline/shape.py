@@ -1,0 +1,181 @@
+"""The shape of a machine that is to go on with another one's state.
+
+QEMU finds the state of a device by where the device is. What was plugged in or out
+since a machine was started is not where its spec would put it; so the places of all
+devices come from the machine itself, and only what they are from the spec.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from qemuctl.cmdline.blockdev import FormatNode
+from qemuctl.cmdline.devices import (
+    BlockDevice,
+    Device,
+    Nic,
+    PcDimm,
+    PcieRootPort,
+    ScsiDevice,
+    VirtioMemPci,
+)
+from qemuctl.cmdline.keyval import Plain
+from qemuctl.cmdline.layout import root_port
+from qemuctl.cmdline.machine import Element
+from qemuctl.cmdline.objects import MemoryBackendRam
+from qemuctl.cmdline.options import Smp
+from qemuctl.cmdline.qapi import JsonOption
+from qemuctl.spec.model import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """Where one device is: its ``bus``, and there its ``addr`` (PCI) or its target
+    (SCSI)."""
+
+    bus: str
+    addr: str | None = None
+    scsi_id: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """A DIMM: ``size`` in bytes at ``addr`` of the guest's memory."""
+
+    id: str
+    memdev: str
+    size: int
+    addr: int
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """A virtio-mem device: ``size`` bytes at ``memaddr`` of the guest's memory, of
+    which it was asked to use ``requested_size``."""
+
+    id: str
+    memdev: str
+    size: int
+    memaddr: int
+    requested_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """All devices that have an id, and where they are (qom-list, qom-get).
+
+    ``machine`` is the exact type, ``accel`` and ``cpu_model`` what its processors
+    are made by and look like; ``ports`` is the number of root ports. ``cpus`` are the
+    processors beside the first, as `device_add` takes them, or None where all that fit
+    are there.
+    """
+
+    machine: str
+    accel: Literal["kvm", "tcg"]
+    cpu_model: str | None
+    slots: dict[str, Slot]
+    ports: int = 0
+    cpus: tuple[dict[str, Any], ...] | None = None
+    modules: tuple[Module, ...] = ()
+    grown: Grown | None = None
+    others: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Every device that is there; ``others`` are those that no bus is known of."""
+        return frozenset(self.slots) | self.others
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Processor(JsonOption):
+    """A processor beside the first, by what `query-hotpluggable-cpus` says."""
+
+    OPTION: ClassVar = "-device"
+    properties: dict[str, Any]
+
+    def arguments(self) -> list[str]:
+        """The option and its value."""
+        return [self.OPTION, json.dumps(self.properties, separators=(",", ":"))]
+
+
+def exact(spec: Spec, shape: Shape) -> Spec:
+    """The spec with machine and processor written out as the shape has them."""
+    cpu = spec.cpu.model_copy(update={"model": shape.cpu_model})
+    pinned = {"machine": shape.machine, "accel": shape.accel, "cpu": cpu}
+    return spec.model_copy(update=pinned)
+
+
+def shaped(content: Iterable[Element], shape: Shape) -> Iterator[Element]:
+    """A machine's elements with each device where ``shape`` has it, and without
+    those that it does not have; it waits for its state (``-incoming defer``)."""
+    elements = list(content)
+    gone = set(_back_ends(elements, shape))
+    yield Plain(option="-incoming", value="defer")
+    for element in elements:
+        if isinstance(element, PcieRootPort):
+            if element.port == 0:
+                yield from (root_port(index) for index in range(shape.ports))
+        elif isinstance(element, Smp) and shape.cpus is not None:
+            yield replace(element, cpus=1, maxcpus=element.maxcpus or element.cpus)
+        elif isinstance(element, Device):
+            if element.id in shape.ids:
+                yield _placed(element, shape.slots.get(element.id))
+        elif _name(element) not in gone:
+            yield element
+    yield from _memory(shape)
+    for properties in shape.cpus or ():
+        yield _Processor(properties=properties)
+
+
+def _back_ends(elements: Iterable[Element], shape: Shape) -> Iterator[str]:
+    """The back ends of the devices that have gone."""
+    for element in elements:
+        if isinstance(element, Device) and element.id not in shape.ids:
+            if isinstance(element, BlockDevice) and element.drive is not None:
+                yield element.drive
+                yield from (
+                    node.file
+                    for node in elements
+                    if isinstance(node, FormatNode) and node.node_name == element.drive
+                )
+            elif isinstance(element, Nic):
+                yield element.netdev
+
+
+def _name(element: Element) -> str | None:
+    """What a back end is called."""
+    name = getattr(element, "node_name", None) or getattr(element, "id", None)
+    return name if isinstance(element, JsonOption) else None
+
+
+def _placed(device: Device, slot: Slot | None) -> Device:
+    if slot is None or device.bus is None:
+        return device
+    if isinstance(device, ScsiDevice) and slot.scsi_id is not None:
+        return replace(device, bus=slot.bus, scsi_id=slot.scsi_id)
+    return device if slot.addr is None else _moved(device, slot)
+
+
+def _moved(device: Device, slot: Slot) -> Device:
+    return replace(device, bus=slot.bus, addr=slot.addr)
+
+
+def _memory(shape: Shape) -> Iterator[Element]:
+    for module in shape.modules:
+        yield MemoryBackendRam(id=module.memdev, size=module.size)
+        yield PcDimm(
+            id=module.id, memdev=module.memdev, addr=f"{module.addr:#x}",
+            slot=module.slot,
+        )  # fmt: skip
+    if shape.grown is not None:
+        grown = shape.grown
+        slot = shape.slots[grown.id]
+        yield MemoryBackendRam(id=grown.memdev, size=grown.size)
+        yield VirtioMemPci(
+            id=grown.id, bus=slot.bus, addr=slot.addr, memdev=grown.memdev,
+            requested_size=grown.requested_size, memaddr=grown.memaddr,
+        )  # fmt: skip

@@ -1,0 +1,49 @@
+"""What was plugged into a running VM since its start: the disks and cards as models.
+
+QEMU knows what is there, and where; what it cannot tell is how our spec says it. An
+entry is written before its device is plugged in, and says nothing of whether the
+device has come, or is still there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from qemuctl.paths import VmPaths
+from qemuctl.spec import Disk, Nic
+
+
+def note_plugged(paths: VmPaths, part: str, device: Disk | Nic) -> None:
+    """Writes down a disk or card, with its id and all that it is made of; ``part`` is
+    ``disks`` or ``nics``. Inside of `Live.changing` only."""
+    notes = _read(paths)
+    notes[str(device.id)] = {
+        "part": part,
+        "device": device.model_dump(mode="json", exclude_defaults=True),
+    }
+    fresh = paths.plugged.with_name(f"{paths.plugged.name}.new")
+    fresh.write_text(json.dumps(notes, indent=1) + "\n")
+    fresh.replace(paths.plugged)
+
+
+def plugged_disks(paths: VmPaths) -> list[Disk]:
+    """All disks that were plugged in, oldest first."""
+    return [Disk.model_validate(each) for each in _of(paths, "disks")]
+
+
+def plugged_nics(paths: VmPaths) -> list[Nic]:
+    """All cards that were plugged in, oldest first."""
+    return [Nic.model_validate(each) for each in _of(paths, "nics")]
+
+
+def _of(paths: VmPaths, part: str) -> list[Any]:
+    return [note["device"] for note in _read(paths).values() if note["part"] == part]
+
+
+def _read(paths: VmPaths) -> dict[str, Any]:
+    try:
+        notes = json.loads(paths.plugged.read_text())
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
