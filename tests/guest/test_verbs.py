@@ -215,7 +215,7 @@ def test_the_console_is_waited_for_with_its_past(vm: SyncGuest) -> None:
     assert vm.wait_for_console("tiny: rea.y") == "tiny: ready"
     assert "tiny: ready" in vm.console
     vm.run("(sleep 0.3; echo 'from  inside' >/dev/ttyS0) >/dev/null 2>&1 &")
-    assert vm.wait_for_console(r"from +in\w+", timeout=20) == "from  inside"
+    assert vm.wait_for_console(r"from +inside", timeout=20) == "from  inside"
     with pytest.raises(WaitTimeout, match="/never said/ on the console") as late:
         vm.wait_for_console("never said", timeout=0.2)
     assert "from  inside" in told(late.value)
