@@ -257,6 +257,11 @@ class VmPaths:
         return self.state / "saved.state"
 
     @property
+    def moved(self) -> Path:
+        """Where the VM has gone, if it has."""
+        return self.state / "moved.json"
+
+    @property
     def migration(self) -> Path:
         """How far a migration has come, from here or to here."""
         return self.state / "migration.json"

@@ -1,4 +1,4 @@
-"""Blocking work in a thread that can be called off.
+"""Blocking work in a thread that can be called off, and work that cannot.
 
 `asyncio.to_thread` leaves the thread to itself when its caller is cancelled,
 and the program then cannot end before it does. Here the work is handed a
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 Tick = Callable[[], None]
@@ -43,4 +43,22 @@ async def in_thread(work: Callable[[Tick], T]) -> T:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({running})
         running.exception()  # CalledOff, which nobody needs to hear of
+        raise
+
+
+async def in_full(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which comes to its end however often the caller is
+    cancelled: half of it would be worse than either. It must end by itself.
+
+    An error of it is told rather than that the caller was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
         raise

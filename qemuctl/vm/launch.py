@@ -22,6 +22,8 @@ from qemuctl.spec import Spec
 from qemuctl.vm.attached import begin
 from qemuctl.vm.bring_up import bring_up, put_down
 from qemuctl.vm.definitions import find, load
+from qemuctl.vm.leaving import check_here
+from qemuctl.vm.moved import check_not_moved
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.resolve import Device
@@ -88,9 +90,13 @@ async def start(
 
         await settle(name, Action.START)
     paths = VmPaths.of(name)
+    check_here(paths, "start")
     if fresh:
         discard(paths)
-    elif (state := saved_state(paths)) is not None:
+        paths.moved.unlink(missing_ok=True)
+    check_not_moved(paths)
+    state = saved_state(paths)
+    if state is not None:
         return await go_on(
             state, paths, state.about.ran(), paused=paused, progress=progress
         )

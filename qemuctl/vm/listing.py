@@ -14,6 +14,7 @@ from typing import Any
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
 from qemuctl.vm.definitions import THROWAWAY, find, names
+from qemuctl.vm.leaving import on_its_way
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import State
 
@@ -67,7 +68,7 @@ def _off(paths: VmPaths) -> Entry:
         cpus=_part(written.get("cpu"), "count", 1),
         memory=_size(_part(written.get("memory"), "size", "512M")),
         throwaway=(paths.state / THROWAWAY).exists(),
-        ended=ended.text if ended else None,
+        ended=on_its_way(paths) or (ended.text if ended else None),
     )
 
 
@@ -139,6 +140,9 @@ async def _on(name: str) -> Entry | None:
 
 def problem_of(paths: VmPaths, state: State) -> str | None:
     """Why a VM that is on does not go on, where that is known."""
+    moving = on_its_way(paths)
+    if moving is not None:
+        return moving
     if state is not State.IO_ERROR:
         return None
     from qemuctl.vm.disk_errors import last_disk_error

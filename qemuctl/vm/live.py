@@ -28,6 +28,7 @@ from qemuctl.image.claim import claimed
 from qemuctl.qmp.commands import BlockdevDel
 from qemuctl.qmp.plug import NetdevDel, ObjectDel, QomGet, QomList
 from qemuctl.vm.journal import Change, Journal
+from qemuctl.vm.leaving import check_here
 from qemuctl.vm.nic_state import refresh
 from qemuctl.vm.record import Record
 from qemuctl.vm.settled import conclude
@@ -74,6 +75,7 @@ class Live:
         when another command does not come to an end in ``patience`` seconds.
         """
         require(action, await self._vm.state(), self._vm.name)
+        check_here(self._vm.paths, action)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(patience):

@@ -12,7 +12,7 @@ from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, CloudInit, Disk, Spec
 from qemuctl.spec.cloud import key_is_path
 from qemuctl.vm.disks import DiskFile
-from qemuctl.vm.resolve import image_of, resolved, seeded
+from qemuctl.vm.resolve import base_of, image_of, resolved, seeded
 
 BOOT_FILES = ("kernel", "initrd")
 
@@ -20,12 +20,12 @@ BOOT_FILES = ("kernel", "initrd")
 async def image_to_go(spec: Spec) -> Image | None:
     """The image of a spec, with its files there if they have to come along."""
     image = image_of(spec)
-    if image is None or image.present or _is_everywhere(spec, image):
+    if image is None or image.present or is_everywhere(spec, image):
         return image
     return await build_tiny(Path(spec.boot.kernel) if spec.boot.kernel else None)
 
 
-def _is_everywhere(spec: Spec, image: Image | None) -> bool:
+def is_everywhere(spec: Spec, image: Image | None) -> bool:
     """Whether the image is just tiny, which every host can build."""
     return image is not None and image.name == TINY and spec.boot.kernel is None
 
@@ -47,7 +47,7 @@ def made(spec: Spec, disks: list[DiskFile]) -> list[DiskFile]:
 
 def boot_files(spec: Spec, paths: VmPaths, image: Image | None) -> dict[str, Path]:
     """The kernel and initrd that the archive has to bring."""
-    if _is_everywhere(spec, image):
+    if is_everywhere(spec, image):
         return {}
     boot = resolved(spec, paths, image).boot
     files = {key: getattr(boot, key) for key in BOOT_FILES}
@@ -79,8 +79,24 @@ def portable(
         "boot": _boot(spec, whole.boot, paths, boot_files(spec, paths, image)),
         "cloud_init": _cloud_init(spec, image),
     }
-    if not _is_everywhere(spec, image):
+    if not is_everywhere(spec, image):
         update |= {"image": None, "root": type(spec.root)(), "memory": whole.memory}
+    return spec.model_copy(update=update)
+
+
+def without_image(spec: Spec, paths: VmPaths, image: Image | None) -> Spec:
+    """The spec for a place where its image is not; the disk that the image has
+    brought is its first, and kernel and initrd lie beside. Raises as `portable`."""
+    whole = resolved(spec, paths, image)
+    first = [Disk(id="disk0", path="disks/disk0.qcow2", format="qcow2")]
+    update = {
+        "image": None,
+        "root": type(spec.root)(),
+        "memory": whole.memory,
+        "disks": (*(first if base_of(spec, image) else []), *spec.disks),
+        "boot": _boot(spec, whole.boot, paths, boot_files(spec, paths, image)),
+        "cloud_init": _cloud_init(spec, image),
+    }
     return spec.model_copy(update=update)
 
 

@@ -26,6 +26,7 @@ from qemuctl.qmp.commands import (
 from qemuctl.qmp.events import Reset, Resumed, Stopped
 from qemuctl.vm.disk_errors import last_disk_error
 from qemuctl.vm.jobs import loaded
+from qemuctl.vm.leaving import check_here
 from qemuctl.vm.outcome import Outcome
 from qemuctl.vm.states import Action, State, require
 
@@ -89,6 +90,7 @@ class Power:
         """
         if not await self._admitted(Action.RESUME):
             return False
+        check_here(self._vm.paths, Action.RESUME)
         session = await self._vm.monitor()
         status = (await session.execute(QueryStatus())).status
         if status == "suspended":

@@ -31,7 +31,7 @@ from qemuctl.tail import tail
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.plan import Stages
-from qemuctl.vm.snapshot_topology import check_like
+from qemuctl.vm.snapshot_topology import unlike
 from qemuctl.vm.state_file import About, StateFile, read_state
 from qemuctl.vm.vm import Vm
 
@@ -107,7 +107,12 @@ async def go_on(
         spec, paths, attached=False, progress=progress, origin=origin
     )
     try:
-        await check_like(vm, about.topology, state.path)
+        found = await unlike(vm, about.topology)
+        if found:
+            raise StateFileError(
+                f"the machine would not be the one that was saved: {state.path}: "
+                f"{'; '.join(found)}"
+            )
         await _load(vm, child, state)
         _balloon(paths, about)
         if own:

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import CommandError, StateFileError
+from qemuctl.errors import CommandError
 from qemuctl.qmp.plug import QomGet, QomList
 from qemuctl.vm.live import PERIPHERAL, Plugged
 from qemuctl.vm.snapshot_records import FORK_OF
@@ -63,18 +63,13 @@ async def _described(vm: Vm, device: Plugged) -> str:
     return text
 
 
-async def check_like(vm: Vm, then: Mapping[str, str], source: object) -> None:
-    """Raises StateFileError unless a VM that waits for a state is made of the same.
+async def unlike(vm: Vm, then: Mapping[str, str]) -> list[str]:
+    """In what a VM that waits for a state is made of something else, one line each.
 
     Processors and their number are left out: one that was plugged in then is there
     from the start now.
     """
-    found = differences(_without_cpus(then), _without_cpus(await topology(vm)))
-    if found:
-        raise StateFileError(
-            f"the machine would not be the one that was saved: {source}: "
-            f"{'; '.join(found)}"
-        )
+    return differences(_without_cpus(then), _without_cpus(await topology(vm)))
 
 
 def _without_cpus(found: Mapping[str, str]) -> dict[str, str]:

@@ -183,6 +183,9 @@ _SPECIAL: dict[tuple[Action, State], Verdict] = {
     (Action.SAVE, State.STARTING): _COMING,
     (Action.SAVE, State.PAUSED): Accepted(),
     (Action.SAVE, State.SUSPENDED): _ASLEEP,
+    (Action.MIGRATE, State.OFF): Denied(
+        "the VM is off", "move its files: qemuctl migrate NAME DEST --offline"
+    ),
     (Action.MIGRATE, State.STARTING): _COMING,
     (Action.MIGRATE, State.PAUSED): Accepted(),
     (Action.MIGRATE, State.SUSPENDED): _ASLEEP,

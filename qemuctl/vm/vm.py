@@ -34,6 +34,7 @@ from qemuctl.qmp.commands import Command, R
 from qemuctl.qmp.events import VserportChange
 from qemuctl.tail import plain, tail
 from qemuctl.vm.files import Files
+from qemuctl.vm.leaving import check_here
 from qemuctl.vm.live import Live
 from qemuctl.vm.media import Cdrom
 from qemuctl.vm.outcome import Outcome, outcome
@@ -215,6 +216,8 @@ class Vm:
             from qemuctl.vm.forkable import check_command
 
             check_command(name, arguments)
+        if name == "cont":
+            check_here(self.paths, "resume")
         return await (await self.monitor()).command(name, arguments, **options)
 
     async def state(self) -> State:

@@ -1,0 +1,266 @@
+"""A VM that has come, or has not: what its token tells, whoever asks and when.
+
+::
+
+    mark ─► (all of it comes) ─► accept ─► step ─► finish
+     │                             │
+     └── waiting: dies with QEMU   └── arrived: of this home
+
+Before `accept` it may be discarded; after `step` its guest has run, and the one that
+it comes from never must again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from qemuctl.cmdline.network import backend_of, hostfwd
+from qemuctl.errors import CommandError, QemuctlError
+from qemuctl.image.keys import own_key
+from qemuctl.migration.arrivals import Arrival
+from qemuctl.migration.clocks import guest_lag
+from qemuctl.paths import VmPaths
+from qemuctl.process import Identity, held, wait_gone
+from qemuctl.qmp import eventlog
+from qemuctl.qmp.commands import Cont, QueryStatus
+from qemuctl.qmp.events import Resumed
+from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
+from qemuctl.qmp.net import forward_problem, hostfwd_add
+from qemuctl.spec import Forward
+from qemuctl.vm.attach import attach
+from qemuctl.vm.definitions import THROWAWAY, load, names, remove
+from qemuctl.vm.leaving import write_durably
+from qemuctl.vm.nic_state import refresh
+from qemuctl.vm.record import Record
+from qemuctl.vm.ssh import login_user
+from qemuctl.vm.vm import Vm, agent_port_open
+
+_MARK = "arriving"
+# Seconds that the agent gets to write a key.
+_KEY_PATIENCE = 5.0
+
+
+class Fate(StrEnum):
+    """What has become of a VM that was on its way here."""
+
+    UNKNOWN = "unknown"
+    WAITING = "waiting"
+    ARRIVED = "arrived"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """``UNKNOWN``: it never came, and never will. ``WAITING``: it has taken no step
+    and is there. ``LOST``: it has taken none, and its QEMU has gone. ``ARRIVED``: it
+    is a VM of this home. ``complete`` tells that all of its state is here."""
+
+    fate: Fate
+    complete: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A note in the folder of a VM that comes: under which ``token``, who removes the
+    folder when its QEMU ends, and the ``forwards``, by the cards' ids, that are to be
+    made once the other side has let go of the ports."""
+
+    token: str
+    undertaker: Identity | None
+    forwards: dict[str, list[str]]
+
+    def write(self, paths: VmPaths) -> None:
+        write_durably(paths.state / _MARK, asdict(self))
+
+    @classmethod
+    def read(cls, paths: VmPaths) -> Mark | None:
+        """None where there is none that makes sense."""
+        try:
+            values = json.loads((paths.state / _MARK).read_text())
+            if values["undertaker"] is not None:
+                values["undertaker"] = Identity(**values["undertaker"])
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+def accept(paths: VmPaths, token: str) -> None:
+    """From here on it is a VM of this home, if its guest takes a step."""
+    Arrival(token=token, name=paths.name).write()
+
+
+async def step(vm: Vm, token: str, *, running: bool) -> None:
+    """Has the VM be its user's, and its guest run if it is ``running``."""
+    paths = vm.paths
+    (paths.state / THROWAWAY).unlink(missing_ok=True)
+    record = replace(vm.record, attached=False, owner=None)
+    record.write(paths.record)
+    vm.record = record
+    if running:
+        await vm.execute(Cont())
+    Arrival(token=token, name=paths.name, stepped=True).write()
+
+
+async def ask(token: str) -> dict[str, Any]:
+    """What has become of the VM of this token."""
+    answer = await _answer(token)
+    return {"fate": str(answer.fate), "complete": answer.complete}
+
+
+async def _answer(token: str) -> Answer:
+    arrival = Arrival.read(token)
+    paths = _find(token)
+    if arrival is not None and arrival.stepped:
+        return Answer(fate=Fate.ARRIVED)
+    if paths is None:  # its QEMU ended before its first step, and all went with it
+        return Answer(fate=Fate.UNKNOWN)
+    if any(event.name == Resumed.NAME for event in eventlog.past(paths.events)):
+        return Answer(fate=Fate.ARRIVED)
+    record = Record.read(paths.record)
+    if record is None or not held(paths.lock):
+        return Answer(fate=Fate.LOST)
+    async with Vm(paths, record) as vm:
+        status = (await vm.execute(QueryStatus())).status
+        info = await vm.execute(QueryMigrate())
+    if status == "running":
+        return Answer(fate=Fate.ARRIVED)
+    return Answer(fate=Fate.WAITING, complete=info.status == "completed")
+
+
+def _find(token: str) -> VmPaths | None:
+    """The VM that comes, or has come, under a token."""
+    for name in names():
+        paths = VmPaths.of(name)
+        found = Mark.read(paths)
+        if found is not None and found.token == token:
+            record = Record.read(paths.record)
+            return VmPaths(paths.state, Path(record.run)) if record else paths
+    return None
+
+
+async def discard(token: str) -> None:
+    """Makes sure that the guest never takes a step here. Raises QemuctlError when it
+    has."""
+    answer = await _answer(token)
+    if answer.fate is Fate.ARRIVED:
+        raise QemuctlError("it has arrived, and cannot be discarded")
+    paths = _find(token)
+    if paths is not None:
+        record = Record.read(paths.record)
+        if record is not None and held(paths.lock):
+            async with Vm(paths, record) as vm:
+                await vm.power.kill()
+        with contextlib.suppress(QemuctlError):  # its undertaker was quicker
+            remove(paths.name)
+    arrival = Arrival.read(token)
+    if arrival is not None:
+        arrival.forget()
+
+
+async def take(token: str, *, running: bool) -> None:
+    """Has a VM that waits, all of it here, be one of this home. Raises QemuctlError."""
+    answer, paths = await _answer(token), _find(token)
+    if answer.fate is Fate.ARRIVED:
+        return
+    record = Record.read(paths.record) if paths is not None else None
+    if not answer.complete or paths is None or record is None:
+        raise QemuctlError(f"it cannot go on here: {answer.fate}")
+    accept(paths, token)
+    async with Vm(paths, record) as vm:
+        await _keep(vm)
+        await step(vm, token, running=running)
+
+
+async def _keep(vm: Vm) -> None:
+    """Ends the process that would remove its files."""
+    found = Mark.read(vm.paths)
+    if found is not None and found.undertaker is not None:
+        found.undertaker.signal(signal.SIGKILL)
+        await wait_gone(found.undertaker)
+
+
+async def finish(token: str) -> list[str]:
+    """Does what could not be done while the VM was on both sides: its forwards are
+    made. Gives what did not come along, for people."""
+    paths = _find(token)
+    found = Mark.read(paths) if paths is not None else None
+    if paths is None or found is None:
+        return []  # done before, or the VM has gone again
+    notes = []
+    async with await attach(paths.name) as vm:
+        for card, forwards in found.forwards.items():
+            for text in forwards:
+                notes += await _forward(vm, card, text)
+        notes += await _own_key(vm)
+    (paths.state / _MARK).unlink(missing_ok=True)
+    return notes
+
+
+async def _forward(vm: Vm, card: str, text: str) -> list[str]:
+    forward = Forward.model_validate(text)
+    if any(
+        each.endswith(f":{forward.host_port}->{forward.guest_port}")
+        for each in vm.record.forwards
+    ):
+        return []
+    try:
+        session = await vm.monitor()
+        rule = hostfwd_add(backend_of(card), hostfwd(forward))
+        problem = forward_problem(await session.execute(rule))
+        await refresh(vm)
+    except QemuctlError as error:
+        problem = error.message
+    if problem is None:
+        return []
+    return [f"the forward {text} of {card} could not be made: {problem}"]
+
+
+async def _own_key(vm: Vm) -> list[str]:
+    """Has the guest let in the key of this home, too (guest-ssh-add-authorized-keys),
+    where it has a user who lets in that of the other."""
+    spec = load(vm.name)
+    if not vm.paths.seed.exists() or not agent_port_open(vm.paths):
+        return []
+    try:
+        user = login_user(spec)
+        await vm.agent.request(
+            "guest-ssh-add-authorized-keys",
+            {"username": user, "keys": [own_key().public]},
+            timeout=_KEY_PATIENCE,
+        )
+    except QemuctlError as error:
+        return [f"the ssh key of this home could not be given to its guest: {error}"]
+    return []
+
+
+async def lag(token: str) -> float | None:
+    """By how many seconds the guest's clock is behind this host's; None where nobody
+    can tell."""
+    arrived = Arrival.read(token)
+    if arrived is None:
+        return None
+    async with await attach(arrived.name) as vm:
+        return await guest_lag(vm)
+
+
+async def reconnect(token: str) -> dict[str, Any]:
+    """Waits on another socket for the rest of a postcopy migration (migrate-pause,
+    migrate-recover)."""
+    paths = _find(token)
+    record = Record.read(paths.record) if paths is not None else None
+    if paths is None or record is None:
+        raise QemuctlError("it is not here")
+    ram = paths.run / "ram2"
+    ram.unlink(missing_ok=True)
+    async with Vm(paths, record) as vm:
+        if (await vm.execute(QueryMigrate())).status != "postcopy-paused":
+            with contextlib.suppress(CommandError):
+                await vm.execute(MigratePause())
+        await vm.execute(MigrateRecover(uri=f"unix:{ram}"))
+    return {"ram": str(ram)}

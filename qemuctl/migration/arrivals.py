@@ -1,0 +1,53 @@
+"""Which VMs were told to go on here, by the tokens of their migrations.
+
+It stays when the VM has gone again: a source that asks late must hear of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qemuctl.paths import private_dir, state_home
+from qemuctl.vm.leaving import write_durably
+
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+
+
+def _arrivals() -> Path:
+    return state_home() / "arrivals"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A VM that was told to go on here, under the token of its migration; ``stepped``
+    once it has been let go on."""
+
+    token: str
+    name: str
+    stepped: bool = False
+
+    def write(self) -> None:
+        """On the disk when it returns."""
+        private_dir(_arrivals())
+        write_durably(_arrivals() / _checked(self.token), asdict(self))
+
+    def forget(self) -> None:
+        """It never took a step here, and never will."""
+        (_arrivals() / _checked(self.token)).unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, token: str) -> Arrival | None:
+        """None where no VM of this token was told to go on."""
+        try:
+            return cls(**json.loads((_arrivals() / _checked(token)).read_text()))
+        except FileNotFoundError:
+            return None
+
+
+def _checked(token: str) -> str:
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"not a token: {token!r}")
+    return token

@@ -1,0 +1,117 @@
+"""What the receiver looks at before anything is made: each is a reason to refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+from qemuctl.cmdline.shape import exact
+from qemuctl.errors import HostError, ImageError, QemuctlError, SpecError
+from qemuctl.host import Host, inspect_host
+from qemuctl.host.resources import available_memory, free_space
+from qemuctl.image import store
+from qemuctl.migration.offer import Offer, PortWanted
+from qemuctl.migration.place import host, place
+from qemuctl.paths import VmPaths, vms_dir
+from qemuctl.spec import Spec, check_name, parse_spec
+from qemuctl.units import MIB, format_rounded
+from qemuctl.vm.definitions import name_in_use
+
+# What QEMU itself takes beside its guest's memory, and a folder beside its disks.
+_MARGIN = 64 * MIB
+
+
+def has_image(name: str, sha256: str | None) -> bool:
+    """Whether the very image is here."""
+    with contextlib.suppress(ImageError):
+        image = store.find(name)
+        return image.present and image.manifest.sha256 == sha256
+    return False
+
+
+def check(offer: Offer) -> None:
+    """Raises QemuctlError with the first reason why the VM cannot come here."""
+    _check_name(offer.name, offer.place)
+    VmPaths.of(offer.name).check_sockets()
+    spec = parse_spec(offer.spec, source="the spec of what runs")
+    parse_spec(offer.configured, source="the spec")
+    _check_qemu(spec, offer)
+    _check_room(offer)
+    for file in offer.shared:
+        _check_seen(file.what, Path(file.path), file.size)
+    same_host = offer.place.partition(":")[0] == host()
+    for port in offer.ports:
+        if not same_host:  # where the VM itself has it until it has come
+            _check_port(port)
+
+
+def check_files(name: str, from_: str, size: int) -> None:
+    """As `check`, for a VM that is off; ``size`` is what its files take, in bytes."""
+    _check_name(name, from_)
+    _check_space(size)
+
+
+def _check_name(name: str, from_: str) -> None:
+    if from_ == place():
+        raise QemuctlError("it is there already: this is the home that it comes from")
+    check_name(name)
+    if VmPaths.of(name).state.exists():
+        raise name_in_use(name)
+
+
+def _check_qemu(spec: Spec, offer: Offer) -> Host:
+    """Raises HostError or SpecError where this host cannot make such a machine."""
+    found = inspect_host(exact(spec, offer.shape))
+    found.binary.machine(offer.shape.machine)
+    if found.accel.kind != offer.shape.accel:
+        raise HostError(
+            f"it runs by {offer.shape.accel}, which is not to be had here: "
+            f"{found.accel.reason}"
+        )
+    if offer.shape.cpu_model is not None:
+        found.binary.require_cpu_model(offer.shape.cpu_model, "cpu.model")
+    return found
+
+
+def _check_room(offer: Offer) -> None:
+    memory = available_memory()
+    if memory < offer.memory_bytes + _MARGIN:
+        raise HostError(
+            f"too little memory: {format_rounded(memory)} is available, its guest has "
+            f"{format_rounded(offer.memory_bytes)}"
+        )
+    needed = sum(disk.used for disk in offer.disks) + sum(f.size for f in offer.sent)
+    _check_space(needed)
+
+
+def _check_space(needed: int) -> None:
+    free = free_space(vms_dir())
+    if free < needed + _MARGIN:
+        raise HostError(
+            f"too little room for its disks in {vms_dir()}: {format_rounded(free)} is "
+            f"free, they take {format_rounded(needed)}"
+        )
+
+
+def _check_seen(what: str, path: Path, size: int) -> None:
+    try:
+        there = path.stat().st_size
+    except OSError as error:
+        raise SpecError(f"{what} is not to be had there: {path}: {error.strerror}",
+                        hint=f"copy it there first: {path}") from error  # fmt: skip
+    if there != size:
+        raise SpecError(f"{what} is another file there: {path}")
+
+
+def _check_port(port: PortWanted) -> None:
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((port.address, port.port))
+        except OSError as error:
+            raise HostError(
+                f"the {port.protocol} port {port.port} of {port.address} is not free "
+                f"there: {error.strerror}"
+            ) from error

@@ -1,0 +1,121 @@
+"""A migration that another process carries out: looked at, limited, called off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass
+
+from qemuctl.errors import QmpError, StateError, WaitTimeout
+from qemuctl.migration.phases import Phase
+from qemuctl.migration.recovery import recover
+from qemuctl.migration.report import Progress
+from qemuctl.paths import VmPaths
+from qemuctl.process import held, wait_gone
+from qemuctl.qmp.commands import QueryStatus
+from qemuctl.qmp.migration import MigrateSetParameters, QueryMigrate
+from qemuctl.qmp.nbd import BlockJobSetSpeed, QueryBlockJobs
+from qemuctl.vm.attach import attach
+from qemuctl.vm.definitions import find
+from qemuctl.vm.leaving import Leaving, on_its_way
+
+# Seconds that its process has to undo what it has begun.
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far it is; ``state`` is QEMU's word for it, or what is known without."""
+
+    destination: str
+    name: str
+    phase: str
+    state: str
+    attended: bool
+    progress: Progress
+
+
+def _leaving(name: str) -> tuple[VmPaths, Leaving]:
+    paths = find(name)
+    leaving = Leaving.read(paths)
+    if leaving is None:
+        raise StateError(f"ask for {name}", "here", "it is not being migrated")
+    return paths, leaving
+
+
+async def status(name: str) -> Status:
+    """How far a VM's migration is (query-migrate, query-block-jobs). Raises StateError
+    where there is none."""
+    paths, leaving = _leaving(name)
+    progress, state = Progress(phase=Phase(leaving.phase)), on_its_way(paths) or "over"
+    if held(paths.lock):
+        with contextlib.suppress(QmpError, WaitTimeout, StateError):
+            async with await attach(name) as vm:
+                info = await vm.execute(QueryMigrate())
+                jobs = await vm.execute(QueryBlockJobs())
+                ram, expected = info.ram, info.expected_downtime
+                state = info.status or (await vm.execute(QueryStatus())).status
+                progress = Progress(
+                    phase=Phase(leaving.phase),
+                    ram_transferred=ram.transferred if ram else 0,
+                    ram_remaining=ram.remaining if ram else 0,
+                    ram_total=ram.total if ram else 0,
+                    rate=round(ram.mbps * 1e6 / 8) if ram else 0,
+                    dirty_rate=ram.dirty_pages_rate * ram.page_size if ram else 0,
+                    iterations=ram.dirty_sync_count if ram else 0,
+                    expected_downtime=None if expected is None else expected / 1000,
+                    throttle=info.cpu_throttle_percentage or 0,
+                    storage_done=sum(job.offset for job in jobs),
+                    storage_total=sum(job.len for job in jobs),
+                )
+    return Status(
+        destination=leaving.destination,
+        name=leaving.name,
+        phase=leaving.phase,
+        state=state,
+        attended=leaving.attended,
+        progress=progress,
+    )
+
+
+async def set_limits(
+    name: str, *, bandwidth: int | None = None, downtime: float | None = None
+) -> None:
+    """Other limits from here on: bytes a second, seconds (migrate-set-parameters,
+    block-job-set-speed). Raises StateError where there is no migration."""
+    _leaving(name)
+    async with await attach(name) as vm:
+        await vm.execute(
+            MigrateSetParameters(
+                max_bandwidth=bandwidth,
+                max_postcopy_bandwidth=bandwidth,
+                downtime_limit=None if downtime is None else round(downtime * 1000),
+            )
+        )
+        if bandwidth is None:
+            return
+        jobs = await vm.execute(QueryBlockJobs())
+        for job in jobs:
+            await vm.execute(BlockJobSetSpeed(device=job.device, speed=bandwidth))
+
+
+async def cancel(name: str) -> None:
+    """Calls a migration off: the process that carries it out undoes it, or we do where
+    that has gone. Raises StateError where there is none, or it is too late."""
+    paths, leaving = _leaving(name)
+    if leaving.attended and leaving.controller is not None:
+        leaving.controller.signal(signal.SIGINT)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await wait_gone(leaving.controller)
+        except TimeoutError as error:
+            raise WaitTimeout("the migration to be undone", _PATIENCE) from error
+    if not paths.state.exists() or paths.moved.exists():
+        raise StateError(
+            f"call off the migration of {name}", "gone", "it had just come to its end"
+        )
+    if Leaving.read(paths) is not None and await recover(name):
+        raise StateError(
+            f"call off the migration of {name}", "gone", "it runs there already"
+        )

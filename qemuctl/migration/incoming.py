@@ -1,0 +1,185 @@
+"""A QEMU that waits for a machine's state, and for its disks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qemuctl.errors import MonitorLost, QemuctlError, WaitTimeout
+from qemuctl.image import store
+from qemuctl.image.overlay import create_disk, create_overlay
+from qemuctl.migration.arrival import Mark, accept, step
+from qemuctl.migration.offer import DiskOffer, Offer
+from qemuctl.paths import VmPaths, private_dir
+from qemuctl.qmp.migration import (
+    OVER,
+    MigrateIncoming,
+    MigrateSetParameters,
+    Migration,
+    MigrationFailed,
+    QueryMigrate,
+    reached,
+    set_capabilities,
+)
+from qemuctl.qmp.nbd import BlockExportAdd, NbdServerStart, NbdServerStop
+from qemuctl.qmp.session import Subscription
+from qemuctl.spec import parse_spec, resolve_paths
+from qemuctl.tail import tail
+from qemuctl.thread import Tick, in_thread
+from qemuctl.vm.attached import Attached, begin
+from qemuctl.vm.bring_up import Origin
+from qemuctl.vm.made import remember
+from qemuctl.vm.plan import Stages
+from qemuctl.vm.snapshot_topology import unlike
+
+# Seconds for what has left the other side to be taken in here.
+_ARRIVAL = 60.0
+
+
+class Incoming:
+    """One machine on its way in."""
+
+    def __init__(self, offer: Offer, attached: Attached) -> None:
+        self._offer, self._attached = offer, attached
+        self._stack = contextlib.ExitStack()
+        self._events: Subscription | None = None
+        self._accepted = False
+        self.addresses: dict[str, Any] = {}
+
+    @classmethod
+    async def begin(
+        cls, offer: Offer, staged: Path | None, progress: Stages
+    ) -> Incoming:
+        """Makes its disks and starts a QEMU like the one that it leaves. Raises as a
+        start does; nothing is left then."""
+        paths = VmPaths.of(offer.name)
+        spec = resolve_paths(
+            parse_spec(offer.spec, source="the spec of what runs", name=offer.name),
+            paths.state,
+        )
+        attached = await begin(
+            spec, offer.name, furnish=partial(_furnish, offer, staged),
+            progress=progress, origin=Origin(shape=offer.shape),
+        )  # fmt: skip
+        incoming = cls(offer, attached)
+        try:
+            mark = Mark(
+                token=offer.token,
+                undertaker=attached.undertaker.process,
+                forwards=offer.forwards,
+            )
+            mark.write(attached.vm.paths)
+            await incoming._open()
+        except BaseException:
+            await asyncio.shield(incoming.end())
+            raise
+        return incoming
+
+    async def _open(self) -> None:
+        vm, offer = self._attached.vm, self._offer
+        found = await unlike(vm, offer.topology)
+        if found:
+            raise QemuctlError(f"the machine would be another one: {'; '.join(found)}")
+        session = await vm.monitor()
+        await set_capabilities(session, *offer.capabilities)
+        if offer.multifd_channels or offer.multifd_compression:
+            await session.execute(
+                MigrateSetParameters(
+                    multifd_channels=offer.multifd_channels,
+                    multifd_compression=offer.multifd_compression,
+                )
+            )
+        if offer.disks:
+            nbd = vm.paths.run / "nbd"
+            await session.execute(NbdServerStart.on(nbd))
+            for disk in offer.disks:
+                await session.execute(BlockExportAdd.of(disk.id))
+            self.addresses["nbd"] = str(nbd)
+        self._events = self._stack.enter_context(session.listen(Migration.NAME))
+        ram = vm.paths.run / "ram"
+        await session.execute(MigrateIncoming(uri=f"unix:{ram}"))
+        self.addresses["ram"] = str(ram)
+
+    async def released(self) -> None:
+        """The disks have come: nobody writes to them from outside any more
+        (nbd-server-stop)."""
+        if self._offer.disks:
+            await self._attached.vm.execute(NbdServerStop())
+
+    async def arrived(self) -> None:
+        """Waits until QEMU has taken in all of it. Raises QemuctlError with its
+        words where it cannot."""
+        assert self._events is not None
+        vm = self._attached.vm
+        try:
+            async with asyncio.timeout(_ARRIVAL):
+                status = await reached(self._events, OVER)
+        except TimeoutError as error:
+            stage = "QEMU to take in the machine's state"
+            raise WaitTimeout(stage, _ARRIVAL) from error
+        except MonitorLost as error:
+            words = tail(vm.paths.qemu_log, 5).strip() or error.message
+            raise QemuctlError(f"QEMU cannot take in the state: {words}") from error
+        if status != "completed":
+            info = await vm.execute(QueryMigrate())
+            raise MigrationFailed(
+                f"QEMU cannot take in the state: {info.error_desc or status}"
+            )
+
+    async def go(self, *, running: bool) -> None:
+        """From here on it is a VM of this home, and its guest takes steps. Raises
+        QemuctlError where it cannot be: `arrival.ask` tells what it is then."""
+        attached, offer = self._attached, self._offer
+        # From here on it outlives us, but not yet its QEMU.
+        attached.child.detach()
+        accept(attached.vm.paths, offer.token)
+        self._accepted = True
+        await attached.undertaker.dismiss()
+        await step(attached.vm, offer.token, running=running)
+
+    async def end(self) -> None:
+        """Removes it unless it has become a VM of this home."""
+        self._stack.close()
+        if self._accepted:
+            await self._attached.vm.close()
+        else:
+            await self._attached.end()
+
+
+async def _furnish(offer: Offer, staged: Path | None, paths: VmPaths) -> None:
+    await in_thread(partial(_put, offer, staged, paths))
+
+
+def _put(offer: Offer, staged: Path | None, paths: VmPaths, tick: Tick) -> None:
+    paths.spec.write_text(offer.configured)
+    paths.lock.touch(0o600)
+    paths.booted.touch()
+    if offer.ballooned is not None:
+        paths.ballooned.write_text(f"{offer.ballooned}\n")
+    for file in sorted(staged.iterdir()) if staged is not None else ():
+        tick()
+        # After the spec: a seed that is older would be made anew.
+        shutil.move(file, paths.state / file.name)
+        (paths.state / file.name).touch()
+    for disk in offer.disks:
+        tick()
+        _make(disk, paths.state / disk.file)
+        remember(paths.state / disk.file, paths)
+
+
+def _make(disk: DiskOffer, path: Path) -> None:
+    private_dir(path.parent)
+    if disk.backing_format is None:
+        create_disk(path, disk.format, disk.size)
+        return
+    below = Path(disk.backing_path or "")
+    if disk.backing_image is not None:
+        found = store.find(disk.backing_image).disk
+        if found is None:
+            raise QemuctlError(f"the image has no disk: {disk.backing_image}")
+        below = found
+    create_overlay(path, below, disk.backing_format, disk.size)

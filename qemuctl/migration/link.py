@@ -1,0 +1,214 @@
+"""The way to the receiver: a child for another home here, ssh for another host.
+
+ssh is the user's own, with its configuration. One connection carries the channel,
+and the unix sockets of the other side, which are forwarded as they come to be known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from qemuctl.errors import QemuctlError
+from qemuctl.migration.channel import PROTOCOL, Channel, ChannelLost
+from qemuctl.migration.destination import Destination
+from qemuctl.paths import private_dir
+from qemuctl.thread import in_full
+
+RECEIVER = "qemuctl"
+"""The command on the other host."""
+
+# Seconds for ssh, which may ask its user something, and for a receiver's first word.
+_GREETING = 120.0
+_BYE = 5.0
+# What ssh says of the channel's end is worth telling, and no more.
+_LINES = 5
+# Not `-m`: that would look for modules in the current folder first.
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from qemuctl.cli.main import main
+main()
+"""
+# An interrupt is for us to act on: the line must hold until both sides agree.
+_DEAF = 'trap "" INT; exec "$@"'
+_OPTIONS = {
+    # A network that swallows everything is a broken one after 20 seconds.
+    "ServerAliveInterval": "5",
+    "ServerAliveCountMax": "3",
+    "ConnectTimeout": "15",
+    "ControlPersist": "no",
+    "StreamLocalBindUnlink": "yes",
+    "StreamLocalBindMask": "0177",
+    "ExitOnForwardFailure": "no",
+}
+
+
+class Link:
+    """An open way, and the `channel` on it."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, channel: Channel, words: list[str]
+    ) -> None:
+        self.process, self.channel = process, channel
+        self._words = words
+
+    @property
+    def words(self) -> str:
+        """The last that was said on standard error there."""
+        return "\n".join(self._words[-_LINES:])
+
+    async def socket(self, there: str, name: str) -> Path:
+        """Where a unix socket of the other side can be reached; ``name`` is for a
+        file of ours, if it needs one. Raises QemuctlError."""
+        raise NotImplementedError
+
+
+class _Child(Link):
+    async def socket(self, there: str, name: str) -> Path:  # noqa: ARG002
+        return Path(there)
+
+
+class _Ssh(Link):
+    ssh: list[str]
+    folder: Path
+
+    async def socket(self, there: str, name: str) -> Path:
+        here = self.folder / name
+        here.unlink(missing_ok=True)
+        forward = ["-O", "forward", "-L", f"{here}:{there}"]
+        asking = await asyncio.create_subprocess_exec(
+            *self.ssh[:-1], *forward, self.ssh[-1],
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, words = await asking.communicate()
+        if asking.returncode:
+            said = words.decode(errors="replace").strip()
+            raise QemuctlError(f"ssh does not forward a unix socket: {said}")
+        return here
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    destination: Destination, folder: Path, receiver: str = RECEIVER
+) -> AsyncIterator[Link]:
+    """The way to a receiver that has greeted. ``folder`` is for sockets of ours.
+
+    Raises QemuctlError with the reason where nobody is there, or an older one.
+    """
+    private_dir(folder)
+    if destination.home is not None:
+        private_dir(destination.home)
+        argv = _child(destination.home)
+        process = await _spawned(argv, new_session=True)
+    else:
+        ssh = _ssh(destination, folder)
+        told = [*ssh[:-1], "-M", ssh[-1], f"exec {receiver} migrate-receive"]
+        # Without a session of its own, so that it can ask for a password.
+        argv = ["/bin/sh", "-c", _DEAF, "sh", *told]
+        process = await _spawned(argv, new_session=False)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    words: list[str] = []
+    listening = asyncio.create_task(_listen(process, words))
+    channel = Channel(process.stdout, process.stdin)
+    link: Link
+    if destination.home is not None:
+        link = _Child(process, channel, words)
+    else:
+        link = _Ssh(process, channel, words)
+        link.ssh, link.folder = ssh, folder
+    try:
+        await _greeted(link, destination)
+        yield link
+    finally:
+        await in_full(_closed(link, listening, folder))
+
+
+def _child(home: Path) -> list[str]:
+    root = Path(__file__).parents[2]
+    setting = f"QEMUCTL_HOME={home}"
+    program = [sys.executable, "-P", "-c", _PROGRAM, str(root), "migrate-receive"]
+    return ["/usr/bin/env", setting, *program]
+
+
+def _ssh(destination: Destination, folder: Path) -> list[str]:
+    options = [f"-o{key}={value}" for key, value in _OPTIONS.items()]
+    port = ["-p", str(destination.port)] if destination.port else []
+    user = f"{destination.user}@" if destination.user else ""
+    control = ["-S", str(folder / "ssh")]
+    program = shlex.split(os.environ.get("QEMUCTL_SSH", "ssh"))
+    return [*program, "-T", *options, *control, *port, f"{user}{destination.host}"]
+
+
+async def _spawned(argv: list[str], *, new_session: bool) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *argv, limit=16 * 1024 * 1024, start_new_session=new_session,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def _listen(process: asyncio.subprocess.Process, words: list[str]) -> None:
+    assert process.stderr is not None
+    async for line in process.stderr:
+        words.append(line.decode(errors="replace").rstrip())
+        del words[:-_LINES]
+
+
+async def _greeted(link: Link, destination: Destination) -> None:
+    try:
+        async with asyncio.timeout(_GREETING):
+            hello = await link.channel.receive()
+    except TimeoutError as error:
+        raise QemuctlError(
+            f"nothing answers in {destination.text} for {_GREETING:g} s"
+        ) from error
+    except ChannelLost as error:
+        status = await link.process.wait()
+        raise _unreachable(link, destination, status) from error
+    if hello.get("hello") != PROTOCOL:
+        raise QemuctlError(
+            f"the qemuctl in {destination.text} is another version, which this one "
+            "does not understand",
+            hint="both sides need the same version of qemuctl",
+        )
+
+
+def _unreachable(link: Link, destination: Destination, status: int) -> QemuctlError:
+    words = link.words or f"it ended with status {status}"
+    if status == 127:
+        return QemuctlError(
+            f"there is no qemuctl in {destination.text}: {words}",
+            hint="install it there, or say where it is: --receiver /PATH/TO/qemuctl",
+        )
+    if "No such command" in words:
+        return QemuctlError(
+            f"the qemuctl in {destination.text} is too old to receive a VM",
+            hint="both sides need the same version of qemuctl",
+        )
+    return QemuctlError(f"cannot reach {destination.text}: {words}")
+
+
+async def _closed(link: Link, listening: asyncio.Task[None], folder: Path) -> None:
+    """Hangs up; the other side then undoes what it was not told to keep."""
+    await link.channel.close()
+    try:
+        async with asyncio.timeout(_BYE):
+            await link.process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            link.process.kill()
+        await link.process.wait()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    for path in folder.glob("*"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

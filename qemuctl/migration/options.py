@@ -1,0 +1,48 @@
+"""What its user wants of a migration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+CopyStorage = Literal["all", "top", "none"]
+
+DOWNTIME = 0.3
+"""Seconds that a guest may stand still, unless said otherwise: QEMU's own default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a VM is to be moved.
+
+    ``name`` is what it is called there. ``bandwidth`` is bytes a second, ``downtime``
+    and ``timeout`` (of copying the memory) seconds. ``copy_storage`` is ``all`` of a
+    disk, the ``top`` of its chain, or ``none`` where both sides see the same files.
+    ``paused_ok`` lets the guest be stopped for as long as it takes, ``postcopy`` lets
+    it run there before all of its memory has come. ``tls`` is a folder with
+    certificates, for a stream that goes directly to ``tls_address`` by TCP.
+    """
+
+    name: str | None = None
+    bandwidth: int | None = None
+    downtime: float = DOWNTIME
+    copy_storage: CopyStorage = "all"
+    postcopy: bool = False
+    multifd: int | None = None
+    compress: Literal["zstd"] | None = None
+    auto_converge: bool = True
+    timeout: float | None = None
+    paused_ok: bool = False
+    keep: bool = False
+    tls: Path | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What both QEMUs need, beside what every migration does."""
+        found = []
+        if self.postcopy:
+            found.append("postcopy-ram")
+        if self.multifd is not None or self.compress is not None:
+            found.append("multifd")
+        return tuple(found)

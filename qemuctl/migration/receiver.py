@@ -1,0 +1,199 @@
+"""The side that a VM comes to: what `migrate-receive` does.
+
+What it has made belongs to it, and dies with it, whatever kills it, as any throwaway
+VM does; until it is told ``go``. Then the VM is its user's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qemuctl.errors import QemuctlError
+from qemuctl.migration import arrival, checks
+from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
+from qemuctl.migration.incoming import Incoming
+from qemuctl.migration.offer import OFFER, Facts, Offer
+from qemuctl.migration.place import place
+from qemuctl.paths import private_dir, vms_dir
+from qemuctl.thread import in_full
+from qemuctl.vm.archive import import_
+
+Answer = Callable[[dict[str, Any]], Awaitable[Any]]
+
+
+async def receive(channel: Channel) -> None:
+    """Answers a source until that hangs up; undoes then what it was not told to
+    keep."""
+    receiver = Receiver(channel)
+    try:
+        await channel.send({"hello": PROTOCOL})
+        await receiver.serve()
+    except ChannelLost:
+        pass
+    finally:
+        await in_full(receiver.end())
+
+
+class Receiver:
+    """One VM on its way here."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._offer: Offer | None = None
+        self._staged: Path | None = None
+        self._incoming: Incoming | None = None
+        self._answers: dict[str, Answer] = {
+            "ping": self._ping,
+            "look": self._look,
+            "check": self._check,
+            "file": self._file,
+            "prepare": self._prepare,
+            "released": self._released,
+            "arrived": self._arrived,
+            "go": self._go,
+            "finish": self._finish,
+            "ask": self._ask,
+            "discard": self._discard,
+            "take": self._take,
+            "reconnect": self._reconnect,
+            "lag": self._lag,
+            "room": self._room,
+            "archive": self._archive,
+        }
+
+    async def serve(self) -> None:
+        """Raises ChannelLost at the end."""
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    request = await self._channel.receive()
+            except TimeoutError as error:
+                raise ChannelLost(f"not a word for {SILENCE:g} s") from error
+            reply = await self._answer(request)
+            await self._channel.send({"id": request.get("id"), **reply})
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        answer = self._answers.get(str(request.get("do")))
+        if answer is None:
+            return {"error": f"not understood: {request.get('do')}"}
+        try:
+            return {"ok": await answer(request)}
+        except ChannelLost:
+            raise
+        except QemuctlError as error:
+            return {"error": error.message, "hint": error.hint}
+        except (OSError, ValueError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    async def end(self) -> None:
+        """Undoes what was not to be kept."""
+        if self._incoming is not None:
+            await self._incoming.end()
+        if self._staged is not None:
+            await asyncio.to_thread(shutil.rmtree, self._staged, ignore_errors=True)
+
+    # -- before ------------------------------------------------------------
+
+    async def _ping(self, _request: dict[str, Any]) -> None:
+        """It is there."""
+
+    async def _look(self, request: dict[str, Any]) -> Any:
+        name = request.get("image")
+        found = name is not None and checks.has_image(name, request.get("sha256"))
+        return asdict(Facts(place=place(), has_image=found))
+
+    async def _check(self, request: dict[str, Any]) -> None:
+        offer = OFFER.validate_python(request["offer"], strict=False)
+        await asyncio.to_thread(checks.check, offer)
+        self._offer = offer
+
+    def _checked(self) -> Offer:
+        if self._offer is None:
+            raise QemuctlError("nothing has been offered")
+        return self._offer
+
+    async def _file(self, request: dict[str, Any]) -> None:
+        sent = {file.name: file for file in self._checked().sent}
+        file = sent[str(request["name"])]
+        path = self._folder(self._checked().name) / Path(file.name).name
+        await self._channel.receive_file(path, file.size, file.sha256)
+
+    def _folder(self, name: str) -> Path:
+        """For files that come before there is a VM; they are on its file system."""
+        if self._staged is None:
+            unique = f".new-{name}-{secrets.token_hex(4)}-{os.getpid()}"
+            self._staged = private_dir(vms_dir()) / unique
+            self._staged.mkdir(mode=0o700)
+        return self._staged
+
+    async def _room(self, request: dict[str, Any]) -> None:
+        name, place_, size = (request[key] for key in ("name", "place", "size"))
+        await asyncio.to_thread(checks.check_files, str(name), str(place_), int(size))
+
+    async def _archive(self, request: dict[str, Any]) -> None:
+        name, same = str(request["name"]), bool(request["same"])
+        folder = self._folder(name)
+        path = folder / "archive"
+        size, sha256 = int(request["size"]), str(request["sha256"])
+        await self._channel.receive_file(path, size, sha256)
+        await import_(path, name=None if same else name, trust=True)
+
+    async def _prepare(self, _request: dict[str, Any]) -> Any:
+        def say(text: str) -> None:
+            telling.add(asyncio.ensure_future(self._channel.send({"say": text})))
+
+        telling: set[asyncio.Future[None]] = set()
+        self._incoming = await Incoming.begin(self._checked(), self._staged, say)
+        await asyncio.gather(*telling, return_exceptions=True)
+        return self._incoming.addresses
+
+    # -- the change --------------------------------------------------------
+
+    def _coming(self) -> Incoming:
+        if self._incoming is None:
+            raise QemuctlError("nothing is on its way")
+        return self._incoming
+
+    async def _released(self, _request: dict[str, Any]) -> None:
+        await self._coming().released()
+
+    async def _arrived(self, _request: dict[str, Any]) -> None:
+        await self._coming().arrived()
+
+    async def _go(self, request: dict[str, Any]) -> None:
+        await self._coming().go(running=bool(request["running"]))
+
+    async def _finish(self, request: dict[str, Any]) -> Any:
+        return await arrival.finish(str(request["token"]))
+
+    # -- afterwards, by whoever comes to ask ----------------------------------
+
+    async def _ask(self, request: dict[str, Any]) -> Any:
+        return await arrival.ask(str(request["token"]))
+
+    async def _discard(self, request: dict[str, Any]) -> None:
+        await arrival.discard(str(request["token"]))
+
+    async def _take(self, request: dict[str, Any]) -> None:
+        await arrival.take(str(request["token"]), running=bool(request["running"]))
+
+    async def _lag(self, request: dict[str, Any]) -> float | None:
+        return await arrival.lag(str(request["token"]))
+
+    async def _reconnect(self, request: dict[str, Any]) -> Any:
+        return await arrival.reconnect(str(request["token"]))
+
+
+async def main() -> None:
+    """On the standard streams of this process."""
+    channel = await Channel.of_stdio()
+    with contextlib.suppress(asyncio.CancelledError):
+        await receive(channel)

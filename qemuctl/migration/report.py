@@ -1,0 +1,58 @@
+"""What a migration tells while it goes on, and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qemuctl.migration.phases import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a migration is: bytes, bytes a second, and seconds.
+
+    ``dirty_rate`` is how much of its memory the guest changes, ``iterations`` how
+    often it was gone through, ``expected_downtime`` what QEMU expects by now;
+    ``throttle`` is how many hundredths of its time the guest is held back.
+    """
+
+    phase: Phase
+    ram_transferred: int = 0
+    ram_remaining: int = 0
+    ram_total: int = 0
+    rate: int = 0
+    dirty_rate: int = 0
+    iterations: int = 0
+    expected_downtime: float | None = None
+    throttle: int = 0
+    storage_done: int = 0
+    storage_total: int = 0
+    note: str | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(_progress: Progress) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A VM that runs elsewhere now.
+
+    ``downtime`` is what QEMU counted, ``guest_downtime`` by how much the guest's own
+    clock fell behind, None where no agent told; both in seconds. ``notes`` are what
+    did not come along.
+    """
+
+    name: str
+    destination: str
+    total_seconds: float
+    downtime: float | None
+    guest_downtime: float | None
+    ram_bytes: int
+    storage_bytes: int
+    kept: bool
+    notes: tuple[str, ...] = ()

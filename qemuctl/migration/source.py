@@ -1,0 +1,396 @@
+"""The side that a VM leaves: it walks through the phases, and undoes what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from qemuctl.errors import (
+    MigrationError,
+    QemuctlError,
+    QmpError,
+    StateError,
+    WaitTimeout,
+)
+from qemuctl.migration import link as links
+from qemuctl.migration.channel import ChannelLost
+from qemuctl.migration.clocks import behind, guest_lag
+from qemuctl.migration.destination import Destination
+from qemuctl.migration.leave import go_back, leave
+from qemuctl.migration.memory import POSTCOPY, SWITCHING, Memory
+from qemuctl.migration.offer import OFFER, Facts
+from qemuctl.migration.options import Options
+from qemuctl.migration.packing import Packed, packed, wish
+from qemuctl.migration.phases import Phase
+from qemuctl.migration.recovery import settle
+from qemuctl.migration.report import Moved, Progress, Report, silent
+from qemuctl.migration.storage import Storage
+from qemuctl.process import Identity
+from qemuctl.qmp.migration import (
+    MigrateContinue,
+    Migration,
+    MigrationInfo,
+    QueryMigrate,
+    completed,
+    reached,
+)
+from qemuctl.qmp.session import Session, Subscription
+from qemuctl.thread import in_full
+from qemuctl.vm.leaving import Leaving, end
+from qemuctl.vm.saving import check_movable
+from qemuctl.vm.states import Action, State
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
+
+# Seconds for an answer that needs nothing but a look, a start, or a file.
+_ANSWER = 30.0
+_START = 300.0
+_SENDING = 3600.0
+# How often the other side is asked for a sign of life, and how long it may take.
+_ALIVE_EVERY = 5.0
+_ALIVE_WITHIN = 20.0
+
+
+async def migrate(
+    vm: Vm,
+    destination: Destination,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    receiver: str = links.RECEIVER,
+    report: Report = silent,
+) -> Moved:
+    """Moves a running VM, or a paused one, to another home.
+
+    ``receiver`` is the command of qemuctl on another host. At every moment one copy
+    runs, or can be let run. Raises MigrationError with the phase: the VM is then here
+    as it was, unless the message says that the outcome is not known. Raises StateError
+    for a VM that cannot move, with the reason.
+    """
+    check_movable(vm, Action.MIGRATE)
+    before = Leaving.read(vm.paths)
+    if before is not None and before.attended:
+        raise StateError(
+            f"migrate {vm.name}", "running", "another command is migrating it already",
+            hint=f"how far it is: qemuctl migrate-status {vm.name}",
+        )  # fmt: skip
+    if before is not None:
+        raise StateError(
+            f"migrate {vm.name}", "unknown", "an earlier migration was cut short",
+            hint=f"first: qemuctl migrate-recover {vm.name}",
+        )  # fmt: skip
+    async with vm.live.changing(Action.MIGRATE):
+        move = _Move(vm, destination, options, receiver, report)
+        return await move.carry_out()
+
+
+@dataclass
+class _Move:
+    """One migration, on the source's side."""
+
+    vm: Vm
+    destination: Destination
+    options: Options
+    receiver: str
+    report: Report
+    phase: Phase = Phase.CHECK
+    begun: float = field(default_factory=time.monotonic)
+    state: State = State.RUNNING
+    leaving: Leaving | None = None
+    storage_bytes: int = 0
+    info: MigrationInfo | None = None
+
+    async def carry_out(self) -> Moved:
+        with self._phased():
+            folder = self.vm.paths.run / "move"
+            async with links.opened(self.destination, folder, self.receiver) as link:
+                return await self._through(link)
+
+    @contextlib.contextmanager
+    def _phased(self) -> Iterator[None]:
+        """Says in which phase it was that something went wrong."""
+        try:
+            yield
+        except MigrationError:
+            raise
+        except QemuctlError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: QemuctlError) -> MigrationError:
+        return MigrationError(
+            f"{self.vm.name} was not migrated ({self.phase}): {error.message}",
+            str(self.phase), hint=error.hint,
+        )  # fmt: skip
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        if self.leaving is not None:
+            self._note(replace(self.leaving, phase=str(phase)))
+        self.report(Progress(phase=phase))
+
+    def _note(self, leaving: Leaving) -> None:
+        self.leaving = leaving
+        leaving.write(self.vm.paths)
+
+    # -- the phases --------------------------------------------------------
+
+    async def _through(self, link: links.Link) -> Moved:
+        self._enter(Phase.CHECK)
+        self.state = await self.vm.state()
+        pack = await self._checked(link)
+        self._note(
+            Leaving(
+                token=pack.offer.token, destination=self.destination.text,
+                name=pack.offer.name, receiver=self.receiver,
+                controller=Identity.of(os.getpid()), phase=str(self.phase),
+                ran=self.state is State.RUNNING, keep=self.options.keep,
+            )
+        )  # fmt: skip
+        session = await self.vm.monitor()
+        try:
+            async with _kept_alive(link):
+                lag = await self._transferred(link, pack, session)
+        except BaseException as error:
+            await in_full(self._undo(link, error))
+            raise
+        return await self._cleaned(link, pack, lag)
+
+    async def _checked(self, link: links.Link) -> Packed:
+        name = self.options.name or self.vm.name
+        wanted = wish(self.vm, name)
+        facts = Facts(
+            **await link.channel.ask("look", timeout=_ANSWER, **asdict(wanted))
+        )
+        pack = await packed(self.vm, self.options, facts)
+        offer = OFFER.dump_python(pack.offer, mode="json")
+        await link.channel.ask("check", timeout=_ANSWER, offer=offer)
+        return pack
+
+    async def _transferred(
+        self, link: links.Link, pack: Packed, session: Session
+    ) -> float | None:
+        """All of the VM, up to the other side's word that it goes on; gives how far
+        its guest's clock was behind the host's before."""
+        self._enter(Phase.PREPARE)
+        addresses = await self._prepared(link, pack)
+        ram = await link.socket(addresses["ram"], "ram")
+        nbd = addresses.get("nbd")
+        there = await link.socket(nbd, "nbd") if nbd else None
+        storage = Storage(session, pack.offer.disks, there)
+        self._enter(Phase.STORAGE)
+        await storage.begin(self.options.bandwidth)
+        async with self._told(storage):
+            await storage.ready()
+        lag = await guest_lag(self.vm) if self.state is State.RUNNING else None
+        self.vm.agent.release()
+        self._enter(Phase.RAM)
+        pauses = bool(pack.offer.disks) or self.options.postcopy
+        memory = Memory(session, self.options, ram, pauses)
+        with session.listen(Migration.NAME) as events:
+            await memory.begin()
+            status = await memory.copied(events, lambda i: self._look(i, storage))
+            self._enter(Phase.SWITCH)
+            await self._switched(link, session, storage, events, status)
+        return lag
+
+    async def _prepared(self, link: links.Link, pack: Packed) -> dict[str, str]:
+        def say(text: str) -> None:
+            self.report(Progress(phase=self.phase, note=text))
+
+        for file in pack.offer.sent:
+            path = pack.files[file.name]
+            await link.channel.ask("file", timeout=_SENDING, file=path, name=file.name)
+        addresses: dict[str, str] = await link.channel.ask(
+            "prepare", timeout=_START, say=say
+        )
+        return addresses
+
+    async def _switched(
+        self, link: links.Link, session: Session, storage: Storage,
+        events: Subscription, status: str,
+    ) -> None:  # fmt: skip
+        """The guest stands still here: what is left goes over, and then the word."""
+        if status == SWITCHING:
+            done, _ = await storage.progress()
+            await storage.finish()
+            self.storage_bytes = done
+            await link.channel.ask("released", timeout=_ANSWER)
+            await session.execute(MigrateContinue(state=SWITCHING))
+            status = await reached(events, {POSTCOPY})
+        if status == POSTCOPY:
+            await in_full(self._go(link, postcopy=True))
+            await self._followed(events)
+            return
+        if status != "completed":
+            await completed(session, events)
+        await link.channel.ask("arrived", timeout=_START)
+        await in_full(self._go(link, postcopy=False))
+
+    async def _followed(self, events: Subscription) -> None:
+        """Postcopy: the guest runs there, and what it misses follows."""
+        status = await reached(events, {"postcopy-paused"})
+        if status != "completed":
+            raise QemuctlError(f"the link was lost while its memory followed: {status}")
+
+    async def _go(self, link: links.Link, *, postcopy: bool) -> None:
+        assert self.leaving is not None
+        self.phase = Phase.CONFIRM
+        confirm = replace(
+            self.leaving, phase=str(self.phase), said_go=True, postcopy=postcopy
+        )
+        self._note(confirm)
+        self.report(Progress(phase=self.phase))
+        running = self.state is State.RUNNING
+        await link.channel.ask("go", timeout=_ANSWER, running=running)
+
+    async def _cleaned(
+        self, link: links.Link, pack: Packed, lag: float | None
+    ) -> Moved:
+        self._enter(Phase.CLEAN)
+        assert self.leaving is not None
+        seconds = time.monotonic() - self.begun
+        with contextlib.suppress(QmpError, StateError, WaitTimeout):
+            self.info = await self.vm.execute(QueryMigrate())
+        await in_full(leave(self.vm, self.leaving))
+        notes: list[str] = []
+        try:
+            token = pack.offer.token
+            notes = await link.channel.ask("finish", timeout=_ANSWER, token=token)
+            after = await link.channel.ask("lag", timeout=_ANSWER, token=token)
+        except QemuctlError as error:
+            notes, after = [f"not all of it could be finished there: {error}"], None
+        info = self.info
+        ram = info.ram if info is not None else None
+        counted = info.downtime if info is not None else None
+        return Moved(
+            name=pack.offer.name,
+            destination=self.destination.text,
+            total_seconds=round(seconds, 3),
+            downtime=counted / 1000 if counted is not None else None,
+            guest_downtime=behind(lag, after),
+            ram_bytes=ram.transferred if ram is not None else 0,
+            storage_bytes=self.storage_bytes,
+            kept=self.options.keep,
+            notes=tuple(notes),
+        )
+
+    # -- looking on --------------------------------------------------------
+
+    async def _look(self, info: MigrationInfo, storage: Storage) -> None:
+        self.info = info
+        ram = info.ram
+        if ram is None:
+            return
+        done, total = await storage.progress()
+        expected = info.expected_downtime
+        self.report(
+            Progress(
+                phase=self.phase,
+                ram_transferred=ram.transferred,
+                ram_remaining=ram.remaining,
+                ram_total=ram.total,
+                rate=round(ram.mbps * 1e6 / 8),
+                dirty_rate=ram.dirty_pages_rate * ram.page_size,
+                iterations=ram.dirty_sync_count,
+                expected_downtime=expected / 1000 if expected is not None else None,
+                throttle=info.cpu_throttle_percentage or 0,
+                storage_done=done,
+                storage_total=total,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def _told(self, storage: Storage) -> AsyncIterator[None]:
+        """Tells for the block how much of the disks is copied."""
+
+        async def tell() -> None:
+            while storage.disks:
+                # QEMU has no event for how far a job is.
+                await asyncio.sleep(0.25)
+                with contextlib.suppress(QmpError):
+                    done, total = await storage.progress()
+                    self.report(
+                        Progress(
+                            phase=self.phase, storage_done=done, storage_total=total
+                        )
+                    )
+
+        telling = asyncio.create_task(tell())
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    # -- undoing -----------------------------------------------------------
+
+    async def _undo(self, link: links.Link, error: BaseException) -> None:
+        """Has the guest go on here; where the other side may go on with it, only if
+        that says that it does not. Raises MigrationError where nobody knows."""
+        assert self.leaving is not None
+        if self.leaving.said_go:
+            await self._asked(link, error)
+            return
+        try:
+            await go_back(self.vm, self.leaving)
+        except (QmpError, StateError) as lost:
+            if self.vm.record.qemu.alive():
+                raise self._unknown("QEMU does not answer") from lost
+            end(self.vm.paths)
+
+    async def _asked(self, link: links.Link, error: BaseException) -> None:
+        assert self.leaving is not None
+        try:
+            there = await settle(self.vm.paths, self.leaving, link.channel, self.vm)
+        except QemuctlError as lost:
+            raise self._unknown(lost.message) from error
+        if there:
+            raise MigrationError(
+                f"{self.vm.name} runs in {self.destination.text} now, though not all "
+                f"went well: {error}",
+                str(self.phase),
+            ) from error
+
+    def _unknown(self, reason: str) -> MigrationError:
+        return MigrationError(
+            f"the outcome of the migration of {self.vm.name} is not known: {reason}; "
+            "its guest stands still here",
+            str(self.phase),
+            hint=f"both sides are asked by: qemuctl migrate-recover {self.vm.name}",
+        )
+
+
+@contextlib.asynccontextmanager
+async def _kept_alive(link: links.Link) -> AsyncIterator[None]:
+    """The other side is asked for a sign of life now and then; without one the block
+    is called off, with ChannelLost."""
+    task = asyncio.current_task()
+    assert task is not None
+    lost: list[QemuctlError] = []
+
+    async def ask() -> None:
+        try:
+            while True:
+                # It is the time without a word that is measured.
+                await asyncio.sleep(_ALIVE_EVERY)
+                await link.channel.ask("ping", timeout=_ALIVE_WITHIN)
+        except ChannelLost as error:
+            words = f" ({link.words})" if link.words else ""
+            lost.append(ChannelLost(f"{error.message}{words}"))
+            task.cancel()
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost and not task.uncancel():
+            raise lost[0] from None
+        raise
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)

@@ -1,0 +1,114 @@
+"""A VM that is on its way to another home: what is known of that here.
+
+It is written before it is done, so that whoever comes next knows it whatever died:
+above all whether the other side may have been told to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qemuctl.errors import StateError
+from qemuctl.paths import VmPaths
+from qemuctl.process import Identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaving:
+    """A VM on its way from here.
+
+    ``controller`` is the process that moves it. ``said_go`` tells that the other side
+    may have been told to go on, so that the guest must not go on here before that is
+    known. ``receiver`` is the command there, ``ran`` whether the guest ran at first.
+    """
+
+    token: str
+    destination: str
+    name: str
+    receiver: str
+    controller: Identity | None
+    phase: str
+    ran: bool
+    keep: bool
+    said_go: bool = False
+    postcopy: bool = False
+
+    @property
+    def attended(self) -> bool:
+        """Whether the process that moves it is still at it."""
+        return self.controller is not None and self.controller.alive()
+
+    def write(self, paths: VmPaths) -> None:
+        """On the disk when it returns."""
+        write_durably(paths.migration, asdict(self))
+
+    @classmethod
+    def read(cls, paths: VmPaths) -> Leaving | None:
+        """None where the VM is not on its way; one that cannot be read counts as on
+        its way, for its guest may run elsewhere."""
+        try:
+            values: dict[str, Any] = json.loads(paths.migration.read_text())
+            if values["controller"] is not None:
+                values["controller"] = Identity(**values["controller"])
+            return cls(**values)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StateError(
+                f"use {paths.name}", "unknown",
+                f"what is known of its migration cannot be read: {paths.migration}",
+            ) from error  # fmt: skip
+
+
+def on_its_way(paths: VmPaths) -> str | None:
+    """What is to be said of a VM's migration; None where there is none."""
+    if not paths.migration.exists():
+        return None
+    try:
+        leaving = Leaving.read(paths)
+    except StateError as error:
+        return error.reason
+    if leaving is None:
+        return None
+    if leaving.attended:
+        return f"migration to {leaving.destination}: {leaving.phase}"
+    return "migration: outcome unknown" if leaving.said_go else "migration: interrupted"
+
+
+def check_here(paths: VmPaths, action: str) -> None:
+    """Raises StateError where the guest may run elsewhere by now, so that it must not
+    take another step here."""
+    leaving = Leaving.read(paths)
+    if leaving is not None and leaving.said_go:
+        attended = "it is just being migrated"
+        raise StateError(
+            f"{action} {paths.name}", "unknown",
+            attended if leaving.attended else
+            f"it may be running already in {leaving.destination}: the outcome of its "
+            "migration is not known",
+            hint=f"both sides are asked by: qemuctl migrate-recover {paths.name}",
+        )  # fmt: skip
+
+
+def end(paths: VmPaths) -> None:
+    """The migration is over, here."""
+    paths.migration.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, values: dict[str, Any]) -> None:
+    """Puts a JSON document in the place of a file; on the disk when it returns."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("w") as file:
+        file.write(json.dumps(values, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
