@@ -7,6 +7,7 @@
         the guest has run, or is the user's ────────► the copy here is removed
         it waits, and all of it is there ───────────► it goes on there
         it never came, or has gone without a step ──► discarded; it goes on here
+        it runs, and its memory has yet to follow ──► that goes on (postcopy)
         nobody answers ─────────────────────────────► it stays as it is
 """
 
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from qemuctl.errors import QmpError, StateError
 from qemuctl.migration import link as links
 from qemuctl.migration.arrival import Fate
-from qemuctl.migration.channel import Channel
 from qemuctl.migration.destination import parse_destination
+from qemuctl.migration.following import resume
 from qemuctl.migration.leave import go_back, leave, left
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
@@ -33,14 +34,14 @@ _ANSWER = 60.0
 
 
 async def settle(
-    paths: VmPaths, leaving: Leaving, channel: Channel, vm: Vm | None
+    paths: VmPaths, leaving: Leaving, link: links.Link, vm: Vm | None
 ) -> bool:
     """Ends a migration whose word may have been given, by what the other side says;
     tells whether the VM is there now. ``vm`` is None where its QEMU has gone here.
 
     Raises QemuctlError where that side does not answer: nothing is changed then.
     """
-    token = leaving.token
+    token, channel = leaving.token, link.channel
     told: dict[str, Any] = await channel.ask("ask", timeout=_ANSWER, token=token)
     fate = Fate(told["fate"])
     if fate is Fate.WAITING and told["complete"]:
@@ -48,6 +49,8 @@ async def settle(
         fate = Fate.ARRIVED
     if fate is Fate.ARRIVED:
         if vm is not None:
+            if leaving.postcopy and vm.record.qemu.alive():
+                await resume(vm, link, token)
             await leave(vm, leaving)
         else:
             left(paths, leaving)
@@ -99,7 +102,7 @@ async def recover(name: str, *, here: bool = False) -> bool:
         destination = parse_destination(leaving.destination)
         folder = paths.run / "move"
         async with links.opened(destination, folder, leaving.receiver) as link:
-            return await settle(paths, leaving, link.channel, vm)
+            return await settle(paths, leaving, link, vm)
     finally:
         if vm is not None:
             await vm.close()

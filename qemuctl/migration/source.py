@@ -21,6 +21,7 @@ from qemuctl.migration import link as links
 from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.clocks import behind, guest_lag
 from qemuctl.migration.destination import Destination
+from qemuctl.migration.following import followed
 from qemuctl.migration.leave import go_back, leave
 from qemuctl.migration.memory import POSTCOPY, SWITCHING, Memory
 from qemuctl.migration.offer import OFFER, Facts
@@ -224,18 +225,12 @@ class _Move:
             status = await reached(events, {POSTCOPY})
         if status == POSTCOPY:
             await in_full(self._go(link, postcopy=True))
-            await self._followed(events)
+            await followed(events)
             return
         if status != "completed":
             await completed(session, events)
         await link.channel.ask("arrived", timeout=_START)
         await in_full(self._go(link, postcopy=False))
-
-    async def _followed(self, events: Subscription) -> None:
-        """Postcopy: the guest runs there, and what it misses follows."""
-        status = await reached(events, {"postcopy-paused"})
-        if status != "completed":
-            raise QemuctlError(f"the link was lost while its memory followed: {status}")
 
     async def _go(self, link: links.Link, *, postcopy: bool) -> None:
         assert self.leaving is not None
@@ -346,7 +341,7 @@ class _Move:
     async def _asked(self, link: links.Link, error: BaseException) -> None:
         assert self.leaving is not None
         try:
-            there = await settle(self.vm.paths, self.leaving, link.channel, self.vm)
+            there = await settle(self.vm.paths, self.leaving, link, self.vm)
         except QemuctlError as lost:
             raise self._unknown(lost.message) from error
         if there:

@@ -76,6 +76,8 @@ def on_its_way(paths: VmPaths) -> str | None:
         return None
     if leaving.attended:
         return f"migration to {leaving.destination}: {leaving.phase}"
+    if leaving.postcopy:
+        return "migration: its memory has yet to follow"
     return "migration: outcome unknown" if leaving.said_go else "migration: interrupted"
 
 
