@@ -155,7 +155,8 @@ class _Move:
         session = await self.vm.monitor()
         try:
             async with _kept_alive(link):
-                lag = await self._transferred(link, pack, session)
+                work = self._transferred(link, pack, session)
+                lag = await self.vm.unless_ended(work)
         except BaseException as error:
             await in_full(self._undo(link, error))
             raise
@@ -339,9 +340,8 @@ class _Move:
             end(self.vm.paths)
 
     async def _asked(self, link: links.Link, error: BaseException) -> None:
-        assert self.leaving is not None
         try:
-            there = await settle(self.vm.paths, self.leaving, link, self.vm)
+            there = await self._settled(link)
         except QemuctlError as lost:
             raise self._unknown(lost.message) from error
         if there:
@@ -350,6 +350,15 @@ class _Move:
                 f"went well: {error}",
                 str(self.phase),
             ) from error
+
+    async def _settled(self, link: links.Link) -> bool:
+        assert self.leaving is not None
+        with contextlib.suppress(ChannelLost):
+            return await settle(self.vm.paths, self.leaving, link, self.vm)
+        # The way to it has gone, and perhaps not the other side.
+        folder = self.vm.paths.run / "move2"
+        async with links.opened(self.destination, folder, self.receiver) as again:
+            return await settle(self.vm.paths, self.leaving, again, self.vm)
 
     def _unknown(self, reason: str) -> MigrationError:
         return MigrationError(
