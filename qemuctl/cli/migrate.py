@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,6 +71,10 @@ def migrate(
     offline: Annotated[
         bool, typer.Option("--offline", help="a VM that is off: move its files")
     ] = False,
+    tls: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="certificates: the streams go by TCP"),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="keep its spec and disks here, off")
     ] = False,
@@ -85,7 +90,7 @@ def migrate(
     """
     options = _options(
         new_name, bandwidth, downtime, copy_storage, postcopy, multifd, compress,
-        auto_converge, timeout, paused_ok, keep,
+        auto_converge, timeout, paused_ok, keep, tls,
     )  # fmt: skip
     if offline:
         moved = run_async(_offline(name, destination, options, receiver, json))
@@ -99,6 +104,7 @@ def _options(
     name: str | None, bandwidth: str | None, downtime: str | None, copy_storage: str,
     postcopy: bool, multifd: int | None, compress: str | None, auto_converge: bool,
     timeout: str | None, paused_ok: bool, keep: bool,
+    tls: Path | None,
 ) -> Options:  # fmt: skip
     from qemuctl.migration import Options
     from qemuctl.migration.options import DOWNTIME
@@ -115,6 +121,7 @@ def _options(
         timeout=seconds(timeout) if timeout is not None else None,
         paused_ok=paused_ok,
         keep=keep,
+        tls=tls.absolute() if tls is not None else None,
     )
 
 

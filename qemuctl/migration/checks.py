@@ -13,6 +13,7 @@ from qemuctl.host.resources import available_memory, free_space
 from qemuctl.image import store
 from qemuctl.migration.offer import Offer, PortWanted
 from qemuctl.migration.place import host, place
+from qemuctl.migration.tls import check_certificates
 from qemuctl.paths import VmPaths, vms_dir
 from qemuctl.spec import Spec, check_name, parse_spec
 from qemuctl.units import MIB, format_rounded
@@ -38,6 +39,8 @@ def check(offer: Offer) -> None:
     parse_spec(offer.configured, source="the spec")
     _check_qemu(spec, offer)
     _check_room(offer)
+    if offer.tls is not None:
+        check_certificates(Path(offer.tls), "server")
     for file in offer.shared:
         _check_seen(file.what, Path(file.path), file.size)
     same_host = offer.place.partition(":")[0] == host()

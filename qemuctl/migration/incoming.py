@@ -12,6 +12,7 @@ from typing import Any
 from qemuctl.errors import MonitorLost, QemuctlError, WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.overlay import create_disk, create_overlay
+from qemuctl.migration import tls
 from qemuctl.migration.arrival import Mark, accept, step
 from qemuctl.migration.offer import DiskOffer, Offer
 from qemuctl.paths import VmPaths, private_dir
@@ -26,7 +27,7 @@ from qemuctl.qmp.migration import (
     set_capabilities,
 )
 from qemuctl.qmp.nbd import BlockExportAdd, NbdServerStart, NbdServerStop
-from qemuctl.qmp.session import Subscription
+from qemuctl.qmp.session import Session, Subscription
 from qemuctl.spec import parse_spec, resolve_paths
 from qemuctl.tail import tail
 from qemuctl.thread import Tick, in_thread
@@ -93,14 +94,31 @@ class Incoming:
                     multifd_compression=offer.multifd_compression,
                 )
             )
+        if offer.tls is not None:
+            await tls.add_credentials(session, Path(offer.tls), "server")
+            await session.execute(MigrateSetParameters(tls_creds=tls.CREDS))
         if offer.disks:
-            nbd = vm.paths.run / "nbd"
-            await session.execute(NbdServerStart.on(nbd))
-            for disk in offer.disks:
-                await session.execute(BlockExportAdd.of(disk.id))
-            self.addresses["nbd"] = str(nbd)
+            await self._serve(session)
         self._events = self._stack.enter_context(session.listen(Migration.NAME))
-        ram = vm.paths.run / "ram"
+        await self._listen(session)
+
+    async def _serve(self, session: Session) -> None:
+        if self._offer.tls is not None:
+            self.addresses["nbd"] = await tls.serve_disks(session)
+        else:
+            nbd = self._attached.vm.paths.run / "nbd"
+            await session.execute(NbdServerStart.on(nbd))
+            self.addresses["nbd"] = str(nbd)
+        for disk in self._offer.disks:
+            await session.execute(BlockExportAdd.of(disk.id))
+
+    async def _listen(self, session: Session) -> None:
+        if self._offer.tls is not None:
+            await session.execute(MigrateIncoming(uri="tcp::0"))
+            info = await session.execute(QueryMigrate())
+            self.addresses["ram"] = int((info.socket_address or [])[0]["port"])
+            return
+        ram = self._attached.vm.paths.run / "ram"
         await session.execute(MigrateIncoming(uri=f"unix:{ram}"))
         self.addresses["ram"] = str(ram)
 

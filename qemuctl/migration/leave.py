@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qemuctl.errors import CommandError, QemuctlError, StateError
 from qemuctl.migration import storage
+from qemuctl.migration.tls import drop_credentials
 from qemuctl.paths import VmPaths
 from qemuctl.qmp.commands import Cont, QueryStatus, Quit
 from qemuctl.qmp.migration import cancel
@@ -56,6 +57,7 @@ async def go_back(vm: Vm, leaving: Leaving) -> None:
         await cancel(session)
     with contextlib.suppress(TimeoutError):
         await storage.clear(session)
+    await drop_credentials(session)
     status = await session.execute(QueryStatus())
     if leaving.ran and not status.running:
         with contextlib.suppress(CommandError):

@@ -12,10 +12,10 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from qemuctl.errors import QemuctlError
 from qemuctl.migration.options import Options
+from qemuctl.migration.tls import CREDS
 from qemuctl.qmp import Session
 from qemuctl.qmp.commands import Stop
 from qemuctl.qmp.migration import (
@@ -75,12 +75,16 @@ class _Course:
 
 @dataclass
 class Memory:
-    """The memory of one migration, to ``there``, a unix socket."""
+    """The memory of one migration, to ``there``, QEMU's address of a stream;
+    ``hostname`` is what the other side's certificate must say, ``stopped_at`` when the
+    guest was stopped for want of another way."""
 
     session: Session
     options: Options
-    there: Path
+    there: str
     pauses: bool
+    hostname: str | None = None
+    stopped_at: float | None = None
     _course: _Course = field(default_factory=_Course)
 
     async def begin(self) -> None:
@@ -99,9 +103,11 @@ class Memory:
                 downtime_limit=round(options.downtime * 1000),
                 multifd_channels=options.multifd or 2 if multifd else None,
                 multifd_compression=(options.compress or "none") if multifd else None,
+                tls_creds=CREDS if self.hostname else "",
+                tls_hostname=self.hostname or "",
             )
         )
-        await self.session.execute(Migrate(uri=f"unix:{self.there}"))
+        await self.session.execute(Migrate(uri=self.there))
 
     async def copied(self, events: Subscription, look: Look) -> str:
         """Waits until the guest stands still and only the rest is left, or all has
@@ -128,11 +134,17 @@ class Memory:
                 await self._force(info, late=late)
                 acted = True
 
+    def stood_still(self) -> float:
+        """Seconds that the guest was stopped before QEMU would have, which QEMU does
+        not count."""
+        return time.monotonic() - self.stopped_at if self.stopped_at else 0.0
+
     async def _force(self, info: MigrationInfo, *, late: bool) -> None:
         """Has it come to an end, by what its user allows."""
         if self.options.postcopy:
             await self.session.execute(MigrateStartPostcopy())
         elif self.options.paused_ok:
+            self.stopped_at = time.monotonic()
             await self.session.execute(Stop())
         else:
             raise self._too_busy(info, late=late)

@@ -63,7 +63,8 @@ class Offer:
     ``spec`` is the text of what runs, ``configured`` that of the VM's own file there,
     both in terms of its folder there. ``place`` is where it comes from (`place`);
     ``forwards``, by the cards' ids, are those on fixed ports, which must wait until
-    the source has let go of them; ``capabilities`` are migration's.
+    the source has let go of them; ``capabilities`` are migration's. With
+    ``tls``, a folder there with certificates, the streams come by TCP.
     """
 
     token: str
@@ -83,6 +84,7 @@ class Offer:
     capabilities: tuple[str, ...] = ()
     multifd_channels: int | None = None
     multifd_compression: str | None = None
+    tls: str | None = None
 
 
 OFFER = TypeAdapter(Offer)

@@ -21,6 +21,7 @@ from qemuctl.migration.offer import (
 )
 from qemuctl.migration.options import Options
 from qemuctl.migration.place import place
+from qemuctl.migration.tls import check_certificates
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resolve_paths
 from qemuctl.thread import in_thread
@@ -68,6 +69,8 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
 
     Raises StateError for what cannot move, with the reason.
     """
+    if options.tls is not None:
+        check_certificates(options.tls, "client")
     like = await likeness(vm)
     spec, paths = like.spec, vm.paths
     image = image_of(spec)
@@ -113,6 +116,7 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
         capabilities=options.capabilities,
         multifd_channels=options.multifd,
         multifd_compression=options.compress,
+        tls=str(options.tls) if options.tls is not None else None,
     )
     return Packed(offer=offer, files=packing.files, ran=like)
 

@@ -42,7 +42,8 @@ def silent(_progress: Progress) -> None:
 class Moved:
     """A VM that runs elsewhere now.
 
-    ``downtime`` is what QEMU counted, ``guest_downtime`` by how much the guest's own
+    ``downtime`` is what QEMU counted, and how long we had stopped the guest before
+    that, ``guest_downtime`` by how much the guest's own
     clock fell behind, None where no agent told; both in seconds. ``notes`` are what
     did not come along.
     """

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import (
     MigrationError,
@@ -18,6 +18,7 @@ from qemuctl.errors import (
     WaitTimeout,
 )
 from qemuctl.migration import link as links
+from qemuctl.migration import tls
 from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.clocks import behind, guest_lag
 from qemuctl.migration.destination import Destination
@@ -30,7 +31,7 @@ from qemuctl.migration.packing import Packed, packed, wish
 from qemuctl.migration.phases import Phase
 from qemuctl.migration.recovery import settle
 from qemuctl.migration.report import Moved, Progress, Report, silent
-from qemuctl.migration.storage import Storage
+from qemuctl.migration.storage import Storage, served_at
 from qemuctl.process import Identity
 from qemuctl.qmp.migration import (
     MigrateContinue,
@@ -104,6 +105,7 @@ class _Move:
     state: State = State.RUNNING
     leaving: Leaving | None = None
     storage_bytes: int = 0
+    stood_still: float = 0.0
     info: MigrationInfo | None = None
 
     async def carry_out(self) -> Moved:
@@ -180,10 +182,8 @@ class _Move:
         its guest's clock was behind the host's before."""
         self._enter(Phase.PREPARE)
         addresses = await self._prepared(link, pack)
-        ram = await link.socket(addresses["ram"], "ram")
-        nbd = addresses.get("nbd")
-        there = await link.socket(nbd, "nbd") if nbd else None
-        storage = Storage(session, pack.offer.disks, there)
+        disks, ram = await self._ways(link, session, addresses)
+        storage = Storage(session, pack.offer.disks, disks)
         self._enter(Phase.STORAGE)
         await storage.begin(self.options.bandwidth)
         async with self._told(storage):
@@ -192,22 +192,42 @@ class _Move:
         self.vm.agent.release()
         self._enter(Phase.RAM)
         pauses = bool(pack.offer.disks) or self.options.postcopy
-        memory = Memory(session, self.options, ram, pauses)
+        memory = Memory(session, self.options, ram, pauses, self._hostname)
         with session.listen(Migration.NAME) as events:
             await memory.begin()
             status = await memory.copied(events, lambda i: self._look(i, storage))
             self._enter(Phase.SWITCH)
+            self.stood_still = memory.stood_still()
             await self._switched(link, session, storage, events, status)
         return lag
 
-    async def _prepared(self, link: links.Link, pack: Packed) -> dict[str, str]:
+    @property
+    def _hostname(self) -> str | None:
+        """What the other side's certificate is to be for; None without one."""
+        if self.options.tls is None:
+            return None
+        return self.destination.host or "127.0.0.1"
+
+    async def _ways(
+        self, link: links.Link, session: Session, addresses: dict[str, Any]
+    ) -> tuple[dict[str, Any], str]:
+        """Where the disks are served, and where the memory goes."""
+        nbd, ram, host = addresses.get("nbd"), addresses["ram"], self._hostname
+        if host is not None and self.options.tls is not None:
+            await tls.add_credentials(session, self.options.tls, "client")
+            disks = tls.disks_at(host, int(nbd)) if nbd else {}
+            return disks, tls.memory_at(host, int(ram))
+        disks = served_at(await link.socket(str(nbd), "nbd")) if nbd else {}
+        return disks, f"unix:{await link.socket(str(ram), 'ram')}"
+
+    async def _prepared(self, link: links.Link, pack: Packed) -> dict[str, Any]:
         def say(text: str) -> None:
             self.report(Progress(phase=self.phase, note=text))
 
         for file in pack.offer.sent:
             path = pack.files[file.name]
             await link.channel.ask("file", timeout=_SENDING, file=path, name=file.name)
-        addresses: dict[str, str] = await link.channel.ask(
+        addresses: dict[str, Any] = await link.channel.ask(
             "prepare", timeout=_START, say=say
         )
         return addresses
@@ -267,7 +287,7 @@ class _Move:
             name=pack.offer.name,
             destination=self.destination.text,
             total_seconds=round(seconds, 3),
-            downtime=counted / 1000 if counted is not None else None,
+            downtime=self.stood_still + counted / 1000 if counted is not None else None,
             guest_downtime=behind(lag, after),
             ram_bytes=ram.transferred if ram is not None else 0,
             storage_bytes=self.storage_bytes,

@@ -27,13 +27,19 @@ _READY, _OVER = "ready", ("concluded", "null")
 _PATIENCE = 120.0
 
 
+def served_at(path: Path) -> dict[str, Any]:
+    """A unix socket, as a block node says it."""
+    return {"server": {"type": "unix", "path": str(path)}}
+
+
 @dataclass(frozen=True)
 class Storage:
-    """The disks of one migration; ``there`` is the unix socket of the exports."""
+    """The disks of one migration; ``there`` is where the exports are, as a block
+    node says it."""
 
     session: Session
     disks: tuple[DiskOffer, ...]
-    there: Path | None
+    there: dict[str, Any]
 
     async def begin(self, bandwidth: int | None) -> None:
         """Begins to copy (blockdev-add, blockdev-mirror). Raises CommandError."""
@@ -51,7 +57,7 @@ class Storage:
         return {
             "driver": "nbd",
             "node-name": _node(id_),
-            "server": {"type": "unix", "path": str(self.there)},
+            **self.there,
             "export": id_,
             "discard": "unmap",
             # What is zero here must take no room there.
