@@ -30,6 +30,8 @@ _HOMES = {
     "set": "resources",
     "balloon": "resources",
     "diff": "resources",
+    "save": "saves",
+    "restore": "saves",
     "snapshot": "snapshots",
     "clone": "copies",
     "export": "copies",
