@@ -30,6 +30,7 @@ import psutil
 from bench_forks import forks
 from bench_images import images
 from bench_plugin import plugin
+from bench_save import saving
 from bench_table import Row, compare, show, timed
 from bench_top import top
 from qemu.qmp import QMPClient
@@ -313,6 +314,7 @@ def measure(runs: int) -> Iterator[Row]:
     yield from memory()
     yield run_command(plan, max(1, runs // 2))
     yield from forks(runs)
+    yield from saving(2 * runs)
     yield from plugin()
     yield from images(spec, runs)
     yield from top()

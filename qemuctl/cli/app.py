@@ -30,6 +30,8 @@ _HOMES = {
     "set": "resources",
     "balloon": "resources",
     "diff": "resources",
+    "save": "saves",
+    "restore": "saves",
     "snapshot": "snapshots",
     "migrate": "migrate",
     "migrate-status": "migrate",

@@ -76,10 +76,11 @@ async def _facts(name: str) -> dict[str, Any]:
     from qemuctl.cli.inside import guest_facts
     from qemuctl.process import held
     from qemuctl.vm.definitions import find, load
-    from qemuctl.vm.listing import problem_of
+    from qemuctl.vm.listing import SAVED, problem_of
     from qemuctl.vm.outcome import outcome
     from qemuctl.vm.reach import state_of
     from qemuctl.vm.record import Record
+    from qemuctl.vm.saved import is_saved
 
     paths = find(name)
     started = time.monotonic()
@@ -105,9 +106,13 @@ async def _facts(name: str) -> dict[str, Any]:
             "guest": await guest_facts(paths, state, time.monotonic() - started),
         }
     else:
-        ended = outcome(paths)
-        facts |= {"ended": ended.text if ended else None,
-                  "status": ended.status if ended else None}  # fmt: skip
+        ended, saved = outcome(paths), is_saved(paths)
+        text = ended.text if ended else None
+        facts |= {
+            "ended": SAVED if saved else text,
+            "status": ended.status if ended else None,
+            "saved": str(paths.saved) if saved else None,
+        }
     facts |= {
         "disks": [str(path) for path in sorted(paths.disks.glob("*"))],
         "spec": str(paths.spec),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from qemuctl.cli.output import note
 from qemuctl.paths import cache_home
+
+if TYPE_CHECKING:
+    from qemuctl.vm.vm import Vm
 
 
 def say_accelerator(reason: str, requested: str) -> None:
@@ -20,3 +24,13 @@ def say_accelerator(reason: str, requested: str) -> None:
         said.parent.mkdir(parents=True, exist_ok=True)
         said.write_text(reason)
     note(f"note: {reason}")
+
+
+async def say_gone_on(vm: Vm) -> None:
+    """Says that a guest goes on from a saved state, and whether it knows the time."""
+    state = await vm.state()
+    forwards = f", {', '.join(vm.record.forwards)}" if vm.record.forwards else ""
+    note(f"{vm.name} goes on from where it was saved: {state}{forwards}")
+    problem = await vm.clock if vm.clock is not None else None
+    if problem is not None:
+        note(f"its clock is that of then: {problem}")

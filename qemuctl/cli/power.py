@@ -36,15 +36,46 @@ def start(
         str | None,
         typer.Option(metavar="KIND", help="try first this time: cdrom, disk, network"),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="from its disks, its saved state forgotten")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     timeout: Timeout = "120",
 ) -> None:
-    """Start VMs; they outlive this command and this terminal."""
-    for_each(
-        names,
-        lambda name: run_async(
-            _start(name, paused, wait and not paused, _kind(boot), seconds(timeout))
-        ),
-    )
+    """Start VMs; they outlive this command and this terminal.
+
+    One that was saved goes on from there.
+    """
+
+    def start_one(name: str) -> None:
+        if fresh and not yes:
+            _ask_to_forget(name)
+        options = {"paused": paused, "boot": _kind(boot), "fresh": fresh}
+        run_async(_start(name, options, wait and not paused, seconds(timeout)))
+
+    for_each(names, start_one)
+
+
+def _ask_to_forget(name: str) -> None:
+    """Asks before a saved state is lost. Raises UsageError where nobody can answer."""
+    import sys
+
+    from qemuctl.errors import UsageError
+    from qemuctl.process import held
+    from qemuctl.vm.definitions import find
+    from qemuctl.vm.saved import is_saved
+
+    paths = find(name)
+    if held(paths.lock) or not is_saved(paths):
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            f"{name} was saved, and what its guest was doing would be lost",
+            hint=f"if that is meant: qemuctl start {name} --fresh --yes",
+        )
+    if not typer.confirm(f"forget where the guest of {name} was saved?", err=True):
+        note(f"{name} is off, and still saved")
+        raise SystemExit(1)
 
 
 def _kind(boot: str | None) -> Device | None:
@@ -57,27 +88,30 @@ def _kind(boot: str | None) -> Device | None:
 
 
 async def _start(
-    name: str, paused: bool, wait: bool, boot: Device | None, patience: float
+    name: str, options: dict[str, Any], wait: bool, patience: float
 ) -> None:
-    from qemuctl.cli.notices import say_accelerator
+    from qemuctl.cli.notices import say_accelerator, say_gone_on
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import load
     from qemuctl.vm.launch import start as starting
 
     progress = building("building its image, once:")
     with working(f"starting {name}") as status:
-        vm = await starting(name, paused=paused, boot=boot, progress=progress)
+        vm = await starting(name, progress=progress, **options)
         was_on = vm is None
         async with vm or await attach(name) as vm:
             if wait:
                 status(f"waiting for the agent of {name}")
                 await vm.wait_ready(timeout=patience)
-            state = await vm.state()
             record = vm.record
+            if record.continued and not was_on:
+                return await say_gone_on(vm)
+            state = await vm.state()
     if not was_on:
         say_accelerator(record.accel_reason, load(name).accel)
     forwards = f", {', '.join(record.forwards)}" if record.forwards else ""
     note(f"{name} is {'on already: ' if was_on else ''}{state}{forwards}")
+    return None
 
 
 @command("stop", example="qemuctl stop web --timeout 60")

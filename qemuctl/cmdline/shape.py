@@ -70,8 +70,7 @@ class Shape:
 
     ``machine`` is the exact type, ``accel`` and ``cpu_model`` what its processors
     are made by and look like; ``ports`` is the number of root ports. ``cpus`` are the
-    processors beside the first, as `device_add` takes them, or None where all that fit
-    are there.
+    processors beside the ``first_cpus``, as `device_add` takes them.
     """
 
     machine: str
@@ -79,7 +78,8 @@ class Shape:
     cpu_model: str | None
     slots: dict[str, Slot]
     ports: int = 0
-    cpus: tuple[dict[str, Any], ...] | None = None
+    first_cpus: int = 1
+    cpus: tuple[dict[str, Any], ...] = ()
     modules: tuple[Module, ...] = ()
     grown: Grown | None = None
     others: frozenset[str] = field(default_factory=frozenset)
@@ -92,7 +92,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class _Processor(JsonOption):
-    """A processor beside the first, by what `query-hotpluggable-cpus` says."""
+    """A processor beside the first ones, by what `query-hotpluggable-cpus` says."""
 
     OPTION: ClassVar = "-device"
     properties: dict[str, Any]
@@ -119,15 +119,16 @@ def shaped(content: Iterable[Element], shape: Shape) -> Iterator[Element]:
         if isinstance(element, PcieRootPort):
             if element.port == 0:
                 yield from (root_port(index) for index in range(shape.ports))
-        elif isinstance(element, Smp) and shape.cpus is not None:
-            yield replace(element, cpus=1, maxcpus=element.maxcpus or element.cpus)
+        elif isinstance(element, Smp) and element.cpus != shape.first_cpus:
+            most = element.maxcpus or element.cpus
+            yield replace(element, cpus=shape.first_cpus, maxcpus=most)
         elif isinstance(element, Device):
             if element.id in shape.ids:
                 yield _placed(element, shape.slots.get(element.id))
         elif _name(element) not in gone:
             yield element
     yield from _memory(shape)
-    for properties in shape.cpus or ():
+    for properties in shape.cpus:
         yield _Processor(properties=properties)
 
 

@@ -71,7 +71,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def _fresh(folder: Path) -> Path:
-    _sweep(folder)
+    sweep(folder)
     return folder / f"{_own_prefix()}{next(_numbers)}{_SUFFIX}"
 
 
@@ -170,7 +170,7 @@ def _own_prefix() -> str:
     return f"{_PREFIX}{_here()}-{os.getpid()}-{ticks}-"
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Removes what dead processes of this host had begun in a folder."""
     begins = re.escape(f"{_PREFIX}{_here()}-")
     ours = re.compile(rf"{begins}([0-9]+)-([0-9]+)-[0-9]+{re.escape(_SUFFIX)}")

@@ -28,7 +28,7 @@ from qemuctl.migration.clocks import guest_lag
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity, held, wait_gone
 from qemuctl.qmp import eventlog
-from qemuctl.qmp.commands import Cont, QueryStatus
+from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.events import Resumed
 from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
 from qemuctl.qmp.net import forward_problem, hostfwd_add
@@ -36,6 +36,7 @@ from qemuctl.spec import Forward
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import THROWAWAY, load, names, remove
 from qemuctl.vm.leaving import write_durably
+from qemuctl.vm.let_run import let_run
 from qemuctl.vm.nic_state import refresh
 from qemuctl.vm.record import Record
 from qemuctl.vm.ssh import login_user
@@ -103,7 +104,7 @@ async def step(vm: Vm, token: str, *, running: bool) -> None:
     record.write(paths.record)
     vm.record = record
     if running:
-        await vm.execute(Cont())
+        await let_run(vm)
     Arrival(token=token, name=paths.name, stepped=True).write()
 
 

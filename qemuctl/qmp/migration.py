@@ -201,8 +201,8 @@ async def save_state(
     """
     uri = await _uri(session, file, by_name)
     with session.listen(Migration.NAME) as events:
-        await session.execute(Migrate(uri=uri))
         try:
+            await session.execute(Migrate(uri=uri))
             await completed(session, events)
         except asyncio.CancelledError:
             await asyncio.shield(cancel(session))

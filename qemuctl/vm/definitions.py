@@ -194,6 +194,7 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
         with contextlib.suppress(OSError):  # on a full disk, too, one can remove
             paths.busy.touch()
         _check_whole(paths, action)
+        check_not_saved(paths, action)
         _conclude(paths, action)
         yield paths
     finally:
@@ -214,6 +215,24 @@ def _check_whole(paths: VmPaths, action: Action) -> None:
             f"{action} {paths.name}", State.OFF,
             "a command that was to do with its snapshots was cut short",
             hint=f"what it has begun is ended by: qemuctl snapshot ls {paths.name}",
+        )  # fmt: skip
+
+
+# Those that leave the disks as they are.
+_SAVED_TOO = (Action.REMOVE, Action.RENAME, Action.START)
+
+
+def check_not_saved(paths: VmPaths, action: Action) -> None:
+    """Raises StateError where a saved guest has not written all to the disks that are
+    to be read, or would find others than it knows."""
+    from qemuctl.vm.saved import is_saved
+
+    name = paths.name
+    if action not in _SAVED_TOO and is_saved(paths):
+        raise StateError(
+            f"{action} {name}", State.OFF, "its guest was saved, to go on from there",
+            hint=f"first let it: qemuctl start {name}; or forget its state: "
+            f"qemuctl start {name} --fresh",
         )  # fmt: skip
 
 

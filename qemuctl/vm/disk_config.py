@@ -18,7 +18,7 @@ from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, resolve_paths
 from qemuctl.vm.configured import Edit, ids, offset, preview, reconfigure, without
-from qemuctl.vm.definitions import find, load, locked
+from qemuctl.vm.definitions import check_not_saved, find, load, locked
 from qemuctl.vm.disk_results import AddedDisk, RemovedDisk
 from qemuctl.vm.disks import DiskFile, check_medium, disk_files
 from qemuctl.vm.made import disown
@@ -235,8 +235,9 @@ def remove(name: str, id_: str, *, delete: bool = False) -> RemovedDisk:
 def _unused(name: str, file: DiskFile) -> Iterator[None]:
     """For the block the VM is off, so that it does not write to a disk's file.
 
-    Raises UsageError when it is on.
+    Raises UsageError when it is on, StateError where its guest was saved.
     """
+    check_not_saved(find(name), Action.CHANGE)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(name, Action.CHANGE))

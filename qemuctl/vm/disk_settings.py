@@ -10,9 +10,10 @@ from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec
 from qemuctl.units import format_size
 from qemuctl.vm.configured import Edit, offset, preview, reconfigure
-from qemuctl.vm.definitions import find, load
+from qemuctl.vm.definitions import check_not_saved, find, load
 from qemuctl.vm.disk_config import known_disk, of_image
 from qemuctl.vm.disk_results import DiskLimits, ResizedDisk
+from qemuctl.vm.states import Action
 
 _SECTOR = 512
 
@@ -51,8 +52,10 @@ async def resize(
 ) -> ResizedDisk:
     """Gives a disk of a VM that is off more bytes, in its file and in the spec.
 
-    Raises UsageError for fewer, ImageError, and ImageInUse while the VM runs.
+    Raises UsageError for fewer, StateError where its guest was saved, ImageError, and
+    ImageInUse while the VM runs.
     """
+    check_not_saved(find(name), Action.CHANGE)
     file = known_disk(name, id_)
     before = file.size
     if before is None and file.awaited:

@@ -15,6 +15,8 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 
+from qemuctl.errors import StateError
+from qemuctl.image.whole import sweep
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
 from qemuctl.qmp.commands import Cont
@@ -27,9 +29,11 @@ from qemuctl.vm.moved import check_not_moved
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.resolve import Device
-from qemuctl.vm.restoring import discard, go_on, saved_state
+from qemuctl.vm.restoring import go_on
+from qemuctl.vm.saved import discard, is_saved
 from qemuctl.vm.settled import conclude_if_off
-from qemuctl.vm.states import Action, require
+from qemuctl.vm.state_file import read_state
+from qemuctl.vm.states import Action, State, require
 from qemuctl.vm.vm import Vm
 
 
@@ -72,11 +76,11 @@ async def start(
 ) -> Vm | None:
     """Starts a VM that was created; None when it was on already.
 
-    One that was saved goes on from there, once; ``fresh`` forgets that. ``boot`` is
-    the kind of device that is tried first this time, until the guest reboots. Of two
-    starts at once one wins, and the other raises StateError. Raises NotFound,
-    StateFileError for a saved state that does not fit, and as `launch` does; after an
-    error the VM is off.
+    One that was saved goes on from there, once (see `go_on`); ``fresh`` forgets that,
+    as soon as QEMU is there. ``boot`` is the kind of device that is tried first this
+    time, until the guest reboots. Of two starts at once one wins, and the other raises
+    StateError. Raises NotFound, StateFileError for a saved state that does not fit,
+    and as `launch` does; after an error the VM is off.
     """
     paths = find(name)
     if held(paths.lock):
@@ -91,20 +95,20 @@ async def start(
         await settle(name, Action.START)
     paths = VmPaths.of(name)
     check_here(paths, "start")
-    if fresh:
-        discard(paths)
-        paths.moved.unlink(missing_ok=True)
-    check_not_moved(paths)
-    state = saved_state(paths)
-    if state is not None:
-        return await go_on(
-            state, paths, state.about.ran(), paused=paused, progress=progress
-        )
+    if not fresh:
+        check_not_moved(paths)
+    sweep(paths.state)  # what a save that was killed has begun
+    if is_saved(paths) and not fresh:
+        _check_unchanged_boot(name, boot)
+        state = read_state(paths.saved)
+        return await go_on(state, paths, paused=paused, progress=progress)
     spec = load(name)
     vm, child = await bring_up(
         spec, paths, boot=boot, progress=progress, attached=False
     )
     try:
+        discard(paths)
+        paths.moved.unlink(missing_ok=True)
         if not paused:
             await vm.execute(Cont())
         child.detach()
@@ -113,3 +117,12 @@ async def start(
         await asyncio.shield(put_down(vm, child))
         raise
     return vm
+
+
+def _check_unchanged_boot(name: str, boot: Device | None) -> None:
+    if boot is not None:
+        raise StateError(
+            f"boot {name} from {boot}", State.OFF,
+            "it goes on from where it was saved",
+            hint=f"to forget that: qemuctl start {name} --fresh --boot {boot}",
+        )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -156,6 +157,7 @@ async def _shape(vm: Vm, plugged: list[Plugged]) -> Shape:
         cpu_model=_cpu_model(vm.record.argv),
         slots=slots,
         ports=sum(device.driver == _ROOT_PORT for device in plugged),
+        first_cpus=_first_cpus(vm.record.argv),
         cpus=await _cpus(vm),
         modules=modules,
         grown=grown,
@@ -181,26 +183,29 @@ async def _slot(vm: Vm, device: Plugged) -> Slot | None:
     return None
 
 
-async def _cpus(vm: Vm) -> tuple[dict[str, Any], ...] | None:
-    """The processors beside the first; None where all that fit are there."""
+def _first_cpus(argv: list[str]) -> int:
+    """How many processors QEMU began with: disks have a queue for each of these, also
+    those that came later."""
+    pairs = itertools.pairwise(argv)
+    words = next((value for switch, value in pairs if switch == "-smp"), "")
+    found = re.match(r"(?:cpus=)?(\d+)", words)
+    return int(found[1]) if found else 1
+
+
+async def _cpus(vm: Vm) -> tuple[dict[str, Any], ...]:
+    """The processors that came later."""
     try:
         places = await vm.execute(QueryHotpluggableCpus())
     except CommandError:
-        return None
-    if all(place.qom_path for place in places):
-        return None
+        return ()
     found = []
     for place in places:
-        # QEMU makes the one of the lowest number by itself; the list is from the top.
-        if place.qom_path is None or not any(place.props.get(k, 0) for k in _PLACE):
+        if place.qom_path is None or not place.qom_path.startswith(PERIPHERAL):
             continue
         named = place.qom_path.startswith(f"{PERIPHERAL}/")
         id_ = {"id": place.qom_path.rpartition("/")[2]} if named else {}
         found.append({"driver": place.type, **id_, **place.props})
-    return tuple(reversed(found))
-
-
-_PLACE = ("socket-id", "die-id", "module-id", "core-id", "thread-id")
+    return tuple(reversed(found))  # the list is from the top
 
 
 async def _memory(vm: Vm) -> tuple[tuple[Module, ...], Grown | None]:

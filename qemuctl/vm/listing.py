@@ -18,13 +18,16 @@ from qemuctl.vm.leaving import on_its_way
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import State
 
+# How a VM has ended that goes on from there.
+SAVED = "saved"
+
 
 @dataclass(frozen=True)
 class Entry:
     """One row: sizes in bytes, times in seconds.
 
-    ``uptime`` is set while it is on, ``ended`` tells how it ended when off, and
-    ``problem`` which disk's error has stopped it.
+    ``uptime`` is set while it is on, ``ended`` tells how it ended when off, ``saved``
+    that it goes on from there, and ``problem`` which disk's error has stopped it.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Entry:
     throwaway: bool = False
     forwards: list[str] = field(default_factory=list)
     ended: str | None = None
+    saved: bool = False
     problem: str | None = None
 
 
@@ -58,9 +62,11 @@ def listing(*, include_off: bool) -> list[Entry]:
 
 def _off(paths: VmPaths) -> Entry:
     from qemuctl.vm.outcome import outcome
+    from qemuctl.vm.saved import is_saved
 
     written = _written(paths)
     ended = outcome(paths)
+    saved = is_saved(paths)
     return Entry(
         name=paths.name,
         state=State.OFF,
@@ -68,7 +74,8 @@ def _off(paths: VmPaths) -> Entry:
         cpus=_part(written.get("cpu"), "count", 1),
         memory=_size(_part(written.get("memory"), "size", "512M")),
         throwaway=(paths.state / THROWAWAY).exists(),
-        ended=on_its_way(paths) or (ended.text if ended else None),
+        ended=on_its_way(paths) or (SAVED if saved else ended.text if ended else None),
+        saved=saved,
     )
 
 

@@ -29,6 +29,7 @@ from qemuctl.vm.jobs import loaded
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.outcome import Outcome
 from qemuctl.vm.states import Action, State, require
+from qemuctl.vm.taken_back import taken_back
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -85,12 +86,16 @@ class Power:
     async def resume(self) -> bool:
         """Lets the virtual CPUs run (QMP cont); False when they did.
 
-        Raises StateError when QEMU does not go on, as after a disk error
-        whose cause is still there.
+        Raises StateError while the VM is being saved, and when QEMU does not go on,
+        as after a disk error whose cause is still there.
         """
         if not await self._admitted(Action.RESUME):
             return False
         check_here(self._vm.paths, Action.RESUME)
+        async with taken_back(self._vm):
+            return await self._resume()
+
+    async def _resume(self) -> bool:
         session = await self._vm.monitor()
         status = (await session.execute(QueryStatus())).status
         if status == "suspended":
@@ -229,7 +234,8 @@ class Power:
                 # It has nothing to lose yet, unless a snapshot was loaded.
                 if info.status == "prelaunch" and not loaded(self._vm.paths.events):
                     return False
-                await self._vm.execute(Cont())
+                async with taken_back(self._vm):
+                    await self._vm.execute(Cont())
                 return True
         return state is State.RUNNING
 

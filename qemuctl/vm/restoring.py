@@ -1,93 +1,47 @@
-"""A machine that was saved goes on: at its VM's next start, or as a VM of any name.
+"""A machine that was saved goes on: at its VM's next start, or out of any file.
 
-The file stays until its guest runs; what cannot be loaded is refused with the reason,
-and is still there.
+The VM's own file is there until the guest runs. What cannot be loaded is refused with
+the reason, and is still there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import select
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO
 
 from qemuctl.errors import (
+    CommandError,
     MonitorLost,
-    QmpError,
     StateFileError,
     WaitTimeout,
 )
+from qemuctl.host.discovery import find_qemu, probe
 from qemuctl.paths import VmPaths
 from qemuctl.process import Child
-from qemuctl.qmp import eventlog
-from qemuctl.qmp.commands import Cont
-from qemuctl.qmp.events import Resumed
-from qemuctl.qmp.migration import MigrationFailed, load_state, set_capabilities
+from qemuctl.qmp.migration import MigrationFailed, load_state
 from qemuctl.spec import Spec
 from qemuctl.tail import tail
-from qemuctl.thread import Tick, in_thread
+from qemuctl.thread import in_thread
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
+from qemuctl.vm.let_run import let_run
+from qemuctl.vm.packing import unpacked
 from qemuctl.vm.plan import Stages
-from qemuctl.vm.snapshot_topology import unlike
-from qemuctl.vm.state_file import About, StateFile, read_state
+from qemuctl.vm.presence import carried_out
+from qemuctl.vm.saved import discard
+from qemuctl.vm.snapshot_guest import set_clock
+from qemuctl.vm.snapshot_topology import differences
+from qemuctl.vm.state_file import About, StateFile, prepare_stream
 from qemuctl.vm.vm import Vm
 
 # Seconds for QEMU to read what is there; a slow disk may take its time.
 _PATIENCE = 600.0
-_LOOK = 0.2
-_PART = 1024 * 1024
-
-
-def saved_state(paths: VmPaths) -> StateFile | None:
-    """The state that a VM that is off goes on from at its next start; None where
-    there is none. Raises StateFileError for one that cannot be used."""
-    _settle(paths)
-    if not paths.saved.exists():
-        return None
-    state = read_state(paths.saved)
-    since = [
-        event
-        for event in eventlog.past(paths.events)
-        if event.name == Resumed.NAME and event.at > state.about.saved_at
-    ]
-    if since:
-        raise StateFileError(
-            f"the saved state of {paths.name} is not of now: its guest has gone on "
-            "since"
-        )
-    return state
-
-
-def discard(paths: VmPaths) -> None:
-    """Forgets the saved state of a VM; its next start is one from its disks."""
-    for path in (paths.saved, _resuming(paths)):
-        path.unlink(missing_ok=True)
-
-
-def _resuming(paths: VmPaths) -> Path:
-    """What a saved state is called from the moment on in which its guest may run."""
-    return paths.saved.with_name(f"{paths.saved.name}.used")
-
-
-def _settle(paths: VmPaths) -> None:
-    """Ends what a command has begun that was killed between the load and the guest's
-    first step: the events tell whether it has taken it."""
-    used = _resuming(paths)
-    if not used.exists():
-        return
-    if any(event.name == Resumed.NAME for event in eventlog.past(paths.events)):
-        used.unlink()
-    else:
-        used.replace(paths.saved)
 
 
 async def go_on(
     state: StateFile,
     paths: VmPaths,
-    spec: Spec,
     *,
     paused: bool = False,
     progress: Stages | None = None,
@@ -95,97 +49,111 @@ async def go_on(
     """Starts a VM with the state in a file (migrate-incoming), its guest running
     unless it was saved paused, or is to be ``paused``.
 
-    ``spec`` is that of the machine that was saved, with this VM's files. Raises
-    StateFileError with the reason where the state does not fit, and as a start does;
-    the VM is off then, and the file there.
+    The clock of a guest that runs is set by its agent; `Vm.close` waits for that, and
+    `Vm.clock` tells. Raises StateFileError with the reason where the state does not
+    fit, and as a start does; the VM is off then, and the file there.
     """
-    check_disks(state)
     about = state.about
-    own = state.path == paths.saved
-    origin = Origin(shape=about.shape)
-    vm, child = await bring_up(
-        spec, paths, attached=False, progress=progress, origin=origin
-    )
-    try:
-        found = await unlike(vm, about.topology)
-        if found:
-            raise StateFileError(
-                f"the machine would not be the one that was saved: {state.path}: "
-                f"{'; '.join(found)}"
-            )
-        await _load(vm, child, state)
-        _balloon(paths, about)
-        if own:
-            state.path.replace(_resuming(paths))
-        child.detach()
+    check_disks(state, paths.state)
+    spec = about.ran(paths.state).model_copy(update={"name": paths.name})
+    _check_machine(spec, about)
+    async with _verifying(state) as verified:
+        vm, child = await bring_up(
+            spec, paths, attached=False, progress=progress,
+            origin=Origin(shape=about.shape),
+        )  # fmt: skip
         try:
-            if not paused and not about.paused:
-                await vm.execute(Cont())
-        finally:
-            if own:
-                _resuming(paths).unlink(missing_ok=True)
-        paths.booted.touch()
-    except BaseException:
-        await asyncio.shield(_undone(vm, child, paths))
-        raise
+            await _check_devices(vm, state)
+            await _load(vm, child, state)
+            await verified
+            if about.ballooned is not None:
+                paths.ballooned.write_text(f"{about.ballooned}\n")
+            paths.booted.touch()
+            child.detach()
+        except BaseException as error:
+            await asyncio.shield(put_down(vm, child))
+            if isinstance(error, StateFileError):
+                # Where the sum is wrong, QEMU's own complaint is only a consequence.
+                await verified
+            raise
+    if not paused and not about.paused:
+        await carried_out(_resumed(vm, child, state))
     return vm
 
 
-async def _undone(vm: Vm, child: Child, paths: VmPaths) -> None:
-    await put_down(vm, child)
-    with contextlib.suppress(OSError):
-        _settle(paths)
+async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:
+    """Lets the guest run; from then on it is not what is in the file any more."""
+    try:
+        await let_run(vm)
+    except CommandError:  # it has not run
+        await put_down(vm, child)
+        raise
+    if state.path == vm.paths.saved:
+        discard(vm.paths)
+    vm.clock = asyncio.create_task(set_clock(vm))
 
 
-def check_disks(state: StateFile) -> None:
-    """Raises StateFileError where a disk is not as it was."""
-    problems = [p for disk in state.about.disks if (p := disk.problem()) is not None]
+def check_disks(state: StateFile, folder: Path) -> None:
+    """Raises StateFileError where a disk is not as it was, for a VM in this folder."""
+    problems = state.about.problems(folder)
     if problems:
+        name = folder.name
         raise StateFileError(
             f"the saved state does not fit any more: {'; '.join(problems)}",
-            hint="its disks must be as they were; or start it from these as they are: "
-            f"qemuctl start {state.about.name} --fresh",
+            hint="it needs the disks as they were; to start the VM from what they are "
+            f"now, and forget its state: qemuctl start {name} --fresh",
         )
 
 
-def _balloon(paths: VmPaths, about: About) -> None:
-    if about.ballooned is not None:
-        paths.ballooned.write_text(f"{about.ballooned}\n")
+def _check_machine(spec: Spec, about: About) -> None:
+    binary = probe(find_qemu(spec))
+    if about.shape.machine not in binary.machines:
+        raise StateFileError(
+            f"QEMU {binary.version} cannot go on with the state of a QEMU "
+            f"{about.qemu}: it has no machine {about.shape.machine}",
+            hint="the VM's spec may name another binary: qemu: /path/to/it",
+        )
+
+
+@contextlib.asynccontextmanager
+async def _verifying(state: StateFile) -> AsyncIterator[asyncio.Future[None]]:
+    """For the block, the file's sum is checked, while QEMU comes up and reads it."""
+    verified = asyncio.ensure_future(in_thread(state.verify))
+    try:
+        yield verified
+    finally:
+        verified.cancel()
+        await asyncio.gather(verified, return_exceptions=True)
+
+
+async def _check_devices(vm: Vm, state: StateFile) -> None:
+    """Raises StateFileError unless QEMU has made the same devices.
+
+    One that is new gets no state, and its guest knows nothing of it; one that is
+    missing makes the load fail in its middle. Processors were placed one by one.
+    """
+    then, now = _devices(state.about.devices), _devices(await vm.live.devices())
+    if found := differences(then, now):
+        raise StateFileError(
+            f"the machine would not be the one that was saved: {state.path}: "
+            f"{'; '.join(found)}"
+        )
+
+
+def _devices(every: dict[str, str]) -> dict[str, str]:
+    return {id_: driver for id_, driver in every.items() if not driver.endswith("-cpu")}
 
 
 async def _load(vm: Vm, child: Child, state: StateFile) -> None:
-    """Has QEMU read the state, while its sum is checked: no guest runs before that."""
-    verifying = asyncio.ensure_future(in_thread(lambda tick: state.verify(tick)))
     try:
-        await _read(vm, child, state)
-        await verifying
-    except StateFileError:
-        # Where the sum is wrong, too, QEMU's own complaint is only a consequence.
-        await asyncio.wait({verifying})
-        verifying.result()
-        raise
-    finally:
-        verifying.cancel()
-        await asyncio.gather(verifying, return_exceptions=True)
-
-
-async def _read(vm: Vm, child: Child, state: StateFile) -> None:
-    session = await vm.monitor()
-    caps = ("mapped-ram", "multifd") if state.about.mapped else ()
-    try:
-        await set_capabilities(session, *caps)
         async with asyncio.timeout(_PATIENCE):
-            with state.open() as file:
-                if state.about.compression is not None:
-                    await _unpacked(vm, file)
-                else:
-                    by_name = state.path if state.about.mapped else None
-                    await load_state(session, file, by_name=by_name)
+            await _read(vm, state)
     except TimeoutError as error:
         raise WaitTimeout("QEMU to read the saved state", _PATIENCE) from error
     except (MonitorLost, MigrationFailed) as error:
-        child.disown()
-        await child.reaped()
+        if isinstance(error, MonitorLost):  # it says why, and ends
+            child.disown()
+            await child.reaped()
         words = tail(vm.paths.qemu_log, 5).strip() or error.message
         raise StateFileError(
             f"QEMU {vm.record.version} cannot read the saved state (of "
@@ -193,38 +161,14 @@ async def _read(vm: Vm, child: Child, state: StateFile) -> None:
         ) from error
 
 
-async def _unpacked(vm: Vm, file: BinaryIO) -> None:
-    out, into = os.pipe()
-    with os.fdopen(out, "rb") as reader:
-        unpacking = asyncio.ensure_future(in_thread(partial(_unpack, file, into)))
-        try:
-            await load_state(await vm.monitor(), reader)
-        except QmpError:
-            if unpacking.done():
-                unpacking.result()
-            raise
-        finally:
-            unpacking.cancel()
-            await asyncio.gather(unpacking, return_exceptions=True)
-
-
-def _unpack(file: BinaryIO, into: int, tick: Tick) -> None:
-    import zstandard
-
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(file) as parts:
-            os.set_blocking(into, False)
-            while part := parts.read(_PART):
-                _push(into, part, tick)
-    except (zstandard.ZstdError, BrokenPipeError):
-        pass  # the sum tells, or QEMU does
-    finally:
-        os.close(into)
-
-
-def _push(into: int, part: bytes, tick: Tick) -> None:
-    left = memoryview(part)
-    while left:
-        tick()
-        if select.select([], [into], [], _LOOK)[1]:
-            left = left[os.write(into, left) :]
+async def _read(vm: Vm, state: StateFile) -> None:
+    session = await vm.monitor()
+    await prepare_stream(session, mapped=state.about.mapped)
+    with state.open() as file:
+        if state.about.compression is None:
+            binary = probe(Path(vm.record.argv[0]))
+            by_name = state.path if "file" in binary.transports else None
+            await load_state(session, file, by_name=by_name)
+            return
+        async with unpacked(file) as pipe:
+            await load_state(session, pipe)

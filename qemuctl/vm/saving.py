@@ -1,4 +1,4 @@
-"""``vm.save``: a running machine becomes a file, and its QEMU ends.
+"""A running machine becomes a file, and its QEMU ends.
 
 ::
 
@@ -13,44 +13,56 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from qemuctl.errors import HostError, QemuctlError, QmpError, StateError
+from qemuctl.errors import QemuctlError, QmpError, StateError, WaitTimeout
 from qemuctl.host.discovery import probe
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.whole import whole
-from qemuctl.qmp.commands import Cont, Quit
+from qemuctl.paths import VmPaths
+from qemuctl.qmp.commands import Cont, QueryStatus, Quit
 from qemuctl.qmp.migration import (
     MigrationFailed,
     QueryMigrate,
     QueryMigrateCapabilities,
+    cancel,
     save_state,
-    set_capabilities,
 )
-from qemuctl.spec import dump
+from qemuctl.spec import Spec, dump
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.likeness import likeness
-from qemuctl.vm.snapshot_topology import topology
-from qemuctl.vm.state_file import About, Compression, begin, digest, disks_then, finish
+from qemuctl.vm.packing import pack
+from qemuctl.vm.presence import carried_out
+from qemuctl.vm.saved import is_saved
+from qemuctl.vm.state_file import (
+    MAPPED,
+    About,
+    Compression,
+    begin,
+    digest,
+    disks_then,
+    finish,
+    prepare_stream,
+    within,
+)
 from qemuctl.vm.states import Action, State
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
+T = TypeVar("T")
+
 # Seconds between looks at how far QEMU is.
 _LOOK = 0.2
 _QUIT_PATIENCE = 10.0
-_PART = 1024 * 1024
-# zstd's own default.
-_LEVEL = 3
-_MAPPED = {"mapped-ram", "multifd"}
+# A disk with less room than that many bytes is what a write has failed for.
+_FULL = 1024 * 1024
 
 
 async def save(
@@ -62,22 +74,21 @@ async def save(
 ) -> About:
     """Writes RAM and devices' state to a file (migrate), and ends QEMU (quit).
 
-    Without ``target`` the VM's next start goes on from there. ``progress`` is told
-    bytes done and in all. What fails, or is cut off, leaves the VM as it was, and no
-    file. Raises StateError, ImageError and HostError where the file cannot be
-    written, MigrationFailed with QEMU's words.
+    Without ``target`` the VM's next start goes on from there; see also `restore`.
+    ``progress`` is told bytes done and in all. What fails, or is cut off, leaves the
+    VM as it was, and no file. Raises StateError, ImageError where the file exists or
+    cannot be written, MigrationFailed with QEMU's words.
     """
     check_movable(vm, Action.SAVE)
     async with vm.live.changing(Action.SAVE):
+        await _check_not_left(vm)
         state = await vm.state()
-        about = await _about(vm, state, compression)
-        own = target is None
         path = vm.paths.saved if target is None else target
         async with _standing_still(vm, state):
-            with whole(path, replace=own, durable=False) as fresh:
-                about = await _written(vm, fresh, about, progress)
+            with whole(path, replace=target is None) as fresh:
+                about = await _written(vm, fresh, state, compression, progress)
         # From here on the file is what there is of the VM.
-        await asyncio.shield(_end(vm))
+        await carried_out(_end(vm))
     return about
 
 
@@ -93,37 +104,75 @@ def check_movable(vm: Vm, action: Action) -> None:
         raise StateError(f"{action} {vm.name}", "running", reason, hint=hint)
 
 
-async def _about(vm: Vm, state: State, compression: Compression | None) -> About:
+async def _check_not_left(vm: Vm) -> None:
+    """Ends what a command that was killed has begun. Raises StateError for a guest
+    that QEMU has let go of, and saves no second time."""
+    await cancel(await vm.monitor())
+    if (await vm.execute(QueryStatus())).status != "postmigrate":
+        return
+    name = vm.name
+    if is_saved(vm.paths):
+        raise StateError(
+            f"save {name}", State.PAUSED, "it is saved, and only its QEMU was left",
+            hint=f"qemuctl kill {name}; it goes on from there with: start; or from "
+            f"where it stands, with: resume",
+        )  # fmt: skip
+    raise StateError(
+        f"save {name}", State.PAUSED, "it was to be saved before, and has to run first",
+        hint=f"qemuctl resume {name}",
+    )  # fmt: skip
+
+
+async def _about(
+    vm: Vm, state: State, compression: Compression | None, *, mapped: bool
+) -> About:
     like = await likeness(vm)
     ballooned = None
     with contextlib.suppress(OSError, ValueError):
         ballooned = int(vm.paths.ballooned.read_text())
     return About(
         name=vm.name,
+        home=str(vm.paths.state),
         saved_at=time.time(),
         qemu=vm.record.version,
         paused=state is State.PAUSED,
-        spec=dump(like.spec),
-        configured=vm.paths.spec.read_text(),
+        spec=dump(_own_within(like.spec, vm.paths)),
         shape=like.shape,
-        topology=await topology(vm),
-        # As many as there will be: the head must have room for them.
-        disks=disks_then(await _files(vm)),
+        devices=await vm.live.devices(),
         ballooned=ballooned,
         compression=compression,
-        mapped=compression is None and await _maps(vm),
+        mapped=mapped,
     )
 
 
-async def _files(vm: Vm) -> dict[str, Path]:
-    return {disk.id: disk.path for disk in await vm.disks.list()}
+def _own_within(spec: Spec, paths: VmPaths) -> Spec:
+    """The spec with files of the VM's own relative to its folder, which may get
+    another name."""
+
+    def shorter(path: str | None) -> str | None:
+        return path and within(paths.state, Path(path))
+
+    disks = tuple(
+        disk.model_copy(update={"path": shorter(disk.path)}) for disk in spec.disks
+    )
+    boot = spec.boot.model_copy(
+        update={
+            "kernel": shorter(spec.boot.kernel),
+            "initrd": shorter(spec.boot.initrd),
+        }
+    )
+    return spec.model_copy(update={"disks": disks, "boot": boot})
 
 
 async def _maps(vm: Vm) -> bool:
     """Whether each page of RAM can have a place of its own in the file."""
     known = await vm.execute(QueryMigrateCapabilities())
     names = {each.capability for each in known}
-    return names >= _MAPPED and "file" in _transports(vm)
+    return names.issuperset(MAPPED) and _opens_files(vm)
+
+
+def _opens_files(vm: Vm) -> bool:
+    return "file" in probe(Path(vm.record.argv[0])).transports
 
 
 @contextlib.asynccontextmanager
@@ -136,140 +185,98 @@ async def _standing_still(vm: Vm, state: State) -> AsyncIterator[None]:
         yield
     except BaseException:
         if state is State.RUNNING:
-            await asyncio.shield(_go_on(vm))
+            await carried_out(_go_on(vm))
         raise
 
 
 async def _go_on(vm: Vm) -> None:
-    with contextlib.suppress(QemuctlError):  # QEMU has ended: there is another error
+    # Where QEMU has ended or hangs, there is another error to tell.
+    with contextlib.suppress(QemuctlError):
         await vm.execute(Cont())
 
 
-async def _written(vm: Vm, path: Path, about: About, progress: Progress) -> About:
+async def _written(
+    vm: Vm,
+    path: Path,
+    state: State,
+    compression: Compression | None,
+    progress: Progress,
+) -> About:
+    mapped = compression is None and await _maps(vm)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "r+b", buffering=0) as raw:
-        file: BinaryIO = raw
-        start = begin(file, about)
-        sum_ = await _streamed(vm, path, file, about, progress)
-        with _room_named(path):
-            # QEMU has given up the disks by now, so that nobody changes them.
-            disks = disks_then(await _files(vm))
-            about = replace(about, disks=disks)
-            return await in_thread(lambda _: finish(file, about, start, sum_))
+    with os.fdopen(fd, "r+b", buffering=0) as file:
+        begin(file)
+        # What the machine is does not change while its RAM is written.
+        asking = asyncio.ensure_future(_about(vm, state, compression, mapped=mapped))
+        try:
+            async with _watched(vm, progress):
+                sum_ = await _streamed(vm, path, file, compression, mapped=mapped)
+            about = await vm.unless_ended(_awaited(asking))
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        # QEMU has given up the disks by now, so that nobody changes them.
+        files = {disk.id: disk.path for disk in await vm.disks.list()}
+        # It may be written anew meanwhile, and says the same.
+        files = {id_: path for id_, path in files.items() if path != vm.paths.seed}
+        about = replace(about, disks=disks_then(files, vm.paths.state))
+        return await in_thread(lambda _: finish(file, about, sum_))
+
+
+async def _awaited(task: asyncio.Future[T]) -> T:
+    return await task
 
 
 async def _streamed(
-    vm: Vm, path: Path, file: BinaryIO, about: About, progress: Progress
+    vm: Vm,
+    path: Path,
+    file: BinaryIO,
+    compression: Compression | None,
+    *,
+    mapped: bool,
 ) -> str:
-    """Has QEMU write its state; gives the sum of what is in the file."""
+    """Has QEMU write its state; gives the sum of what is in the file, which is on the
+    disk by then."""
+    await prepare_stream(await vm.monitor(), mapped=mapped)
     over = threading.Event()
-    by_name = path if "file" in _transports(vm) and not about.compression else None
-    caps = _MAPPED if about.mapped else ()
-    session = await vm.monitor()
-    await set_capabilities(session, *caps)
-    # In the order in which it is written; of a mapped one nobody knows that.
-    grows = (lambda: not over.is_set()) if not about.mapped else (lambda: False)
     with path.open("rb") as again:
         again.seek(file.tell())
-        summing = partial(digest, again, grows=grows)
-        following = None
-        if not about.mapped:
-            following = asyncio.ensure_future(in_thread(lambda t: summing(tick=t)))
+        summed = partial(_summed, again, over, mapped)
+        summing = asyncio.ensure_future(in_thread(summed))
         try:
-            async with _watched(vm, progress):
-                if about.compression is not None:
-                    await _compressed(vm, file)
-                else:
-                    await _saved(vm, file, by_name)
+            await _from_qemu(vm, path, file, compression)
             over.set()
-            if following is None:
-                return await in_thread(lambda tick: summing(tick=tick))
-            return await following
+            await in_thread(lambda _: os.fsync(file.fileno()))
+            return await summing
         finally:
-            over.set()
-            if following is not None:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+            summing.cancel()
+            await asyncio.gather(summing, return_exceptions=True)
 
 
-def _transports(vm: Vm) -> frozenset[str]:
-    return probe(Path(vm.record.argv[0])).transports
-
-
-async def _saved(vm: Vm, file: BinaryIO, by_name: Path | None) -> None:
-    session = await vm.monitor()
-    try:
-        await vm.unless_ended(save_state(session, file, by_name=by_name))
-    except MigrationFailed as error:
-        room = _room(file)
-        raise MigrationFailed(error.message, hint=room) from error
-
-
-def _room(file: BinaryIO) -> str | None:
-    status = os.fstatvfs(file.fileno())
-    if status.f_bavail * status.f_frsize < _PART:
-        return f"no room is left where it was to go: {file.name}"
-    return None
-
-
-@contextlib.contextmanager
-def _room_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise HostError(
-            f"the state cannot be written to {path.parent}: {error.strerror}"
-        ) from error
-
-
-async def _compressed(vm: Vm, file: BinaryIO) -> None:
-    """Has QEMU write into a pipe, and what comes out of it, smaller, to the file."""
-    out, into = os.pipe()
-    with os.fdopen(out, "rb") as reader:
-        packing = asyncio.ensure_future(in_thread(partial(_pack, reader, file)))
-        try:
-            with os.fdopen(into, "wb") as writer:
-                await _either(packing, _saved(vm, writer, None))
-            await packing
-        finally:
-            packing.cancel()
-            await asyncio.gather(packing, return_exceptions=True)
-
-
-async def _either(
-    packing: asyncio.Future[None], saving: Coroutine[Any, Any, None]
-) -> None:
-    """Waits for QEMU, unless the other end of its pipe fails first."""
-    task = asyncio.ensure_future(saving)
-    try:
-        await asyncio.wait({task, packing}, return_when=asyncio.FIRST_COMPLETED)
-        if packing.done() and not task.done():
-            packing.result()
-        await task
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-def _pack(reader: BinaryIO, file: BinaryIO, tick: Tick) -> None:
-    import zstandard  # most VMs are saved as they are
-
-    packer = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
-    try:
-        while part := _next(reader, tick):
-            file.write(packer.compress(part))
-        file.write(packer.flush())
-    finally:
-        reader.close()  # QEMU must not wait for who has gone
-
-
-def _next(reader: BinaryIO, tick: Tick) -> bytes:
-    """What comes next out of a pipe; a QEMU that hangs can be called off."""
-    while not select.select([reader], [], [], _LOOK)[0]:
+def _summed(file: BinaryIO, over: threading.Event, mapped: bool, tick: Tick) -> str:
+    # Nobody knows the order in which a mapped one is written.
+    while mapped and not over.wait(_LOOK):
         tick()
-    tick()
-    return os.read(reader.fileno(), _PART)
+    return digest(file, grows=lambda: not over.is_set(), tick=tick)
+
+
+async def _from_qemu(
+    vm: Vm, path: Path, file: BinaryIO, compression: Compression | None
+) -> None:
+    session = await vm.monitor()
+    by_name = path if _opens_files(vm) else None
+    try:
+        if compression is not None:
+            await pack(file, lambda pipe: vm.unless_ended(save_state(session, pipe)))
+        else:
+            await vm.unless_ended(save_state(session, file, by_name=by_name))
+    except MigrationFailed as error:
+        status = os.fstatvfs(file.fileno())
+        if status.f_bavail * status.f_frsize < _FULL:
+            raise MigrationFailed(
+                f"no room left to write {path.name}: {path.parent}"
+            ) from error
+        raise
 
 
 @contextlib.asynccontextmanager
@@ -289,7 +296,7 @@ async def _tell(vm: Vm, progress: Progress) -> None:
     while True:
         # No event tells how far it is.
         await asyncio.sleep(_LOOK)
-        with contextlib.suppress(QmpError):
+        with contextlib.suppress(QmpError, WaitTimeout):
             ram = (await vm.execute(QueryMigrate())).ram
             if ram is not None and ram.total:
                 progress(ram.total - ram.remaining, ram.total)

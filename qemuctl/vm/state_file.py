@@ -2,9 +2,9 @@
 
 ::
 
-    qemuctl state 1 00012288 SHA-256\\n   format, size of the head, sum of the text
-    {"name": "web", …}                   text, up to the end of the head
-    stream                               RAM and devices, plain or zstd
+    qemuctl state 1 5120 SHA-256\\n   format; size of what follows, and its sum
+    {"name": "web", …}
+    (from 1 MiB on)                  RAM and devices, as QEMU wrote them, or zstd
 
 The head is written last: a file without one is not whole. Nothing of it is
 believed; sizes and sums are held against the file, and the spec is parsed as any.
@@ -12,31 +12,38 @@ believed; sizes and sums are held against the file, and the spec is parsed as an
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from qemuctl.cmdline.shape import Shape
 from qemuctl.errors import SpecError, StateFileError
 from qemuctl.image.qemu_img import check_readable
+from qemuctl.qmp import Session
+from qemuctl.qmp.migration import MigrateSetParameters, set_capabilities
 from qemuctl.spec import Spec, parse_spec
+from qemuctl.thread import Tick
 
 _FORMAT = 1
 _MAGIC = b"qemuctl state "
-_PAGE = 4096
-_LARGEST_HEAD = 4 * 1024 * 1024
+# Where the stream begins; QEMU has a liking for whole MiB.
+START = 1024 * 1024
 _BLOCK = 1024 * 1024
 _ZEROS = bytes(_BLOCK)
+# Pages have places of their own in the file, which several threads fill.
+MAPPED = ("mapped-ram", "multifd")
+_CHANNELS = 4
+# Bytes a second, for a guest that stands still anyway: more than there can be.
+_UNLIMITED = 1 << 50
 # Seconds between looks at a file that grows.
 _LOOK = 0.01
-_NO_SUM = "0" * 64
 
 Compression = Literal["zstd"]
 
@@ -44,21 +51,38 @@ Compression = Literal["zstd"]
 @dataclass(frozen=True, kw_only=True)
 class DiskThen:
     """A disk's file when the machine was saved: its size in bytes and the time of its
-    last change in nanoseconds. What has another by now has been written to."""
+    last change in nanoseconds. What has another by now has been written to.
+
+    ``path`` is relative where the file was the VM's own: it lay in the VM's folder.
+    """
 
     id: str
     path: str
     size: int
     mtime_ns: int
 
-    def problem(self) -> str | None:
-        """Why the file is not what it was then."""
+    @property
+    def own(self) -> bool:
+        """Whether the file was made for the VM."""
+        return not Path(self.path).is_absolute()
+
+    def file(self, folder: Path) -> Path:
+        """The file, for a VM in this folder."""
+        return folder / self.path
+
+    def as_in(self, folder: Path) -> DiskThen:
+        """The disk of the same name that a VM in another folder has now."""
+        return _disk(self.id, self.path, self.file(folder))
+
+    def problem(self, folder: Path) -> str | None:
+        """Why the file is not what it was then, for a VM in this folder."""
+        path = self.file(folder)
         try:
-            status = Path(self.path).stat()
+            status = path.stat()
         except OSError as error:
-            return f"its disk {self.id} cannot be read: {error.strerror}: {self.path}"
+            return f"its disk {self.id} cannot be read: {error.strerror}: {path}"
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
-            return f"its disk {self.id} has been changed since: {self.path}"
+            return f"its disk {self.id} has been changed since: {path}"
         return None
 
 
@@ -66,29 +90,39 @@ class DiskThen:
 class About:
     """What a saved machine is: all but its state.
 
-    ``spec`` is the text of what ran, ``configured`` that of the VM's own file;
-    ``topology`` is what QEMU had; ``ballooned`` bytes are what the balloon was
-    asked to leave. ``size`` and ``sha256`` are of the stream in the file.
+    ``spec`` is the text of what ran, where files of the VM's own are relative to its
+    folder, ``home``; ``devices`` are the drivers of what QEMU had, by the ids;
+    ``ballooned`` bytes are what the balloon was asked to leave. ``mapped`` tells
+    that each page of RAM has a place of its own in the stream, of which ``size`` (in
+    bytes) and ``sha256`` are.
     """
 
     name: str
+    home: str
     saved_at: float
     qemu: str
     paused: bool
     spec: str
-    configured: str
     shape: Shape
-    topology: dict[str, str]
+    devices: dict[str, str]
     disks: tuple[DiskThen, ...] = ()
     ballooned: int | None = None
     compression: Compression | None = None
     mapped: bool = False
     size: int = 0
-    sha256: str = _NO_SUM
+    sha256: str = ""
 
-    def ran(self) -> Spec:
-        """The spec of the machine that was saved. Raises SpecError."""
-        return parse_spec(self.spec, source=f"the saved spec of {self.name}")
+    def ran(self, folder: Path) -> Spec:
+        """The spec of the machine that was saved, for a VM in this folder. Raises
+        SpecError."""
+        return parse_spec(
+            self.spec, source=f"the saved spec of {self.name}", base=folder
+        )
+
+    def problems(self, folder: Path) -> list[str]:
+        """Which disks are not as they were, for a VM in this folder."""
+        every = (disk.problem(folder) for disk in self.disks)
+        return [problem for problem in every if problem is not None]
 
 
 _ABOUT = TypeAdapter(About)
@@ -100,15 +134,14 @@ class StateFile:
 
     path: Path
     about: About
-    start: int = field(default=0)
 
     def open(self) -> BinaryIO:
         """The file, at the beginning of the stream."""
         file = self.path.open("rb")
-        file.seek(self.start)
+        file.seek(START)
         return file
 
-    def verify(self, tick: Callable[[], None] = lambda: None) -> None:
+    def verify(self, tick: Tick) -> None:
         """Reads all of the stream. Raises StateFileError where it is not what was
         written."""
         with self.open() as file:
@@ -139,98 +172,100 @@ def read_state(path: Path) -> StateFile:
                     f"written by a later version of qemuctl: {path}",
                     hint="a newer qemuctl reads it",
                 )
-            start = int(size)
-            if not _PAGE <= start <= _LARGEST_HEAD:
-                raise ValueError
-            text = file.read(start - len(line))
+            text = file.read(min(int(size), START))
         except ValueError as error:
             raise damaged(path, "its first line makes no sense") from error
         if hashlib.sha256(text).hexdigest() != sum_:
             raise damaged(path, "the checksum of its head is wrong")
         try:
             about = _ABOUT.validate_json(text)
-            about.ran()
+            about.ran(path.parent)
         except (ValidationError, SpecError) as error:
             raise damaged(path, f"its head makes no sense: {error}") from error
-        if os.fstat(file.fileno()).st_size != start + about.size:
+        if os.fstat(file.fileno()).st_size != START + about.size:
             raise damaged(path, "it has been cut short, or something was added")
-    return StateFile(path=path, about=about, start=start)
+    return StateFile(path=path, about=about)
 
 
-def begin(file: BinaryIO, about: About) -> int:
-    """Leaves room for the head of a file that is about to be written; gives where the
-    stream begins."""
-    start = -(-(len(_text(about)) + 256) // _PAGE) * _PAGE
-    file.truncate(start)
-    file.seek(start)
-    return start
+async def prepare_stream(session: Session, *, mapped: bool) -> None:
+    """Has QEMU write or read a stream of this kind; the same on both sides. Raises
+    MigrationFailed for one that it does not know."""
+    await set_capabilities(session, *(MAPPED if mapped else ()))
+    channels = _CHANNELS if mapped else None
+    await session.execute(
+        MigrateSetParameters(max_bandwidth=_UNLIMITED, multifd_channels=channels)
+    )
 
 
-def finish(file: BinaryIO, about: About, start: int, sha256: str) -> About:
-    """Writes the head of a file whose stream is there, and has it all on the disk."""
-    size = os.fstat(file.fileno()).st_size - start
-    about = replace(about, size=size, sha256=sha256, saved_at=time.time())
-    text = _text(about)
-    line = b"%s%d %08d %s\n" % (_MAGIC, _FORMAT, start, _NO_SUM.encode())
-    text = text.ljust(start - len(line))
-    sum_ = hashlib.sha256(text).hexdigest().encode()
-    os.pwrite(file.fileno(), line.replace(_NO_SUM.encode(), sum_) + text, 0)
-    os.fsync(file.fileno())
+def begin(file: BinaryIO) -> None:
+    """Leaves room for the head of a file that is about to be written."""
+    file.truncate(START)
+    file.seek(START)
+
+
+def finish(file: BinaryIO, about: About, sha256: str) -> About:
+    """Writes the head of a file whose stream is there."""
+    size = os.fstat(file.fileno()).st_size - START
+    about = replace(about, size=size, sha256=sha256)
+    text = _ABOUT.dump_json(about, indent=1)
+    sum_ = hashlib.sha256(text).hexdigest()
+    head = _MAGIC + f"{_FORMAT} {len(text)} {sum_}\n".encode() + text
+    if len(head) > START:
+        raise StateFileError(f"a machine of too many devices: {about.name}")
+    if os.pwrite(file.fileno(), head, 0) != len(head):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return about
-
-
-def _text(about: About) -> bytes:
-    return _ABOUT.dump_json(about, indent=1)
 
 
 def digest(
     file: BinaryIO,
     *,
     grows: Callable[[], bool] = lambda: False,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
 ) -> str:
     """SHA-256 of what follows in a file, blocks of zeros left out but counted, so
     that holes cost nothing; waits for what is to come for as long as it ``grows``."""
-    found = hashlib.sha256()
+    found, buffer = hashlib.sha256(), bytearray(_BLOCK)
     start, index = file.tell(), 0
     while True:
         tick()
         growing = grows()
         there = os.fstat(file.fileno()).st_size - start - index * _BLOCK
-        if there < _BLOCK and growing:
+        if growing and there < _BLOCK:
+            # An event for each write would cost more than this look.
             time.sleep(_LOOK)
             continue
-        block = os.pread(file.fileno(), _BLOCK, start + index * _BLOCK)
-        if not block:
+        if not growing:
+            index = max(index, _after_hole(file, start + index * _BLOCK, start))
+        size = os.preadv(file.fileno(), [buffer], start + index * _BLOCK)
+        if not size:
             return found.hexdigest()
-        if block != _ZEROS:
+        if size < _BLOCK or buffer != _ZEROS:
             found.update(b"%d:" % index)
-            found.update(block)
+            found.update(memoryview(buffer)[:size])
         index += 1
 
 
-def disks_then(paths: dict[str, Path]) -> tuple[DiskThen, ...]:
-    """What the files of disks are now, by the disks' ids."""
-    found = []
-    for id_, path in paths.items():
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            found.append(
-                DiskThen(
-                    id=id_, path=str(path), size=status.st_size,
-                    mtime_ns=status.st_mtime_ns,
-                )
-            )  # fmt: skip
-    return tuple(found)
+def _after_hole(file: BinaryIO, position: int, start: int) -> int:
+    """The first block from ``position`` on that is not all hole."""
+    try:
+        data = os.lseek(file.fileno(), position, os.SEEK_DATA)
+    except OSError:  # ENXIO: no data follows
+        data = os.fstat(file.fileno()).st_size
+    return (data - start) // _BLOCK
 
 
-def as_text(about: About) -> dict[str, Any]:
-    """What is worth telling of it."""
-    return {
-        "name": about.name,
-        "saved_at": about.saved_at,
-        "qemu": about.qemu,
-        "machine": about.shape.machine,
-        "size": about.size,
-        "compression": about.compression,
-    }
+def disks_then(files: dict[str, Path], folder: Path) -> tuple[DiskThen, ...]:
+    """What the files of disks are now, by the disks' ids, for a VM in this folder."""
+    return tuple(_disk(id_, within(folder, path), path) for id_, path in files.items())
+
+
+def _disk(id_: str, path: str, file: Path) -> DiskThen:
+    now = file.stat()
+    return DiskThen(id=id_, path=path, size=now.st_size, mtime_ns=now.st_mtime_ns)
+
+
+def within(folder: Path, path: Path) -> str:
+    """A path as a VM's state has it: relative for what lies in the VM's folder."""
+    inside = path.is_relative_to(folder)
+    return str(path.relative_to(folder) if inside else path)

@@ -98,6 +98,7 @@ class Action(StrEnum):
     REVERT = "revert"
     FORGET = "remove a snapshot of"
     SAVE = "save"
+    RESTORE = "restore"
     MIGRATE = "migrate"
 
 
@@ -153,7 +154,9 @@ _TALK = frozenset(
         Action.FORGET,
     }
 )
-_OFFLINE = frozenset({Action.REMOVE, Action.RENAME, Action.CLONE, Action.EXPORT})
+_OFFLINE = frozenset(
+    {Action.REMOVE, Action.RENAME, Action.CLONE, Action.EXPORT, Action.RESTORE}
+)
 _EITHER_WAY = frozenset({Action.SNAPSHOT, Action.REVERT, Action.FORGET})
 
 _SPECIAL: dict[tuple[Action, State], Verdict] = {

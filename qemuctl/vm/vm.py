@@ -71,7 +71,8 @@ class Vm:
 
     ``paths`` are its files, ``record`` tells who its process is. The monitor
     is connected when first needed. ``kept``, set on a throwaway VM, lets it
-    outlive its block and its owner.
+    outlive its block and its owner. ``clock`` is there for a guest that goes on from
+    a saved state: it sets its clock, and gives why that did not come about.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Vm:
         self.paths = paths
         self.record = record
         self.kept = False
+        self.clock: asyncio.Task[str | None] | None = None
         self.agent = Agent(paths.agent_socket)
         self.power = Power(self)
         self.files = Files(self)
@@ -173,6 +175,8 @@ class Vm:
 
     async def close(self) -> None:
         """Lets go of the monitor and the agent; the VM goes on."""
+        if self.clock is not None:
+            await self.clock
         self.agent.release()
         session, self._session = self._session, None
         if session is not None:

@@ -148,3 +148,28 @@ def echo(shared: Home, eye: str) -> Callable[[], str]:
     log = shared.path / "state/vms/eye/serial.log"
     start = len(log.read_bytes())
     return lambda: log.read_bytes()[start:].decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def counting(shared: Home, web: str) -> str:
+    """The same guest, with a process that counts on when it is asked."""
+    from tests.guest.disks import inside
+    from tests.guest.test_snapshots import COUNTER
+
+    inside(shared, web, COUNTER)
+    return web
+
+
+@pytest.fixture
+def goes_on(shared: Home, counting: str) -> Iterator[None]:
+    """The guest is never booted again, and nothing is left of what was done."""
+    from tests.guest.saves import begun, row, saved
+    from tests.guest.test_snapshots import count
+
+    before = count(shared, counting)
+    yield
+    if row(shared, counting)["state"] == "off":
+        shared.run("start", counting)
+    assert count(shared, counting) > before
+    assert not saved(shared).exists()
+    assert begun(saved(shared).parent) == []

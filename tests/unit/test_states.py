@@ -63,6 +63,7 @@ TABLE = {
     Action.RENAME: "y l l l l l l l l l b l",
     Action.CLONE: "y l l l l l l l l l b l",
     Action.EXPORT: "y l l l l l l l l l b l",
+    Action.RESTORE: "y l l l l l l l l l b l",
     Action.MEASURE: "o y y y y y y y y y b y",
     Action.MEDIUM: "o s y y y y y y g u b t",
     Action.SCREEN: "o s y y y y y y g u b t",

@@ -1,0 +1,118 @@
+"""`save` and `restore`: a guest that goes on later, or under another name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qemuctl.cli.app import Name, Timeout, command, seconds
+from qemuctl.cli.output import building, note
+from qemuctl.cli.progress import percent, transfer
+from qemuctl.cli.running import run_async
+from qemuctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from qemuctl.image.progress import Progress
+
+
+@command("save", example="qemuctl save web")
+def save(
+    name: Name,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="for `restore`; default: its next start"),
+    ] = None,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="smaller, and slower (zstd)")
+    ] = False,
+) -> None:
+    """Write a guest's RAM and devices into a file, and end its QEMU.
+
+    Its next start goes on from there, once. With FILE, the VM is then off as after
+    a power cut, and `restore` goes on; the disks are not in the file, and must be
+    as they are. Ctrl-C has the guest go on as before.
+    """
+    if str(file) == "-":
+        raise UsageError("a saved state is a file, it cannot go to standard output")
+    begun = time.monotonic()
+    with transfer(f"saving {name}") as progress:
+        size = run_async(_save(name, file, compress, progress))
+    took = time.monotonic() - begun
+    again = f"start {name}" if file is None else f"restore {file}"
+    note(
+        f"saved {name}: {_size(size)} in {took:.1f} s; "
+        f"it goes on from there with: qemuctl {again}"
+    )
+
+
+def _size(size: int) -> str:
+    from qemuctl.units import format_rounded
+
+    return format_rounded(size)
+
+
+async def _save(
+    name: str, file: Path | None, compress: bool, progress: Progress
+) -> int:
+    """Gives the bytes that the file takes: it may have holes."""
+    from qemuctl.vm.attach import attach
+    from qemuctl.vm.saving import save as saving
+    from qemuctl.vm.states import Action
+
+    async with await attach(name, Action.SAVE) as vm:
+        await saving(
+            vm, file, compression="zstd" if compress else None, progress=progress
+        )
+        return (file or vm.paths.saved).stat().st_blocks * 512
+
+
+@command("restore", example="qemuctl restore web.state --name web2")
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what `save` wrote")],
+    name: Annotated[
+        str | None, typer.Option(help="the VM's name; default: as it was")
+    ] = None,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="do not let the guest run yet")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="until its agent answers")
+    ] = False,
+    timeout: Timeout = "120",
+) -> None:
+    """Have a guest go on that was saved to a file; the file stays.
+
+    It is the VM that was saved, if that is off and its disks are as they were. Under
+    a name that no VM has, a new one is made, with copies of the disks that the other
+    one owns. Restore only what you trust: the file says which others QEMU opens.
+    """
+    with percent(f"restoring {file.name}") as progress:
+        run_async(
+            _restore(
+                file, name, paused, wait and not paused, seconds(timeout), progress
+            )
+        )
+
+
+async def _restore(
+    file: Path,
+    name: str | None,
+    paused: bool,
+    wait: bool,
+    patience: float,
+    progress: Progress,
+) -> None:
+    from qemuctl.cli.notices import say_gone_on
+    from qemuctl.vm.restored import restore as restoring
+
+    stages = building("building its image, once:")
+    vm = await restoring(
+        file, name=name, paused=paused, progress=progress, stages=stages
+    )
+    async with vm:
+        if wait:
+            await vm.wait_ready(timeout=patience)
+        await say_gone_on(vm)
