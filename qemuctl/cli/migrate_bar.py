@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 # What a phase is to whoever waits for it.
 _WORDS = {
     "check": "asking both sides",
-    "prepare": "preparing the other side",
-    "storage": "copying its disks",
-    "ram": "copying its memory",
+    "prepare": "preparing",
+    "storage": "disks",
+    "ram": "memory",
     "switch-over": "switching over",
-    "confirm": "letting it go on there",
-    "clean-up": "clearing up here",
+    "confirm": "confirming",
+    "clean-up": "clearing up",
 }
 
 
@@ -52,7 +52,7 @@ def bar(name: str) -> Iterator[Report]:
     words = TextColumn("{task.description}", markup=False)
     rest = TextColumn("{task.fields[rest]}", markup=False)
     console = Console(stderr=True)
-    columns = (words, BarColumn(), TaskProgressColumn(), rest)
+    columns = (words, BarColumn(bar_width=16), TaskProgressColumn(), rest)
     with Bar(*columns, console=console, transient=True) as shown:
         task = shown.add_task(f"{name}: asking both sides", total=None, rest="")
 
@@ -84,10 +84,10 @@ def _numbers(progress: Progress) -> str:
     if progress.ram_total:
         parts.append(f"{format_rounded(progress.ram_remaining)} left")
         parts.append(f"{format_rounded(progress.rate)}/s")
-        parts.append(f"changes {format_rounded(progress.dirty_rate)}/s")
+        parts.append(f"{format_rounded(progress.dirty_rate)}/s changed")
         parts.append(f"round {progress.iterations}")
     if progress.expected_downtime is not None:
-        parts.append(f"would stand still {progress.expected_downtime * 1000:.0f} ms")
+        parts.append(f"down {progress.expected_downtime * 1000:.0f} ms")
     if progress.throttle:
         parts.append(f"held back {progress.throttle} %")
     return ", ".join(parts)

@@ -74,9 +74,18 @@ def _off(paths: VmPaths) -> Entry:
         cpus=_part(written.get("cpu"), "count", 1),
         memory=_size(_part(written.get("memory"), "size", "512M")),
         throwaway=(paths.state / THROWAWAY).exists(),
-        ended=on_its_way(paths) or (SAVED if saved else ended.text if ended else None),
+        ended=_moved(paths) or (SAVED if saved else ended.text if ended else None),
         saved=saved,
     )
+
+
+def _moved(paths: VmPaths) -> str | None:
+    """Where a VM is going, or has gone."""
+    if not paths.moved.exists():
+        return on_its_way(paths)
+    from qemuctl.vm.moved import moved_to
+
+    return f"moved to {moved_to(paths)}"
 
 
 def _written(paths: VmPaths) -> dict[str, Any]:
