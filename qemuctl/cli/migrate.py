@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qemuctl.migration import Moved, Options
     from qemuctl.migration.report import Report
 
+# QEMU's own limit of downtime-limit.
+_LONGEST_DOWNTIME = 2000
 Bandwidth = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="at most so many bytes a second, such as 100M"),
@@ -112,7 +114,7 @@ def _options(
     return Options(
         name=name,
         bandwidth=size(bandwidth),
-        downtime=seconds(downtime) if downtime is not None else DOWNTIME,
+        downtime=_downtime(downtime) if downtime is not None else DOWNTIME,
         copy_storage=_one_of("copy-storage", copy_storage, "all", "top", "none"),
         postcopy=postcopy,
         multifd=multifd,
@@ -131,6 +133,16 @@ def _one_of(flag: str, value: str, *known: str) -> Any:
     if value not in known:
         raise UsageError(f"--{flag}: {value}", hint=f"one of: {', '.join(known)}")
     return value
+
+
+def _downtime(text: str) -> float:
+    """Seconds that QEMU takes. Raises UsageError."""
+    from qemuctl.errors import UsageError
+
+    wanted = seconds(text)
+    if not 0 < wanted <= _LONGEST_DOWNTIME:
+        raise UsageError(f"not a downtime: {text}", hint="from 1ms up to 2000s")
+    return wanted
 
 
 def size(text: str | None) -> int | None:
@@ -255,7 +267,7 @@ def set_limits(
 
     if bandwidth is None and downtime is None:
         raise UsageError("nothing to set", hint="--bandwidth 200M, --downtime 500ms")
-    wanted = seconds(downtime) if downtime is not None else None
+    wanted = _downtime(downtime) if downtime is not None else None
     run_async(setting(name, bandwidth=size(bandwidth), downtime=wanted))
     note(f"{name}: changed")
 

@@ -3,17 +3,20 @@
 ::
 
     mark ─► (all of it comes) ─► accept ─► step ─► finish
-     │                             │
-     └── waiting: dies with QEMU   └── arrived: of this home
+     │                             │         │
+     └── waiting, dies with its    │         └── arrived, of this home
+         receiver and QEMU         └── waiting, dies with nobody
 
-Before `accept` it may be discarded; after `step` its guest has run, and the one that
-it comes from never must again.
+Before `step` it may be discarded; after it its guest has run, and the one that it
+comes from never must again. In a postcopy migration it is accepted before it has all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import signal
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -25,6 +28,7 @@ from qemuctl.errors import CommandError, QemuctlError
 from qemuctl.image.keys import own_key
 from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.clocks import guest_lag
+from qemuctl.migration.place import home_id
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity, held, wait_gone
 from qemuctl.qmp import eventlog
@@ -45,6 +49,8 @@ from qemuctl.vm.vm import Vm, agent_port_open
 _MARK = "arriving"
 # Seconds that the agent gets to write a key.
 _KEY_PATIENCE = 5.0
+# Seconds that a shepherd needs to end what belonged to a receiver.
+_DYING = 2.0
 
 
 class Fate(StrEnum):
@@ -60,9 +66,11 @@ class Fate(StrEnum):
 class Answer:
     """``UNKNOWN``: it never came, and never will. ``WAITING``: it has taken no step
     and is there. ``LOST``: it has taken none, and its QEMU has gone. ``ARRIVED``: it
-    is a VM of this home. ``complete`` tells that all of its state is here."""
+    is a VM of this home. ``accepted`` tells that it can be let go on, ``complete``
+    that all of its state is here."""
 
     fate: Fate
+    accepted: bool = False
     complete: bool = False
 
 
@@ -109,9 +117,28 @@ async def step(vm: Vm, token: str, *, running: bool) -> None:
 
 
 async def ask(token: str) -> dict[str, Any]:
-    """What has become of the VM of this token."""
+    """What has become of the VM of this token, which no receiver has to do with any
+    more."""
+    await _end_receiver(token)
     answer = await _answer(token)
-    return {"fate": str(answer.fate), "complete": answer.complete}
+    return {**asdict(answer), "fate": str(answer.fate), "home": home_id()}
+
+
+async def _end_receiver(token: str) -> None:
+    """Ends an earlier receiver, whose link has gone: what it has not accepted dies
+    with it, and what it has accepted does not."""
+    paths = _find(token)
+    record = Record.read(paths.record) if paths is not None else None
+    owner = record.owner if record is not None else None
+    if record is None or owner is None or owner.pid == os.getpid():
+        return
+    if owner.alive():
+        owner.signal(signal.SIGKILL)
+        await wait_gone(owner)
+    if Arrival.read(token) is None:
+        with contextlib.suppress(TimeoutError):  # it had just let go of it
+            async with asyncio.timeout(_DYING):
+                await wait_gone(record.qemu)
 
 
 async def _answer(token: str) -> Answer:
@@ -131,7 +158,8 @@ async def _answer(token: str) -> Answer:
         info = await vm.execute(QueryMigrate())
     if status == "running":
         return Answer(fate=Fate.ARRIVED)
-    return Answer(fate=Fate.WAITING, complete=info.status == "completed")
+    complete, accepted = info.status == "completed", arrival is not None
+    return Answer(fate=Fate.WAITING, accepted=accepted, complete=complete)
 
 
 def _find(token: str) -> VmPaths | None:
@@ -165,14 +193,13 @@ async def discard(token: str) -> None:
 
 
 async def take(token: str, *, running: bool) -> None:
-    """Has a VM that waits, all of it here, be one of this home. Raises QemuctlError."""
+    """Has a VM that waits and was accepted be one of this home. Raises QemuctlError."""
     answer, paths = await _answer(token), _find(token)
     if answer.fate is Fate.ARRIVED:
         return
     record = Record.read(paths.record) if paths is not None else None
-    if not answer.complete or paths is None or record is None:
+    if not answer.accepted or paths is None or record is None:
         raise QemuctlError(f"it cannot go on here: {answer.fate}")
-    accept(paths, token)
     async with Vm(paths, record) as vm:
         await _keep(vm)
         await step(vm, token, running=running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from qemuctl.vm.definitions import name_in_use
 
 # What QEMU itself takes beside its guest's memory, and a folder beside its disks.
 _MARGIN = 64 * MIB
+_ID = re.compile(r"[a-z][a-z0-9-]{0,19}")
+# What a source sends beside the disks.
+_SENT = {"kernel", "initrd", "seed.iso", "instance-id", "known_hosts"}
 
 
 def has_image(name: str, sha256: str | None) -> bool:
@@ -41,6 +45,7 @@ def check(offer: Offer) -> None:
     _check_room(offer)
     if offer.tls is not None:
         check_certificates(Path(offer.tls), "server")
+    _check_files_named(offer)
     for file in offer.shared:
         _check_seen(file.what, Path(file.path), file.size)
     same_host = offer.place.partition(":")[0] == host()
@@ -61,6 +66,19 @@ def _check_name(name: str, from_: str) -> None:
     check_name(name)
     if VmPaths.of(name).state.exists():
         raise name_in_use(name)
+
+
+def _check_files_named(offer: Offer) -> None:
+    """Raises SpecError for a file that would lead out of the VM's folder, or would be
+    another one there than it says."""
+    for disk in offer.disks:
+        if not _ID.fullmatch(disk.id) or disk.file != f"disks/{disk.id}.{disk.format}":
+            raise SpecError(f"not a disk of a VM: {disk.file!r}", key="disks")
+        if disk.size < 0 or disk.used < 0:
+            raise SpecError(f"not a size: {disk.size}", key="disks")
+    for file in offer.sent:
+        if file.name not in _SENT or file.size < 0:
+            raise SpecError(f"not a file of a VM: {file.name!r}")
 
 
 def _check_qemu(spec: Spec, offer: Offer) -> Host:

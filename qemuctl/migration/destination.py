@@ -33,7 +33,9 @@ def parse_destination(text: str) -> Destination:
         folder = text.removeprefix("local:")
         if not folder:
             raise UsageError("a folder is missing: local:", hint=_HINT)
-        return Destination(text=text, home=Path(folder).expanduser().absolute())
+        home = Path(folder).expanduser().absolute()
+        # Whoever recovers it may be in another folder.
+        return Destination(text=f"local:{home}", home=home)
     try:
         parts = urlsplit(text)
         host, user, port = parts.hostname or "", parts.username, parts.port

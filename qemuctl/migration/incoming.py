@@ -14,8 +14,10 @@ from qemuctl.image import store
 from qemuctl.image.overlay import create_disk, create_overlay
 from qemuctl.migration import tls
 from qemuctl.migration.arrival import Mark, accept, step
+from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.offer import DiskOffer, Offer
 from qemuctl.paths import VmPaths, private_dir
+from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import (
     OVER,
     MigrateIncoming,
@@ -37,6 +39,8 @@ from qemuctl.vm.made import remember
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.snapshot_topology import unlike
 
+# Seconds for QEMU to answer at all.
+_LIFE = 15.0
 # Seconds for what has left the other side to be taken in here.
 _ARRIVAL = 60.0
 
@@ -48,7 +52,7 @@ class Incoming:
         self._offer, self._attached = offer, attached
         self._stack = contextlib.ExitStack()
         self._events: Subscription | None = None
-        self._accepted = False
+        self._armed = False
         self.addresses: dict[str, Any] = {}
 
     @classmethod
@@ -148,22 +152,39 @@ class Incoming:
                 f"QEMU cannot take in the state: {info.error_desc or status}"
             )
 
-    async def go(self, *, running: bool) -> None:
-        """From here on it is a VM of this home, and its guest takes steps. Raises
-        QemuctlError where it cannot be: `arrival.ask` tells what it is then."""
-        attached, offer = self._attached, self._offer
-        # From here on it outlives us, but not yet its QEMU.
+    async def sign_of_life(self) -> None:
+        """Raises QmpError or WaitTimeout where QEMU does not answer."""
+        if not self._armed:
+            await self._attached.vm.execute(QueryStatus(), timeout=_LIFE)
+
+    async def arm(self) -> None:
+        """From here on it outlives us; its guest takes no step yet. Raises QemuctlError
+        and OSError where it cannot be: it is as it was then."""
+        if self._armed:
+            return
+        attached = self._attached
+        # It outlives us, but not yet its QEMU.
         attached.child.detach()
-        accept(attached.vm.paths, offer.token)
-        self._accepted = True
+        accept(attached.vm.paths, self._offer.token)
+        self._armed = True
         await attached.undertaker.dismiss()
-        await step(attached.vm, offer.token, running=running)
+
+    async def go(self, *, running: bool) -> None:
+        """It is a VM of this home, and its guest takes steps. Raises QemuctlError
+        where it cannot be: `arrival.ask` tells what it is then."""
+        await self.arm()
+        await step(self._attached.vm, self._offer.token, running=running)
 
     async def end(self) -> None:
         """Removes it unless it has become a VM of this home."""
         self._stack.close()
-        if self._accepted:
+        # Even where the disk was full in the moment in which it was accepted.
+        if self._armed or Arrival.read(self._offer.token) is not None:
             await self._attached.vm.close()
+        elif self._attached.child.pipe < 0:  # it is detached by now
+            with contextlib.suppress(QemuctlError):
+                await self._attached.vm.power.kill()
+            await self._attached.undertaker.done()
         else:
             await self._attached.end()
 

@@ -6,12 +6,19 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import CommandError, QemuctlError, StateError
+from qemuctl.errors import (
+    CommandError,
+    MigrationError,
+    NotFound,
+    QemuctlError,
+    StateError,
+)
 from qemuctl.migration import storage
 from qemuctl.migration.tls import drop_credentials
 from qemuctl.paths import VmPaths
 from qemuctl.qmp.commands import Cont, QueryStatus, Quit
 from qemuctl.qmp.migration import cancel
+from qemuctl.qmp.session import Session
 from qemuctl.vm import definitions
 from qemuctl.vm.leaving import Leaving, end
 from qemuctl.vm.moved import note_moved
@@ -20,6 +27,12 @@ if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
 _QUIT_PATIENCE = 10.0
+# Seconds for the other side to let go of disks, and between looks at that: locks of
+# files have no events.
+_LOCKS_PATIENCE = 10.0
+_LOCKS_LOOK = 0.2
+# What a migration stops a guest in; one that panicked or met a bad disk stays so.
+_STOPPED_BY_US = ("paused", "postmigrate", "finish-migrate")
 
 
 async def leave(vm: Vm, leaving: Leaving) -> None:
@@ -44,22 +57,51 @@ def left(paths: VmPaths, leaving: Leaving) -> None:
         return
     try:
         definitions.remove(paths.name)
+    except NotFound:  # done before
+        return
     except StateError:  # disks of other VMs are made from its own
         note_moved(paths, leaving.name, leaving.destination)
         end(paths)
 
 
 async def go_back(vm: Vm, leaving: Leaving) -> None:
-    """Calls off what is still going on, and has the guest be as it was. Raises QmpError
-    where QEMU has gone."""
+    """Calls off what is still going on, and has the guest be as it was; for a QEMU
+    that has ended there is nothing to do. Raises MigrationError where it stays as it
+    is: the journal then says what is to be done."""
+    try:
+        await _called_off(vm, leaving)
+    except QemuctlError as error:
+        if vm.record.qemu.alive():
+            raise MigrationError(
+                f"{vm.name} was not migrated, and does not go on here: {error.message}",
+                leaving.phase, hint=f"qemuctl migrate-recover {vm.name}",
+            ) from error  # fmt: skip
+    end(vm.paths)
+
+
+async def _called_off(vm: Vm, leaving: Leaving) -> None:
     session = await vm.monitor()
     with contextlib.suppress(TimeoutError):
         await cancel(session)
     with contextlib.suppress(TimeoutError):
         await storage.clear(session)
     await drop_credentials(session)
+    if leaving.ran:
+        await _let_run(session)
+
+
+async def _let_run(session: Session) -> None:
     status = await session.execute(QueryStatus())
-    if leaving.ran and not status.running:
-        with contextlib.suppress(CommandError):
+    if status.running or status.status not in _STOPPED_BY_US:
+        return
+    loop = asyncio.get_running_loop()
+    end_of_patience = loop.time() + _LOCKS_PATIENCE
+    while True:
+        try:
             await session.execute(Cont())
-    end(vm.paths)
+            return
+        except CommandError:
+            # The other side's QEMU may have a disk that both see, until it has gone.
+            if loop.time() > end_of_patience:
+                raise
+            await asyncio.sleep(_LOCKS_LOOK)

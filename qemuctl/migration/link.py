@@ -25,7 +25,10 @@ RECEIVER = "qemuctl"
 
 # Seconds for ssh, which may ask its user something, and for a receiver's first word.
 _GREETING = 120.0
-_BYE = 5.0
+_BYE = 10.0
+# How often the other side is asked for a sign of life, and how long it may take.
+_ALIVE_EVERY = 5.0
+_ALIVE_WITHIN = 20.0
 # What ssh says of the channel's end is worth telling, and no more.
 _LINES = 5
 # Not `-m`: that would look for modules in the current folder first.
@@ -57,11 +60,27 @@ class Link:
     ) -> None:
         self.process, self.channel = process, channel
         self._words = words
+        self._closed = False
 
     @property
     def words(self) -> str:
         """The last that was said on standard error there."""
         return "\n".join(self._words[-_LINES:])
+
+    async def close(self) -> None:
+        """Hangs up; the other side then undoes what it was not told to keep, and has
+        done so when this returns, unless it is stuck."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.channel.close()
+        try:
+            async with asyncio.timeout(_BYE):
+                await self.process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
 
     async def socket(self, there: str, name: str) -> Path:
         """Where a unix socket of the other side can be reached; ``name`` is for a
@@ -197,18 +216,41 @@ def _unreachable(link: Link, destination: Destination, status: int) -> QemuctlEr
 
 
 async def _closed(link: Link, listening: asyncio.Task[None], folder: Path) -> None:
-    """Hangs up; the other side then undoes what it was not told to keep."""
-    await link.channel.close()
-    try:
-        async with asyncio.timeout(_BYE):
-            await link.process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            link.process.kill()
-        await link.process.wait()
+    await link.close()
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     for path in folder.glob("*"):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+@contextlib.asynccontextmanager
+async def kept_alive(link: Link) -> AsyncIterator[None]:
+    """The other side is asked for a sign of life now and then; without one the block
+    is called off, with ChannelLost."""
+    task = asyncio.current_task()
+    assert task is not None
+    lost: list[QemuctlError] = []
+
+    async def ask() -> None:
+        try:
+            while True:
+                # It is the time without a word that is measured.
+                await asyncio.sleep(_ALIVE_EVERY)
+                await link.channel.ask("ping", timeout=_ALIVE_WITHIN)
+        except QemuctlError as error:
+            words = f" ({link.words})" if link.words else ""
+            lost.append(ChannelLost(f"{error.message}{words}"))
+            task.cancel()
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost and not task.uncancel():
+            raise lost[0] from None
+        raise
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)

@@ -77,7 +77,8 @@ class _Course:
 class Memory:
     """The memory of one migration, to ``there``, QEMU's address of a stream;
     ``hostname`` is what the other side's certificate must say, ``stopped_at`` when the
-    guest was stopped for want of another way."""
+    guest was stopped for want of another way, and ``postcopy`` that the rest follows.
+    """
 
     session: Session
     options: Options
@@ -85,6 +86,7 @@ class Memory:
     pauses: bool
     hostname: str | None = None
     stopped_at: float | None = None
+    postcopy: bool = False
     _course: _Course = field(default_factory=_Course)
 
     async def begin(self) -> None:
@@ -142,6 +144,7 @@ class Memory:
     async def _force(self, info: MigrationInfo, *, late: bool) -> None:
         """Has it come to an end, by what its user allows."""
         if self.options.postcopy:
+            self.postcopy = True
             await self.session.execute(MigrateStartPostcopy())
         elif self.options.paused_ok:
             self.stopped_at = time.monotonic()

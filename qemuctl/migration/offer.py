@@ -92,8 +92,9 @@ OFFER = TypeAdapter(Offer)
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the receiver tells of itself: its ``place``, and whether it has the image
-    that was asked for."""
+    """What the receiver tells of itself: its ``place`` now, its ``home`` for good, and
+    whether it has the image that was asked for."""
 
     place: str
+    home: str
     has_image: bool

@@ -21,7 +21,7 @@ from qemuctl.migration import arrival, checks
 from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
 from qemuctl.migration.incoming import Incoming
 from qemuctl.migration.offer import OFFER, Facts, Offer
-from qemuctl.migration.place import place
+from qemuctl.migration.place import home_id, place
 from qemuctl.paths import private_dir, vms_dir
 from qemuctl.thread import in_full
 from qemuctl.vm.archive import import_
@@ -58,6 +58,7 @@ class Receiver:
             "prepare": self._prepare,
             "released": self._released,
             "arrived": self._arrived,
+            "arm": self._arm,
             "go": self._go,
             "finish": self._finish,
             "ask": self._ask,
@@ -90,7 +91,7 @@ class Receiver:
             raise
         except QemuctlError as error:
             return {"error": error.message, "hint": error.hint}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
     async def end(self) -> None:
@@ -103,12 +104,14 @@ class Receiver:
     # -- before ------------------------------------------------------------
 
     async def _ping(self, _request: dict[str, Any]) -> None:
-        """It is there."""
+        """It is there, and so is its QEMU."""
+        if self._incoming is not None:
+            await self._incoming.sign_of_life()
 
     async def _look(self, request: dict[str, Any]) -> Any:
         name = request.get("image")
         found = name is not None and checks.has_image(name, request.get("sha256"))
-        return asdict(Facts(place=place(), has_image=found))
+        return asdict(Facts(place=place(), home=home_id(), has_image=found))
 
     async def _check(self, request: dict[str, Any]) -> None:
         offer = OFFER.validate_python(request["offer"], strict=False)
@@ -167,6 +170,9 @@ class Receiver:
 
     async def _arrived(self, _request: dict[str, Any]) -> None:
         await self._coming().arrived()
+
+    async def _arm(self, _request: dict[str, Any]) -> None:
+        await self._coming().arm()
 
     async def _go(self, request: dict[str, Any]) -> None:
         await self._coming().go(running=bool(request["running"]))

@@ -33,17 +33,18 @@ from qemuctl.migration.recovery import settle
 from qemuctl.migration.report import Moved, Progress, Report, silent
 from qemuctl.migration.storage import Storage, served_at
 from qemuctl.process import Identity
+from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import (
     MigrateContinue,
     Migration,
     MigrationInfo,
     QueryMigrate,
-    completed,
+    failure,
     reached,
 )
 from qemuctl.qmp.session import Session, Subscription
 from qemuctl.thread import in_full
-from qemuctl.vm.leaving import Leaving, end
+from qemuctl.vm.leaving import Leaving
 from qemuctl.vm.saving import check_movable
 from qemuctl.vm.states import Action, State
 
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
 _ANSWER = 30.0
 _START = 300.0
 _SENDING = 3600.0
-# How often the other side is asked for a sign of life, and how long it may take.
-_ALIVE_EVERY = 5.0
-_ALIVE_WITHIN = 20.0
 
 
 async def migrate(
@@ -87,6 +85,12 @@ async def migrate(
             hint=f"first: qemuctl migrate-recover {vm.name}",
         )  # fmt: skip
     async with vm.live.changing(Action.MIGRATE):
+        # Another one may have been at it until now.
+        if Leaving.read(vm.paths) is not None:
+            raise StateError(
+                f"migrate {vm.name}", "unknown", "an earlier migration was cut short",
+                hint=f"first: qemuctl migrate-recover {vm.name}",
+            )  # fmt: skip
         move = _Move(vm, destination, options, receiver, report)
         return await move.carry_out()
 
@@ -106,6 +110,8 @@ class _Move:
     leaving: Leaving | None = None
     storage_bytes: int = 0
     stood_still: float = 0.0
+    gone: bool = False
+    home: str = ""
     info: MigrationInfo | None = None
 
     async def carry_out(self) -> Moved:
@@ -125,6 +131,12 @@ class _Move:
             raise self._failed(error) from error
 
     def _failed(self, error: QemuctlError) -> MigrationError:
+        if self.gone:
+            return MigrationError(
+                f"{self.vm.name} runs in {self.destination.text} now, but not all of "
+                f"it is cleared up here: {error.message}",
+                str(self.phase), hint=error.hint,
+            )  # fmt: skip
         return MigrationError(
             f"{self.vm.name} was not migrated ({self.phase}): {error.message}",
             str(self.phase), hint=error.hint,
@@ -137,14 +149,21 @@ class _Move:
         self.report(Progress(phase=phase))
 
     def _note(self, leaving: Leaving) -> None:
-        self.leaving = leaving
         leaving.write(self.vm.paths)
+        self.leaving = leaving
 
     # -- the phases --------------------------------------------------------
 
     async def _through(self, link: links.Link) -> Moved:
         self._enter(Phase.CHECK)
         self.state = await self.vm.state()
+        session = await self.vm.monitor()
+        if (await session.execute(QueryStatus())).status == "postmigrate":
+            raise StateError(
+                f"migrate {self.vm.name}", "paused",
+                "its guest stands still since an earlier migration, or a save",
+                hint=f"first: qemuctl resume {self.vm.name}",
+            )  # fmt: skip
         pack = await self._checked(link)
         self._note(
             Leaving(
@@ -152,11 +171,11 @@ class _Move:
                 name=pack.offer.name, receiver=self.receiver,
                 controller=Identity.of(os.getpid()), phase=str(self.phase),
                 ran=self.state is State.RUNNING, keep=self.options.keep,
+                home=self.home,
             )
         )  # fmt: skip
-        session = await self.vm.monitor()
         try:
-            async with _kept_alive(link):
+            async with links.kept_alive(link):
                 work = self._transferred(link, pack, session)
                 lag = await self.vm.unless_ended(work)
         except BaseException as error:
@@ -167,9 +186,15 @@ class _Move:
     async def _checked(self, link: links.Link) -> Packed:
         name = self.options.name or self.vm.name
         wanted = wish(self.vm, name)
-        facts = Facts(
-            **await link.channel.ask("look", timeout=_ANSWER, **asdict(wanted))
-        )
+        told = await link.channel.ask("look", timeout=_ANSWER, **asdict(wanted))
+        try:
+            facts = Facts(**told)
+        except TypeError as error:
+            raise QemuctlError(
+                "the other side makes no sense",
+                hint="both sides need the same version of qemuctl",
+            ) from error
+        self.home = facts.home
         pack = await packed(self.vm, self.options, facts)
         offer = OFFER.dump_python(pack.offer, mode="json")
         await link.channel.ask("check", timeout=_ANSWER, offer=offer)
@@ -198,7 +223,9 @@ class _Move:
             status = await memory.copied(events, lambda i: self._look(i, storage))
             self._enter(Phase.SWITCH)
             self.stood_still = memory.stood_still()
-            await self._switched(link, session, storage, events, status)
+            await self._switched(
+                link, session, storage, events, status, postcopy=memory.postcopy
+            )
         return lag
 
     @property
@@ -234,7 +261,7 @@ class _Move:
 
     async def _switched(
         self, link: links.Link, session: Session, storage: Storage,
-        events: Subscription, status: str,
+        events: Subscription, status: str, *, postcopy: bool,
     ) -> None:  # fmt: skip
         """The guest stands still here: what is left goes over, and then the word."""
         if status == SWITCHING:
@@ -242,18 +269,22 @@ class _Move:
             await storage.finish()
             self.storage_bytes = done
             await link.channel.ask("released", timeout=_ANSWER)
+            if postcopy:
+                # From its first step there on, neither side has all of it.
+                await in_full(self._say_go(postcopy=True))
+                await link.channel.ask("arm", timeout=_ANSWER)
             await session.execute(MigrateContinue(state=SWITCHING))
             status = await reached(events, {POSTCOPY})
+        if status not in ("completed", POSTCOPY):
+            raise await failure(session, status)
         if status == POSTCOPY:
             await in_full(self._go(link, postcopy=True))
             await followed(events)
             return
-        if status != "completed":
-            await completed(session, events)
         await link.channel.ask("arrived", timeout=_START)
         await in_full(self._go(link, postcopy=False))
 
-    async def _go(self, link: links.Link, *, postcopy: bool) -> None:
+    async def _say_go(self, *, postcopy: bool) -> None:
         assert self.leaving is not None
         self.phase = Phase.CONFIRM
         confirm = replace(
@@ -261,8 +292,14 @@ class _Move:
         )
         self._note(confirm)
         self.report(Progress(phase=self.phase))
+
+    async def _go(self, link: links.Link, *, postcopy: bool) -> None:
+        await self._say_go(postcopy=postcopy)
+        if (await self.vm.execute(QueryStatus())).running:
+            raise QemuctlError("its guest was let run here in that moment")
         running = self.state is State.RUNNING
         await link.channel.ask("go", timeout=_ANSWER, running=running)
+        self.gone = True
 
     async def _cleaned(
         self, link: links.Link, pack: Packed, lag: float | None
@@ -352,16 +389,15 @@ class _Move:
         if self.leaving.said_go:
             await self._asked(link, error)
             return
-        try:
-            await go_back(self.vm, self.leaving)
-        except (QmpError, StateError) as lost:
-            if self.vm.record.qemu.alive():
-                raise self._unknown("QEMU does not answer") from lost
-            end(self.vm.paths)
+        # First of all: what is there holds the disks' locks, and our writes to it.
+        await link.close()
+        await go_back(self.vm, self.leaving)
 
     async def _asked(self, link: links.Link, error: BaseException) -> None:
         try:
             there = await self._settled(link)
+        except MigrationError:
+            raise
         except QemuctlError as lost:
             raise self._unknown(lost.message) from error
         if there:
@@ -387,34 +423,3 @@ class _Move:
             str(self.phase),
             hint=f"both sides are asked by: qemuctl migrate-recover {self.vm.name}",
         )
-
-
-@contextlib.asynccontextmanager
-async def _kept_alive(link: links.Link) -> AsyncIterator[None]:
-    """The other side is asked for a sign of life now and then; without one the block
-    is called off, with ChannelLost."""
-    task = asyncio.current_task()
-    assert task is not None
-    lost: list[QemuctlError] = []
-
-    async def ask() -> None:
-        try:
-            while True:
-                # It is the time without a word that is measured.
-                await asyncio.sleep(_ALIVE_EVERY)
-                await link.channel.ask("ping", timeout=_ALIVE_WITHIN)
-        except ChannelLost as error:
-            words = f" ({link.words})" if link.words else ""
-            lost.append(ChannelLost(f"{error.message}{words}"))
-            task.cancel()
-
-    asking = asyncio.create_task(ask())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if lost and not task.uncancel():
-            raise lost[0] from None
-        raise
-    finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)

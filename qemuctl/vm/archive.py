@@ -40,6 +40,7 @@ from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import WHOLE, Progress, silent
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.image.whole import whole
+from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
@@ -80,7 +81,20 @@ async def export(
     ``compress`` makes disks smaller and takes longer. Raises NotFound,
     StateError when the VM is on, ImageError, also when ``target`` exists.
     """
-    with locked(name, Action.EXPORT) as paths, whole(target) as fresh:
+    with locked(name, Action.EXPORT) as paths:
+        await export_locked(paths, target, compress=compress, progress=progress)
+
+
+async def export_locked(
+    paths: VmPaths,
+    target: Path,
+    *,
+    compress: bool = False,
+    progress: Progress = silent,
+) -> None:
+    """As `export`, for whoever has the VM's lock."""
+    name = paths.name
+    with whole(target) as fresh:
         spec = load_spec(paths.spec, name=name)
         image = await image_to_go(spec)
         disks = disk_files(spec, paths, image)

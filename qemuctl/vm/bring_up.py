@@ -38,6 +38,7 @@ from qemuctl.qmp.migration import MigrationFailed, load_state, set_capabilities
 from qemuctl.spec import Spec, dump
 from qemuctl.tail import tail
 from qemuctl.vm.disk_limits import set_all_limits
+from qemuctl.vm.leaving import check_here
 from qemuctl.vm.nic_state import cut_links, links_down, read_forwards
 from qemuctl.vm.plan import Plan, Stages, prepare
 from qemuctl.vm.reach import state_of
@@ -133,6 +134,7 @@ async def _spawned(
     origin: Origin | None,
 ) -> tuple[Plan, Child]:
     """A QEMU that has been started, in a folder that nothing stale is left in."""
+    check_here(paths, Action.START)  # once more, now that nobody else can start it
     # First of all: while the lock is held, an old record would be believed.
     for stale in (
         paths.record, paths.exit, paths.busy, paths.journal, paths.plugged,

@@ -256,15 +256,20 @@ def remove(name: str, *, keep_disks: bool = False) -> Path | None:
     VM's disks are made from its own.
     """
     with locked(name, Action.REMOVE) as paths:
-        _refuse_needed(paths, Action.REMOVE)
-        (paths.state / _KEEP).unlink(missing_ok=True)
-        if keep_disks and paths.disks.exists():
-            (paths.state / _KEEP).touch()
-        # Out of sight first: a removal that is cut short leaves no half VM.
-        doomed = vms_dir() / f".removed-{name}-{os.getpid()}"
-        paths.state.rename(doomed)
-        shutil.rmtree(paths.run, ignore_errors=True)
-        return clear(doomed)
+        return remove_locked(paths, keep_disks=keep_disks)
+
+
+def remove_locked(paths: VmPaths, *, keep_disks: bool = False) -> Path | None:
+    """As `remove`, for whoever has the VM's lock."""
+    _refuse_needed(paths, Action.REMOVE)
+    (paths.state / _KEEP).unlink(missing_ok=True)
+    if keep_disks and paths.disks.exists():
+        (paths.state / _KEEP).touch()
+    # Out of sight first: a removal that is cut short leaves no half VM.
+    doomed = vms_dir() / f".removed-{paths.name}-{os.getpid()}"
+    paths.state.rename(doomed)
+    shutil.rmtree(paths.run, ignore_errors=True)
+    return clear(doomed)
 
 
 def clear(path: Path) -> Path | None:

@@ -23,7 +23,8 @@ class Leaving:
 
     ``controller`` is the process that moves it. ``said_go`` tells that the other side
     may have been told to go on, so that the guest must not go on here before that is
-    known. ``receiver`` is the command there, ``ran`` whether the guest ran at first.
+    known. ``receiver`` is the command there, ``home`` what tells that home from others,
+    ``ran`` whether the guest ran at first.
     """
 
     token: str
@@ -34,6 +35,7 @@ class Leaving:
     phase: str
     ran: bool
     keep: bool
+    home: str = ""
     said_go: bool = False
     postcopy: bool = False
 
@@ -83,13 +85,18 @@ def on_its_way(paths: VmPaths) -> str | None:
 
 def check_here(paths: VmPaths, action: str) -> None:
     """Raises StateError where the guest may run elsewhere by now, so that it must not
-    take another step here."""
+    take another step here, and while it is being moved."""
     leaving = Leaving.read(paths)
-    if leaving is not None and leaving.said_go:
-        attended = "it is just being migrated"
+    if leaving is None:
+        return
+    if leaving.attended:
+        raise StateError(
+            f"{action} {paths.name}", "running", "it is just being migrated",
+            hint=f"to call that off: qemuctl migrate-cancel {paths.name}",
+        )  # fmt: skip
+    if leaving.said_go:
         raise StateError(
             f"{action} {paths.name}", "unknown",
-            attended if leaving.attended else
             f"it may be running already in {leaving.destination}: the outcome of its "
             "migration is not known",
             hint=f"both sides are asked by: qemuctl migrate-recover {paths.name}",

@@ -11,20 +11,23 @@ import time
 
 from qemuctl.errors import StateError
 from qemuctl.paths import VmPaths
+from qemuctl.vm.leaving import write_durably
 
 
 def note_moved(paths: VmPaths, name: str, destination: str) -> None:
     """Writes down where it went, and what it is called there."""
     values = {"name": name, "destination": destination, "at": time.time()}
-    paths.moved.write_text(json.dumps(values) + "\n")
+    write_durably(paths.moved, values)
 
 
 def moved_to(paths: VmPaths) -> str | None:
     """Where a VM went; None for one that is here."""
+    if not paths.moved.exists():
+        return None
     try:
         return str(json.loads(paths.moved.read_text())["destination"])
     except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return "another home"
 
 
 def check_not_moved(paths: VmPaths) -> None:

@@ -76,6 +76,7 @@ class Power:
         """Stops the virtual CPUs (QMP stop); False when they were stopped."""
         if not await self._admitted(Action.PAUSE):
             return False
+        check_here(self._vm.paths, Action.PAUSE)
         session = await self._vm.monitor()
         with session.listen(Stopped.NAME) as events:
             await session.execute(Stop())

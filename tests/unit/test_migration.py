@@ -124,6 +124,9 @@ def test_a_vm_that_is_being_moved_says_how_far_it_is(paths: VmPaths) -> None:
 
     leaving(controller=Identity.of(os.getpid())).write(paths)
     assert on_its_way(paths) == "migration to ssh://other: ram"
+    with pytest.raises(StateError, match="just being migrated") as no:
+        check_here(paths, "pause")
+    assert "migrate-cancel web" in (no.value.hint or "")
 
 
 def test_its_guest_takes_no_step_here_once_the_word_may_have_been_given(

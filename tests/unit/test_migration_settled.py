@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from qemuctl.errors import NotFound
+from qemuctl.errors import NotFound, QemuctlError
 from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.link import Link
 from qemuctl.migration.recovery import settle
@@ -20,15 +20,19 @@ from qemuctl.vm.moved import moved_to
 
 LEAVING = Leaving(
     token="0" * 32, destination="ssh://other", name="web", receiver="qemuctl",
-    controller=None, phase="confirm", ran=True, keep=False, said_go=True,
+    controller=None, phase="confirm", ran=True, keep=False,
+    home="there", said_go=True,
 )  # fmt: skip
 
 
 class OtherSide:
     """Answers from a script, and keeps what it was asked."""
 
-    def __init__(self, fate: str | None, *, complete: bool = False) -> None:
-        self._answer = None if fate is None else {"fate": fate, "complete": complete}
+    def __init__(
+        self, fate: str | None, *, accepted: bool = False, home: str = "there"
+    ) -> None:
+        told = {"fate": fate, "accepted": accepted, "complete": False, "home": home}
+        self._answer = None if fate is None else told
         self.asked: list[str] = []
         self.channel = self
 
@@ -49,20 +53,21 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VmPaths:
 
 
 @pytest.mark.parametrize(
-    ("fate", "complete"), [("unknown", False), ("lost", False), ("waiting", False)]
+    ("fate", "accepted"),
+    [("unknown", False), ("lost", False), ("lost", True), ("waiting", False)],
 )
 async def test_what_took_no_step_there_is_discarded_and_stays_here(
-    paths: VmPaths, fate: str, complete: bool
+    paths: VmPaths, fate: str, accepted: bool
 ) -> None:
-    other = OtherSide(fate, complete=complete)
+    other = OtherSide(fate, accepted=accepted)
     assert not await settle(paths, LEAVING, cast(Link, other), None)
     assert other.asked == ["ask", "discard"]
     assert Leaving.read(paths) is None
     assert find("web")
 
 
-async def test_what_waits_there_as_a_whole_goes_on_there(paths: VmPaths) -> None:
-    other = OtherSide("waiting", complete=True)
+async def test_what_was_accepted_there_goes_on_there(paths: VmPaths) -> None:
+    other = OtherSide("waiting", accepted=True)
     assert await settle(paths, LEAVING, cast(Link, other), None)
     assert other.asked == ["ask", "take", "finish"]
     with pytest.raises(NotFound):
@@ -89,3 +94,18 @@ async def test_without_an_answer_all_stays_as_it_is(paths: VmPaths) -> None:
         await settle(paths, LEAVING, cast(Link, OtherSide(None)), None)
     assert Leaving.read(paths) == LEAVING
     assert find("web")
+
+
+async def test_another_home_at_that_place_is_not_believed(paths: VmPaths) -> None:
+    other = OtherSide("unknown", home="another")
+    with pytest.raises(QemuctlError, match="another home"):
+        await settle(paths, LEAVING, cast(Link, other), None)
+    assert other.asked == ["ask"]
+    assert Leaving.read(paths) == LEAVING
+
+
+async def test_nonsense_is_no_answer(paths: VmPaths) -> None:
+    other = OtherSide("nowhere")
+    with pytest.raises(QemuctlError, match="makes no sense"):
+        await settle(paths, LEAVING, cast(Link, other), None)
+    assert Leaving.read(paths) == LEAVING
