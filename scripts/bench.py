@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 from bench_forks import forks
 from bench_images import images
+from bench_migrate import migrations
 from bench_plugin import plugin
 from bench_save import saving
 from bench_table import Row, compare, show, timed
@@ -317,6 +318,7 @@ def measure(runs: int) -> Iterator[Row]:
     yield from saving(2 * runs)
     yield from plugin()
     yield from images(spec, runs)
+    yield from migrations(runs)
     yield from top()
 
 
