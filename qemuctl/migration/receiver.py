@@ -11,12 +11,13 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qemuctl.errors import QemuctlError
+from qemuctl.errors import QemuctlError, UsageError
 from qemuctl.migration import arrival, checks
 from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
 from qemuctl.migration.incoming import Incoming
@@ -200,6 +201,13 @@ class Receiver:
 
 async def main() -> None:
     """On the standard streams of this process."""
+    for fd in (0, 1):
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            raise UsageError(
+                "it speaks to another qemuctl, through pipes",
+                hint="that one starts it: qemuctl migrate NAME DEST",
+            )
     channel = await Channel.of_stdio()
     with contextlib.suppress(asyncio.CancelledError):
         await receive(channel)
