@@ -21,7 +21,7 @@ from tests.guest.test_snapshots import COUNTER, count
 
 pytestmark = pytest.mark.timeout(900)
 
-ROUNDS = 10
+ROUNDS = 5
 # A save, or a start from what was saved, takes half a second and more.
 LATEST = 1.2
 GONE_WITHIN = 3.0
