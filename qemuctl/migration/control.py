@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qemuctl.errors import QmpError, StateError, WaitTimeout
 from qemuctl.migration.phases import Phase
 from qemuctl.migration.recovery import recover
-from qemuctl.migration.report import Progress
+from qemuctl.migration.report import Progress, progress_of
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp.commands import QueryStatus
@@ -54,21 +54,9 @@ async def status(name: str) -> Status:
             async with await attach(name) as vm:
                 info = await vm.execute(QueryMigrate())
                 jobs = await vm.execute(QueryBlockJobs())
-                ram, expected = info.ram, info.expected_downtime
                 state = info.status or (await vm.execute(QueryStatus())).status
-                progress = Progress(
-                    phase=Phase(leaving.phase),
-                    ram_transferred=ram.transferred if ram else 0,
-                    ram_remaining=ram.remaining if ram else 0,
-                    ram_total=ram.total if ram else 0,
-                    rate=round(ram.mbps * 1e6 / 8) if ram else 0,
-                    dirty_rate=ram.dirty_pages_rate * ram.page_size if ram else 0,
-                    iterations=ram.dirty_sync_count if ram else 0,
-                    expected_downtime=None if expected is None else expected / 1000,
-                    throttle=info.cpu_throttle_percentage or 0,
-                    storage_done=sum(job.offset for job in jobs),
-                    storage_total=sum(job.len for job in jobs),
-                )
+                done, total = sum(j.offset for j in jobs), sum(j.len for j in jobs)
+                progress = progress_of(Phase(leaving.phase), info, done, total)
     return Status(
         destination=leaving.destination,
         name=leaving.name,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qemuctl.migration.phases import Phase
+from qemuctl.qmp.migration import MigrationInfo, RamStats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,26 @@ class Progress:
     storage_done: int = 0
     storage_total: int = 0
     note: str | None = None
+
+
+def progress_of(
+    phase: Phase, info: MigrationInfo, storage_done: int, storage_total: int
+) -> Progress:
+    """What QEMU tells, in bytes and seconds."""
+    ram, expected = info.ram or RamStats(), info.expected_downtime
+    return Progress(
+        phase=phase,
+        ram_transferred=ram.transferred,
+        ram_remaining=ram.remaining,
+        ram_total=ram.total,
+        rate=round(ram.mbps * 1e6 / 8),
+        dirty_rate=ram.dirty_pages_rate * ram.page_size,
+        iterations=ram.dirty_sync_count,
+        expected_downtime=expected / 1000 if expected is not None else None,
+        throttle=info.cpu_throttle_percentage or 0,
+        storage_done=storage_done,
+        storage_total=storage_total,
+    )
 
 
 Report = Callable[[Progress], None]

@@ -19,19 +19,18 @@ from qemuctl.errors import (
 )
 from qemuctl.migration import link as links
 from qemuctl.migration import tls
-from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.clocks import behind, guest_lag
 from qemuctl.migration.destination import Destination
 from qemuctl.migration.following import followed
-from qemuctl.migration.leave import go_back, leave
+from qemuctl.migration.leave import leave
 from qemuctl.migration.memory import POSTCOPY, SWITCHING, Memory
 from qemuctl.migration.offer import OFFER, Facts
 from qemuctl.migration.options import Options
 from qemuctl.migration.packing import Packed, packed, wish
 from qemuctl.migration.phases import Phase
-from qemuctl.migration.recovery import settle
-from qemuctl.migration.report import Moved, Progress, Report, silent
+from qemuctl.migration.report import Moved, Progress, Report, progress_of, silent
 from qemuctl.migration.storage import Storage, served_at
+from qemuctl.migration.undo import undo
 from qemuctl.process import Identity
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import (
@@ -179,7 +178,8 @@ class _Move:
                 work = self._transferred(link, pack, session)
                 lag = await self.vm.unless_ended(work)
         except BaseException as error:
-            await in_full(self._undo(link, error))
+            assert self.leaving is not None
+            await in_full(undo(self.vm, self.leaving, link, error))
             raise
         return await self._cleaned(link, pack, lag)
 
@@ -336,26 +336,8 @@ class _Move:
 
     async def _look(self, info: MigrationInfo, storage: Storage) -> None:
         self.info = info
-        ram = info.ram
-        if ram is None:
-            return
         done, total = await storage.progress()
-        expected = info.expected_downtime
-        self.report(
-            Progress(
-                phase=self.phase,
-                ram_transferred=ram.transferred,
-                ram_remaining=ram.remaining,
-                ram_total=ram.total,
-                rate=round(ram.mbps * 1e6 / 8),
-                dirty_rate=ram.dirty_pages_rate * ram.page_size,
-                iterations=ram.dirty_sync_count,
-                expected_downtime=expected / 1000 if expected is not None else None,
-                throttle=info.cpu_throttle_percentage or 0,
-                storage_done=done,
-                storage_total=total,
-            )
-        )
+        self.report(progress_of(self.phase, info, done, total))
 
     @contextlib.asynccontextmanager
     async def _told(self, storage: Storage) -> AsyncIterator[None]:
@@ -379,47 +361,3 @@ class _Move:
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
-
-    # -- undoing -----------------------------------------------------------
-
-    async def _undo(self, link: links.Link, error: BaseException) -> None:
-        """Has the guest go on here; where the other side may go on with it, only if
-        that says that it does not. Raises MigrationError where nobody knows."""
-        assert self.leaving is not None
-        if self.leaving.said_go:
-            await self._asked(link, error)
-            return
-        # First of all: what is there holds the disks' locks, and our writes to it.
-        await link.close()
-        await go_back(self.vm, self.leaving)
-
-    async def _asked(self, link: links.Link, error: BaseException) -> None:
-        try:
-            there = await self._settled(link)
-        except MigrationError:
-            raise
-        except QemuctlError as lost:
-            raise self._unknown(lost.message) from error
-        if there:
-            raise MigrationError(
-                f"{self.vm.name} runs in {self.destination.text} now, though not all "
-                f"went well: {error}",
-                str(self.phase),
-            ) from error
-
-    async def _settled(self, link: links.Link) -> bool:
-        assert self.leaving is not None
-        with contextlib.suppress(ChannelLost):
-            return await settle(self.vm.paths, self.leaving, link, self.vm)
-        # The way to it has gone, and perhaps not the other side.
-        folder = self.vm.paths.run / "move2"
-        async with links.opened(self.destination, folder, self.receiver) as again:
-            return await settle(self.vm.paths, self.leaving, again, self.vm)
-
-    def _unknown(self, reason: str) -> MigrationError:
-        return MigrationError(
-            f"the outcome of the migration of {self.vm.name} is not known: {reason}; "
-            "its guest stands still here",
-            str(self.phase),
-            hint=f"both sides are asked by: qemuctl migrate-recover {self.vm.name}",
-        )
