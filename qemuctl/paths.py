@@ -262,6 +262,11 @@ class VmPaths:
         return self.state / "moved.json"
 
     @property
+    def arriving(self) -> Path:
+        """What is still to be done for a VM that has come from another home."""
+        return self.state / "arriving.json"
+
+    @property
     def migration(self) -> Path:
         """How far a migration has come, from here or to here."""
         return self.state / "migration.json"

@@ -26,7 +26,7 @@ GRACE = 3.0
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
-def _until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
     """The first true value of ``condition``, for what has no event to wait for."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -38,7 +38,7 @@ def _until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
 @pytest.fixture
 def until() -> Callable[..., Any]:
     """`until(condition, timeout=10)`: asks until it is true, or fails."""
-    return _until
+    return wait_until
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def home(bare_home: Path) -> Iterator[Path]:
     yield bare_home
     left = survivors(bare_home)
     with contextlib.suppress(AssertionError):
-        _until(lambda: not survivors(bare_home), GRACE)
+        wait_until(lambda: not survivors(bare_home), GRACE)
     late = survivors(bare_home)
     for process in late:
         with contextlib.suppress(psutil.Error):

@@ -46,7 +46,6 @@ from qemuctl.vm.record import Record
 from qemuctl.vm.ssh import login_user
 from qemuctl.vm.vm import Vm, agent_port_open
 
-_MARK = "arriving"
 # Seconds that the agent gets to write a key.
 _KEY_PATIENCE = 5.0
 # Seconds that a shepherd needs to end what belonged to a receiver.
@@ -85,13 +84,13 @@ class Mark:
     forwards: dict[str, list[str]]
 
     def write(self, paths: VmPaths) -> None:
-        write_durably(paths.state / _MARK, asdict(self))
+        write_durably(paths.arriving, asdict(self))
 
     @classmethod
     def read(cls, paths: VmPaths) -> Mark | None:
         """None where there is none that makes sense."""
         try:
-            values = json.loads((paths.state / _MARK).read_text())
+            values = json.loads(paths.arriving.read_text())
             if values["undertaker"] is not None:
                 values["undertaker"] = Identity(**values["undertaker"])
             return cls(**values)
@@ -226,7 +225,8 @@ async def finish(token: str) -> list[str]:
             for text in forwards:
                 notes += await _forward(vm, card, text)
         notes += await _own_key(vm)
-    (paths.state / _MARK).unlink(missing_ok=True)
+    if not notes:  # else it is tried once more when somebody asks again
+        paths.arriving.unlink(missing_ok=True)
     return notes
 
 

@@ -70,11 +70,13 @@ class Channel:
 
     async def receive(self) -> dict[str, Any]:
         """The next message. Raises ChannelLost at the end, or for nonsense."""
+        line = b""
         try:
             line = await self._reader.readline()
             message = json.loads(line) if line.endswith(b"\n") else None
         except (OSError, ValueError) as error:
-            raise ChannelLost(f"the other side makes no sense: {error}") from error
+            said = repr(line[:200].decode(errors="replace").strip())
+            raise ChannelLost(f"the other side makes no sense: {said}") from error
         if not isinstance(message, dict):
             raise ChannelLost("the other side has gone")
         return message

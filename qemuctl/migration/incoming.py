@@ -13,7 +13,7 @@ from qemuctl.errors import MonitorLost, QemuctlError, WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.overlay import create_disk, create_overlay
 from qemuctl.migration import tls
-from qemuctl.migration.arrival import Mark, accept, step
+from qemuctl.migration.arrival import Mark, accept, finish, step
 from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.offer import DiskOffer, Offer
 from qemuctl.paths import VmPaths, private_dir
@@ -181,6 +181,8 @@ class Incoming:
         # Even where the disk was full in the moment in which it was accepted.
         if self._armed or Arrival.read(self._offer.token) is not None:
             await self._attached.vm.close()
+            with contextlib.suppress(QemuctlError):  # else whoever asks does it
+                await finish(self._offer.token)
         elif self._attached.child.pipe < 0:  # it is detached by now
             with contextlib.suppress(QemuctlError):
                 await self._attached.vm.power.kill()

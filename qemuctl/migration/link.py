@@ -144,7 +144,7 @@ async def opened(
         link = _Ssh(process, channel, words)
         link.ssh, link.folder = ssh, folder
     try:
-        await _greeted(link, destination)
+        await _greeted(link, destination, listening)
         yield link
     finally:
         await in_full(_closed(link, listening, folder))
@@ -181,7 +181,9 @@ async def _listen(process: asyncio.subprocess.Process, words: list[str]) -> None
         del words[:-_LINES]
 
 
-async def _greeted(link: Link, destination: Destination) -> None:
+async def _greeted(
+    link: Link, destination: Destination, listening: asyncio.Task[None]
+) -> None:
     try:
         async with asyncio.timeout(_GREETING):
             hello = await link.channel.receive()
@@ -190,7 +192,14 @@ async def _greeted(link: Link, destination: Destination) -> None:
             f"nothing answers in {destination.text} for {_GREETING:g} s"
         ) from error
     except ChannelLost as error:
+        if "sense" in error.message:
+            raise QemuctlError(
+                f"no qemuctl answers in {destination.text}: {error.message}",
+                hint="what a shell says when it starts must go to standard error",
+            ) from error
         status = await link.process.wait()
+        # All that it said, before that is looked at.
+        await asyncio.wait({listening}, timeout=_BYE)
         raise _unreachable(link, destination, status) from error
     if hello.get("hello") != PROTOCOL:
         raise QemuctlError(

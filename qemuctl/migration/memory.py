@@ -89,6 +89,18 @@ class Memory:
     postcopy: bool = False
     _course: _Course = field(default_factory=_Course)
 
+    async def limit(self) -> None:
+        """Sets how fast it may be, and how long the guest may stand still; from here
+        on these can be changed by others, too."""
+        options = self.options
+        await self.session.execute(
+            MigrateSetParameters(
+                max_bandwidth=options.bandwidth or _UNLIMITED,
+                max_postcopy_bandwidth=options.bandwidth or 0,
+                downtime_limit=round(options.downtime * 1000),
+            )
+        )
+
     async def begin(self) -> None:
         """Sets all that a migration depends on, and begins it (migrate). Raises
         QmpError and MigrationFailed."""
@@ -100,9 +112,6 @@ class Memory:
         multifd = "multifd" in wanted
         await self.session.execute(
             MigrateSetParameters(
-                max_bandwidth=options.bandwidth or _UNLIMITED,
-                max_postcopy_bandwidth=options.bandwidth or 0,
-                downtime_limit=round(options.downtime * 1000),
                 multifd_channels=options.multifd or 2 if multifd else None,
                 multifd_compression=(options.compress or "none") if multifd else None,
                 tls_creds=CREDS if self.hostname else "",

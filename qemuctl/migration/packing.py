@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,10 @@ from qemuctl.vm.snapshot_topology import topology
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
+
+
+# Host folders and devices that are passed through, as QEMU's arguments name them.
+_OF_THIS_HOST = re.compile(r"virtfs|fsdev|virtio-9p|vhost|vfio|usb-host|host_device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
     spec, paths = like.spec, vm.paths
     image = image_of(spec)
     keeps = image is None or is_everywhere(spec, image) or facts.has_image
-    _check_network(vm, spec)
+    _check_own(vm, spec)
     packing = _Packing(vm, options, spec, image if facts.has_image else None)
     await packing.disks(image)
     boot = boot_files(spec, paths, image) if not keeps or spec.boot.kernel else {}
@@ -121,7 +126,11 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
     return Packed(offer=offer, files=packing.files, ran=like)
 
 
-def _check_network(vm: Vm, spec: Spec) -> None:
+def _check_own(vm: Vm, spec: Spec) -> None:
+    """Raises StateError for what is of this host alone."""
+    for argument in spec.extra_args:
+        if _OF_THIS_HOST.search(argument):
+            raise _cannot(vm, f"it uses something of this host: {argument}")
     for nic in spec.nics:
         if nic.type == "socket":
             raise _cannot(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,8 @@ async def recover(name: str, *, here: bool = False) -> bool:
         finally:
             if vm is not None:
                 await vm.close()
+            # Sockets of the command that was killed.
+            shutil.rmtree(paths.run / "move", ignore_errors=True)
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from qemuctl.errors import (
     QemuctlError,
     QmpError,
     StateError,
+    UnexpectedExit,
     WaitTimeout,
 )
 from qemuctl.migration import link as links
@@ -136,9 +137,11 @@ class _Move:
                 f"it is cleared up here: {error.message}",
                 str(self.phase), hint=error.hint,
             )  # fmt: skip
+        # The console of a guest whose QEMU has ended says nothing about its move.
+        hint = None if isinstance(error, UnexpectedExit) else error.hint
         return MigrationError(
             f"{self.vm.name} was not migrated ({self.phase}): {error.message}",
-            str(self.phase), hint=error.hint,
+            str(self.phase), hint=hint,
         )  # fmt: skip
 
     def _enter(self, phase: Phase) -> None:
@@ -209,6 +212,9 @@ class _Move:
         addresses = await self._prepared(link, pack)
         disks, ram = await self._ways(link, session, addresses)
         storage = Storage(session, pack.offer.disks, disks)
+        pauses = bool(pack.offer.disks) or self.options.postcopy
+        memory = Memory(session, self.options, ram, pauses, self._hostname)
+        await memory.limit()
         self._enter(Phase.STORAGE)
         await storage.begin(self.options.bandwidth)
         async with self._told(storage):
@@ -216,8 +222,6 @@ class _Move:
         lag = await guest_lag(self.vm) if self.state is State.RUNNING else None
         self.vm.agent.release()
         self._enter(Phase.RAM)
-        pauses = bool(pack.offer.disks) or self.options.postcopy
-        memory = Memory(session, self.options, ram, pauses, self._hostname)
         with session.listen(Migration.NAME) as events:
             await memory.begin()
             status = await memory.copied(events, lambda i: self._look(i, storage))

@@ -151,11 +151,7 @@ class Cpus:
         """Raises StateError where another processor would end QEMU: under TCG it
         frees what belongs to one twice when one comes after another has gone."""
         vm = self._vm
-        if more <= 0 or vm.record.accel != "tcg":
-            return
-        gone = DeviceDeleted.NAME
-        past = (e for e in eventlog.past(vm.paths.events) if e.name == gone)
-        if any(_CPU.match(DeviceDeleted.of(event).path) for event in past):
+        if more > 0 and lost_one(vm):
             raise StateError(
                 f"plug a processor into {vm.name}", "running",
                 "QEMU would end: under emulation (TCG) none can come after one has "
@@ -255,6 +251,16 @@ class Cpus:
             str(removal),
             hint=f"for its next start: qemuctl set {vm.name} --cpus N --config",
         )
+
+
+def lost_one(vm: Vm) -> bool:
+    """Whether a processor has gone from an emulated machine, whose QEMU uses it all
+    the same once it has to do with all of them (TCG)."""
+    if vm.record.accel != "tcg":
+        return False
+    gone = DeviceDeleted.NAME
+    past = (event for event in eventlog.past(vm.paths.events) if event.name == gone)
+    return any(_CPU.match(DeviceDeleted.of(event).path) for event in past)
 
 
 def _admit(name: str, now: CpusNow, count: int) -> None:

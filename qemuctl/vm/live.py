@@ -20,6 +20,7 @@ from qemuctl.cmdline.qapi import to_qapi
 from qemuctl.errors import (
     CommandError,
     MonitorLost,
+    NotFound,
     QemuctlError,
     StateError,
     WaitTimeout,
@@ -80,6 +81,8 @@ class Live:
             try:
                 async with asyncio.timeout(patience):
                     await stack.enter_async_context(claimed(self._vm.paths.changing))
+            except FileNotFoundError as error:  # it was removed, or has moved away
+                raise NotFound(self._vm.name) from error
             except TimeoutError as error:
                 stage = f"another command that changes {self._vm.name}"
                 raise WaitTimeout(stage, patience) from error

@@ -130,6 +130,7 @@ class Power:
     async def reset(self) -> None:
         """Presses the reset button (QMP system_reset): the guest is not asked."""
         await self._admitted(Action.RESET)
+        check_here(self._vm.paths, Action.RESET)
         session = await self._vm.monitor()
         with session.listen(Reset.NAME) as events:
             await session.execute(SystemReset())
@@ -145,6 +146,7 @@ class Power:
         again. Raises WaitTimeout when it does not reboot.
         """
         await self._admitted(Action.REBOOT)
+        check_here(self._vm.paths, Action.REBOOT)
         end = time.monotonic() + timeout
         reset = asyncio.ensure_future(
             eventstream.upcoming(self._vm.paths.events, Reset.NAME)
@@ -191,6 +193,7 @@ class Power:
         state = await self._vm.state()
         if require(Action.STOP, state, self._vm.name):
             return None
+        check_here(self._vm.paths, Action.STOP)
         async for step in self._ladder(state, timeout):
             if await self._gone(step.patience):
                 ended = await self._vm.wait_exit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from qemuctl.vm.states import State, from_run_state
 
 # A QEMU that has not greeted after this many seconds counts as stuck.
 STUCK_AFTER = 1.0
+# Seconds that the usual monitor has alone: most commands let go of it sooner.
+_HEAD_START = 0.3
 
 
 async def state_of(
@@ -61,14 +64,40 @@ def monitors(paths: VmPaths, record: Record) -> list[Path]:
 async def connect(
     paths: Sequence[Path], timeout: float, recorder: Recorder | None = None
 ) -> Session:
-    """A session on the first monitor whose turn comes, in ``timeout`` seconds."""
-    *others, last = paths
-    for path in others:
-        with contextlib.suppress(WaitTimeout):
-            return await Session.connect(
-                path, recorder=recorder, timeout=timeout / len(paths)
+    """A session on the first monitor whose turn comes, in ``timeout`` seconds.
+
+    The usual one has a head start; where that is busy for long, as during a
+    migration, the next one is asked, too.
+    """
+    waiting: set[asyncio.Task[Session]] = set()
+    end, rest = asyncio.get_running_loop().time() + timeout, [*paths]
+    try:
+        while True:
+            if rest:
+                left = end - asyncio.get_running_loop().time()
+                work = Session.connect(rest.pop(0), recorder=recorder, timeout=left)
+                waiting.add(asyncio.create_task(work))
+            done, waiting = await asyncio.wait(
+                waiting,
+                timeout=_HEAD_START if rest else None,
+                return_when=asyncio.FIRST_COMPLETED,
             )
-    return await Session.connect(last, recorder=recorder, timeout=timeout / len(paths))
+            greeted = [task for task in done if task.exception() is None]
+            if greeted:
+                waiting |= {*greeted[1:]}
+                return greeted[0].result()
+            if done and not waiting and not rest:
+                return done.pop().result()
+    finally:
+        await _given_up(waiting)
+
+
+async def _given_up(waiting: set[asyncio.Task[Session]]) -> None:
+    for task in waiting:
+        task.cancel()
+    for late in await asyncio.gather(*waiting, return_exceptions=True):
+        if isinstance(late, Session):
+            await late.close()
 
 
 @contextlib.asynccontextmanager

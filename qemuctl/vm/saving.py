@@ -36,6 +36,7 @@ from qemuctl.qmp.migration import (
 )
 from qemuctl.spec import Spec, dump
 from qemuctl.thread import Tick, in_thread
+from qemuctl.vm.cpus import lost_one
 from qemuctl.vm.likeness import likeness
 from qemuctl.vm.packing import pack
 from qemuctl.vm.presence import carried_out
@@ -100,6 +101,9 @@ def check_movable(vm: Vm, action: Action) -> None:
     elif vm.record.template is not None:
         reason = f"its RAM is that of the template {vm.record.template}"
         hint = f"stopped and started again it has its own: qemuctl stop {vm.name}"
+    elif lost_one(vm):
+        reason = "QEMU would end: a processor of its emulated machine (TCG) has gone"
+        hint = f"stopped and started again it can: qemuctl stop {vm.name}"
     if reason is not None:
         raise StateError(f"{action} {vm.name}", "running", reason, hint=hint)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import CACHE, survivors
@@ -87,6 +88,15 @@ class Home:
         return subprocess.Popen(
             self.command(*arguments), env=self.env, start_new_session=True, **options
         )
+
+    @property
+    def root(self) -> Path:
+        """From where the paths of its files begin."""
+        return Path("/")
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs with this home."""
+        return survivors(self.path)
 
 
 def make_home(path: Path) -> Home:
