@@ -71,7 +71,7 @@ def test_without_the_file_nothing_is_saved(tmp_path: Path) -> None:
 
 def test_only_a_vm_with_memory_of_its_own_can_be_saved() -> None:
     def vm(*, attached: bool = False, template: str | None = None) -> Any:
-        record = SimpleNamespace(attached=attached, template=template)
+        record = SimpleNamespace(attached=attached, template=template, accel="kvm")
         return cast(Any, SimpleNamespace(name="web", record=record))
 
     check_movable(vm(), Action.SAVE)
