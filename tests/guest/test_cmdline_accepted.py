@@ -63,7 +63,8 @@ def made_real(spec: Spec, folder: Path) -> tuple[Spec, VmPaths]:
         zip(data.get("disks", ()), spec.disks, strict=True)
     ):
         if model.path is None:
-            make_disk(paths.disk(number, model.driver), model.driver)
+            file = paths.disk_file(model.id or f"disk{number}", model.driver)
+            make_disk(file, model.driver)
         else:
             disk["path"] = str(files / Path(model.path).name)
             make_disk(Path(disk["path"]), model.driver)
