@@ -53,6 +53,8 @@ def made_real(spec: Spec, folder: Path) -> tuple[Spec, VmPaths]:
     """The spec with files that exist, and nothing that two tests could fight for."""
     data = spec.model_dump(mode="json", exclude_defaults=True)
     data["accel"] = "tcg"
+    if spec.cpu.model == "host":  # which needs KVM
+        del data["cpu"]["model"]
     data["name"] = spec.name
     odd = 'o\'h, "ü"' if spec.name.startswith("odd") else "vm"
     paths = VmPaths(state=folder / odd / "s", run=folder / odd / "r")
