@@ -45,6 +45,8 @@ async def leave(vm: Vm, leaving: Leaving) -> None:
                 await vm.wait_exit()
         if vm.record.qemu.alive():
             await vm.power.kill()
+    # Its shepherd, too: until that has ended, nothing can be removed.
+    await vm.wait_exit()
     await vm.close()
     left(vm.paths, leaving)
 

@@ -11,13 +11,14 @@ import contextlib
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemuctl.errors import QemuctlError
 from qemuctl.migration.channel import PROTOCOL, Channel, ChannelLost
 from qemuctl.migration.destination import Destination
-from qemuctl.paths import private_dir
+from qemuctl.paths import private_dir, run_home
 from qemuctl.thread import in_full
 
 RECEIVER = "qemuctl"
@@ -121,9 +122,10 @@ async def opened(
 
     Raises QemuctlError with the reason where nobody is there, or an older one.
     """
-    private_dir(folder)
     if destination.home is not None:
         private_dir(destination.home)
+    private_dir(folder)
+    if destination.home is not None:
         argv = _child(destination.home)
         process = await _spawned(argv, new_session=True)
     else:
@@ -148,6 +150,17 @@ async def opened(
         yield link
     finally:
         await in_full(_closed(link, listening, folder))
+
+
+@contextlib.asynccontextmanager
+async def opened_again(
+    destination: Destination, receiver: str = RECEIVER
+) -> AsyncIterator[Link]:
+    """As `opened`, for a VM whose own folders may have gone."""
+    runs = private_dir(run_home())
+    with tempfile.TemporaryDirectory(prefix="move-", dir=runs) as folder:
+        async with opened(destination, Path(folder) / "s", receiver) as link:
+            yield link
 
 
 def _child(home: Path) -> list[str]:

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 
 # Host folders and devices that are passed through, as QEMU's arguments name them.
-_OF_THIS_HOST = re.compile(r"virtfs|fsdev|virtio-9p|vhost|vfio|usb-host|host_device")
+_OF_THIS_HOST = re.compile(
+    r"(?P<folder>virtfs|fsdev|virtio-9p|vhost-user-fs)|vhost|vfio|usb-host|host_device"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +131,9 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
 def _check_own(vm: Vm, spec: Spec) -> None:
     """Raises StateError for what is of this host alone."""
     for argument in spec.extra_args:
-        if _OF_THIS_HOST.search(argument):
-            raise _cannot(vm, f"it uses something of this host: {argument}")
+        if found := _OF_THIS_HOST.search(argument):
+            what = "folder" if found["folder"] else "device"
+            raise _cannot(vm, f"it uses a {what} of this host: {argument}")
     for nic in spec.nics:
         if nic.type == "socket":
             raise _cannot(

@@ -20,6 +20,7 @@ from qemuctl.errors import (
 )
 from qemuctl.migration import link as links
 from qemuctl.migration import tls
+from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.clocks import behind, guest_lag
 from qemuctl.migration.destination import Destination
 from qemuctl.migration.following import followed
@@ -314,13 +315,7 @@ class _Move:
         with contextlib.suppress(QmpError, StateError, WaitTimeout):
             self.info = await self.vm.execute(QueryMigrate())
         await in_full(leave(self.vm, self.leaving))
-        notes: list[str] = []
-        try:
-            token = pack.offer.token
-            notes = await link.channel.ask("finish", timeout=_ANSWER, token=token)
-            after = await link.channel.ask("lag", timeout=_ANSWER, token=token)
-        except QemuctlError as error:
-            notes, after = [f"not all of it could be finished there: {error}"], None
+        notes, after = await self._finished(link, pack.offer.token)
         info = self.info
         ram = info.ram if info is not None else None
         counted = info.downtime if info is not None else None
@@ -335,6 +330,19 @@ class _Move:
             kept=self.options.keep,
             notes=tuple(notes),
         )
+
+    async def _finished(
+        self, link: links.Link, token: str
+    ) -> tuple[list[str], float | None]:
+        """What did not come along, and how far the guest's clock is behind there."""
+        try:
+            with contextlib.suppress(ChannelLost):
+                return await _finish(link, token)
+            # The way to it has gone, and perhaps not the other side.
+            async with links.opened_again(self.destination, self.receiver) as again:
+                return await _finish(again, token)
+        except QemuctlError as error:
+            return [f"not all of it could be finished there: {error}"], None
 
     # -- looking on --------------------------------------------------------
 
@@ -365,3 +373,9 @@ class _Move:
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _finish(link: links.Link, token: str) -> tuple[list[str], float | None]:
+    notes = await link.channel.ask("finish", timeout=_ANSWER, token=token)
+    after = await link.channel.ask("lag", timeout=_ANSWER, token=token)
+    return [str(note) for note in notes], after

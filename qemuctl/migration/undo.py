@@ -54,6 +54,6 @@ async def _settled(vm: Vm, leaving: Leaving, link: links.Link) -> bool:
     with contextlib.suppress(ChannelLost):
         return await settle(vm.paths, leaving, link, vm)
     # The way to it has gone, and perhaps not the other side.
-    destination, folder = parse_destination(leaving.destination), vm.paths.run / "move2"
-    async with links.opened(destination, folder, leaving.receiver) as again:
+    destination = parse_destination(leaving.destination)
+    async with links.opened_again(destination, leaving.receiver) as again:
         return await settle(vm.paths, leaving, again, vm)

@@ -105,12 +105,17 @@ def check_here(paths: VmPaths, action: str) -> None:
 
 def end(paths: VmPaths) -> None:
     """The migration is over, here."""
-    paths.migration.unlink(missing_ok=True)
+    for path in (paths.migration, _fresh(paths.migration)):
+        path.unlink(missing_ok=True)
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def write_durably(path: Path, values: dict[str, Any]) -> None:
     """Puts a JSON document in the place of a file; on the disk when it returns."""
-    fresh = path.with_name(f"{path.name}.new")
+    fresh = _fresh(path)
     with fresh.open("w") as file:
         file.write(json.dumps(values, indent=1) + "\n")
         file.flush()

@@ -216,6 +216,7 @@ def one_copy(homes: Homes, name: str, *, crashed: bool = False) -> Home:
     where = {home: state(home, name) for home in homes}
     on = [home for home, found in where.items() if found in ALIVE]
     assert len(on) <= 1, where
+    assert sum(found is not None for found in where.values()) == 1, where
     if not on:
         off = [home for home, found in where.items() if found is not None]
         assert len(off) == 1, where
