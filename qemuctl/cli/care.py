@@ -35,10 +35,12 @@ def gc(
 ) -> None:
     """Remove what crashes left behind; VMs that were created are never touched."""
     from qemuctl.image import store
+    from qemuctl.migration import arrivals
     from qemuctl.vm import templates
     from qemuctl.vm.definitions import clear, leftovers
 
     found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
+    found += arrivals.leftovers()
     for path in [] if dry_run else found:
         kept = clear(path)
         if kept is not None:

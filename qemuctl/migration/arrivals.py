@@ -5,14 +5,18 @@ It stays when the VM has gone again: a source that asks late must hear of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qemuctl.paths import private_dir, state_home
 from qemuctl.vm.leaving import write_durably
 
+# Seconds in which a source whose migration was cut short is recovered: 90 days.
+_ASKED_WITHIN = 90 * 24 * 3600.0
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -51,3 +55,14 @@ def _checked(token: str) -> str:
     if not _TOKEN.fullmatch(token):
         raise ValueError(f"not a token: {token!r}")
     return token
+
+
+def leftovers() -> list[Path]:
+    """Those of which no source will ask any more."""
+    past = time.time() - _ASKED_WITHIN
+    found = []
+    for path in _arrivals().glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < past:
+                found.append(path)
+    return sorted(found)

@@ -280,6 +280,8 @@ def clear(path: Path) -> Path | None:
     kept = None
     if (path / _KEEP).exists():
         kept = _keep(path)
+    if path.is_file():
+        path.unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
     return kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from qemuctl.errors import StateError, UsageError
 from qemuctl.migration import Phase, parse_destination
-from qemuctl.migration.arrivals import Arrival
+from qemuctl.migration.arrivals import Arrival, leftovers
 from qemuctl.migration.clocks import behind
 from qemuctl.migration.memory import _Course
 from qemuctl.migration.options import Options
@@ -19,6 +20,7 @@ from qemuctl.migration.phases import STEPS
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
 from qemuctl.qmp.migration import MigrationInfo, QueryMigrate, RamStats
+from qemuctl.vm.definitions import clear
 from qemuctl.vm.leaving import Leaving, check_here, end, on_its_way
 from qemuctl.vm.moved import check_not_moved, moved_to, note_moved
 
@@ -120,8 +122,6 @@ def test_what_is_known_of_a_vm_on_its_way_is_told(
 
 
 def test_a_vm_that_is_being_moved_says_how_far_it_is(paths: VmPaths) -> None:
-    import os
-
     leaving(controller=Identity.of(os.getpid())).write(paths)
     assert on_its_way(paths) == "migration to ssh://other: ram"
     with pytest.raises(StateError, match="just being migrated") as no:
@@ -171,6 +171,21 @@ def test_an_arrival_is_known_by_its_token_alone(
     for hostile in ("", "../../etc/passwd", TOKEN.upper(), TOKEN + "/"):
         with pytest.raises(ValueError, match="not a token"):
             Arrival.read(hostile)
+
+
+def test_arrivals_of_which_nobody_asks_any_more_are_left_to_gc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEMUCTL_HOME", str(tmp_path))
+    for token in (TOKEN, TOKEN[::-1]):
+        Arrival(token=token, name="web", stepped=True).write()
+    assert leftovers() == []
+    old = tmp_path / "state/arrivals" / TOKEN
+    os.utime(old, (0, 0))
+    assert leftovers() == [old]
+    clear(old)
+    assert Arrival.read(TOKEN) is None
+    assert Arrival.read(TOKEN[::-1]) is not None
 
 
 # -- a busy guest ------------------------------------------------------------------
