@@ -97,9 +97,24 @@ def migrate(
     if offline:
         moved = run_async(_offline(name, destination, options, receiver, json))
     else:
-        with _shown(name, json) as report:
+        with _said_when_called_off(name), _shown(name, json) as report:
             moved = run_async(_migrate(name, destination, options, receiver, report))
-    _tell(name, moved, json)
+    _tell(name, moved, json, runs=not offline)
+
+
+@contextlib.contextmanager
+def _said_when_called_off(name: str) -> Iterator[None]:
+    """Where the VM is after an interrupt."""
+    try:
+        yield
+    except SystemExit:
+        from qemuctl.paths import VmPaths
+        from qemuctl.vm.leaving import on_its_way
+
+        paths = VmPaths.of(name)
+        if paths.spec.exists() and not paths.moved.exists():
+            note(on_its_way(paths) or f"called off: {name} stays here, as it was")
+        raise
 
 
 def _options(
@@ -194,7 +209,7 @@ def _shown(name: str, json: bool) -> Iterator[Report]:
         yield report
 
 
-def _tell(name: str, moved: Moved, json: bool) -> None:
+def _tell(name: str, moved: Moved, json: bool, *, runs: bool) -> None:
     from qemuctl.cli.streaming import print_line
     from qemuctl.units import format_rounded
 
@@ -225,7 +240,7 @@ def _tell(name: str, moved: Moved, json: bool) -> None:
     still = f", its guest stood still for {' (or '.join(stood)}" if stood else ""
     still += ")" if len(stood) > 1 else ""
     note(
-        f"{name} runs in {moved.destination} now"
+        f"{name} {'runs' if runs else 'is'} in {moved.destination} now"
         + (f", as {moved.name}" if moved.name != name else "")
         + f": {sent} in {moved.total_seconds:.1f} s{still}"
     )

@@ -140,8 +140,10 @@ class _Move:
             )  # fmt: skip
         # The console of a guest whose QEMU has ended says nothing about its move.
         hint = None if isinstance(error, UnexpectedExit) else error.hint
+        own = f"cannot {Action.MIGRATE} {self.vm.name}: "
         return MigrationError(
-            f"{self.vm.name} was not migrated ({self.phase}): {error.message}",
+            f"{self.vm.name} was not migrated ({self.phase}): "
+            f"{error.message.removeprefix(own)}",
             str(self.phase), hint=hint,
         )  # fmt: skip
 

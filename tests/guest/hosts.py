@@ -252,7 +252,7 @@ def hosts(
 ) -> Iterator[tuple[Host, Host]]:
     """Two hosts of a module; its VMs are killed at the end."""
     if not possible():
-        pytest.skip("two hosts on one need the right to make namespaces: root has it")
+        pytest.fail("two hosts on one need the right to make namespaces: root has it")
     with two_hosts(tmp_path_factory.mktemp("hosts")) as pair:
         yield pair
         for host in pair:

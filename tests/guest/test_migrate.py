@@ -241,6 +241,7 @@ def test_ctrl_c_calls_it_off(guest: Guest, phase: str) -> None:
     code, words = stopped.end()
     assert time.monotonic() - start < 15
     assert (code, "Traceback" in words) == (130, False), words
+    assert f"called off: {NAME} stays here" in words
     assert one_copy(guest.homes, NAME) == here
     assert state(there, NAME) is None
 
