@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from qemuctl.migration.control import Status
     from qemuctl.migration.report import Progress, Report
 
-# What a phase is to whoever waits for it.
-_WORDS = {
-    "check": "asking both sides",
-    "prepare": "preparing",
-    "storage": "disks",
-    "ram": "memory",
-    "switch-over": "switching over",
-    "confirm": "confirming",
-    "clean-up": "clearing up",
-}
-
 
 @contextlib.contextmanager
 def lines() -> Iterator[Report]:
@@ -49,6 +38,8 @@ def bar(name: str) -> Iterator[Report]:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
 
+    from qemuctl.migration.phases import STEPS
+
     words = TextColumn("{task.description}", markup=False)
     rest = TextColumn("{task.fields[rest]}", markup=False)
     console = Console(stderr=True)
@@ -58,7 +49,7 @@ def bar(name: str) -> Iterator[Report]:
 
         def show(progress: Progress) -> None:
             _say(progress)
-            what = _WORDS[str(progress.phase)]
+            what = STEPS[progress.phase].called
             done, total = _done(progress)
             shown.update(
                 task, description=f"{name}: {what}", completed=done, total=total,
@@ -95,11 +86,15 @@ def _numbers(progress: Progress) -> str:
 
 def fields(status: Status) -> dict[str, object]:
     """The lines of `migrate-status`."""
+    from qemuctl.migration.phases import STEPS
+
     progress = status.progress
+    step = STEPS[progress.phase]
     return {
         "to": status.destination,
         "name there": status.name,
-        "phase": status.phase,
+        "phase": f"{status.phase}: {step.does}",
+        "if it fails": step.undone_by,
         "state": status.state,
         "disks": f"{format_rounded(progress.storage_done)} of "
         f"{format_rounded(progress.storage_total)}" if progress.storage_total else None,

@@ -24,7 +24,7 @@ from qemuctl.vm import definitions
 from qemuctl.vm.archive import export_locked
 from qemuctl.vm.disks import disk_files
 from qemuctl.vm.leaving import check_here
-from qemuctl.vm.moved import note_moved
+from qemuctl.vm.moved import check_not_moved, note_moved
 from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import Action
 
@@ -51,6 +51,7 @@ async def move(
         # Nobody starts it before it has left.
         with definitions.locked(name, Action.EXPORT) as paths:
             check_here(paths, Action.MIGRATE)
+            check_not_moved(paths, Action.MIGRATE)
             folder = paths.run / "move"
             async with links.opened(destination, folder, receiver) as link:
                 async with links.kept_alive(link):

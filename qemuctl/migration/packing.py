@@ -28,7 +28,7 @@ from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resol
 from qemuctl.thread import in_thread
 from qemuctl.vm.configured import pinned
 from qemuctl.vm.disk_results import LiveDisk
-from qemuctl.vm.likeness import Likeness, likeness
+from qemuctl.vm.likeness import likeness
 from qemuctl.vm.portable import boot_files, is_everywhere, without_image
 from qemuctl.vm.resolve import SEED_SERIAL, image_of, placed, seeded
 from qemuctl.vm.snapshot_disks import of_running
@@ -50,7 +50,6 @@ class Packed:
 
     offer: Offer
     files: dict[str, Path]
-    ran: Likeness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +124,7 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
         multifd_compression=options.compress,
         tls=str(options.tls) if options.tls is not None else None,
     )
-    return Packed(offer=offer, files=packing.files, ran=like)
+    return Packed(offer=offer, files=packing.files)
 
 
 def _check_own(vm: Vm, spec: Spec) -> None:

@@ -18,31 +18,53 @@ class Phase(StrEnum):
     CLEAN = "clean-up"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a phase does, what undoes it, and whether the guest stands still in it."""
+    """What a phase is ``called`` for people and what it ``does``, what undoes it, and
+    whether the guest stands still in it."""
 
+    called: str
     does: str
     undone_by: str
     still: bool = False
 
 
 STEPS = {
-    Phase.CHECK: Step("both sides are asked whether it can be done", "nothing to undo"),
+    Phase.CHECK: Step(
+        called="asking both sides",
+        does="both sides are asked whether it can be done",
+        undone_by="nothing has been changed",
+    ),
     Phase.PREPARE: Step(
-        "the receiver starts a QEMU that waits", "the receiver removes what it made"
+        called="preparing",
+        does="the other side starts a QEMU that waits",
+        undone_by="the other side removes what it made",
     ),
     Phase.STORAGE: Step(
-        "disks are copied while the guest runs", "the copying is called off"
+        called="disks",
+        does="its disks are copied while its guest runs",
+        undone_by="the copying is called off",
     ),
-    Phase.RAM: Step("memory is copied while the guest runs", "QEMU calls it off"),
+    Phase.RAM: Step(
+        called="memory",
+        does="its memory is copied while its guest runs",
+        undone_by="the copying is called off",
+    ),
     Phase.SWITCH: Step(
-        "the guest stops here, and the rest is copied", "the guest goes on here",
+        called="switching over",
+        does="its guest stands still here, and the rest is copied",
+        undone_by="its guest goes on here",
         still=True,
     ),
     Phase.CONFIRM: Step(
-        "the receiver is told to go on", "only both sides together know: recover",
+        called="confirming",
+        does="the other side is told to go on",
+        undone_by="both sides are asked: migrate-recover",
         still=True,
     ),
-    Phase.CLEAN: Step("what is left here is removed", "recover does the rest"),
-}  # fmt: skip
+    Phase.CLEAN: Step(
+        called="clearing up",
+        does="its guest runs there, and is removed here",
+        undone_by="migrate-recover does the rest",
+    ),
+}

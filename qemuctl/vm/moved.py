@@ -30,12 +30,12 @@ def moved_to(paths: VmPaths) -> str | None:
         return "another home"
 
 
-def check_not_moved(paths: VmPaths) -> None:
+def check_not_moved(paths: VmPaths, action: str = "start") -> None:
     """Raises StateError for a VM that has gone elsewhere."""
     destination = moved_to(paths)
     if destination is not None:
         raise StateError(
-            f"start {paths.name}", "off", f"it has moved to {destination}",
+            f"{action} {paths.name}", "off", f"it has moved to {destination}",
             hint="a second one, from its disks as it left them: "
             f"qemuctl start {paths.name} --fresh",
         )  # fmt: skip
