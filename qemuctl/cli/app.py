@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, TypeVar
@@ -115,8 +116,19 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         if cmd_name not in _HOMES:
             return None
-        import_module(f"qemuctl.cli.{_HOMES[cmd_name]}")
-        return typer.main.get_command(_registered[cmd_name])
+        return _built(cmd_name)
+
+
+@functools.cache
+def _built(name: str) -> Any:
+    import_module(f"qemuctl.cli.{_HOMES[name]}")
+    return typer.main.get_command(_registered[name])
+
+
+def build_all() -> None:
+    """Builds every command, for a process that will run many."""
+    for name in _HOMES:
+        _built(name)
 
 
 app = typer_app(name="qemuctl", no_args_is_help=True, cls=Commands)

@@ -36,4 +36,5 @@ def main() -> None:
         guarded(lambda: print_listing(**switches))
     from qemuctl.cli.app import app
 
-    guarded(app)
+    # By name, for `python -m qemuctl` and a command server's worker alike.
+    guarded(lambda: app(prog_name="qemuctl"))

@@ -1,0 +1,39 @@
+"""The command line as a command server: ``python -m qemuctl.cli.serving SOCKET``.
+
+It ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import qemuctl
+from qemuctl.cli.app import build_all
+from qemuctl.cli.main import main
+from qemuctl.command_server.server import Server
+
+_NOT_OURS = ("qemuctl.__main__", "qemuctl.pytest_plugin", "qemuctl.testing", __name__)
+# What modules load inside of functions, so that a cold command need not.
+_LATER = (
+    "asyncio", "concurrent.futures", "hashlib", "httpx", "importlib.metadata",
+    "pycdlib", "pydantic.json_schema", "rich.live", "rich.progress", "rich.table",
+    "tarfile", "yaml", "zstandard",
+)  # fmt: skip
+
+
+def preload() -> None:
+    """Loads and builds everything that a command may need."""
+    for module in pkgutil.walk_packages(qemuctl.__path__, "qemuctl."):
+        if not module.name.startswith(_NOT_OURS):
+            import_module(module.name)
+    for name in _LATER:
+        import_module(name)
+    build_all()
+
+
+if __name__ == "__main__":
+    preload()
+    Server(Path(sys.argv[1]), main, lifeline=0).serve()
