@@ -1,4 +1,4 @@
-"""Fixtures of every kind of test: a home of one's own, and waiting."""
+"""Fixtures of every kind of test: a home of one's own, commands, and waiting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +16,20 @@ import psutil
 import pytest
 
 from qemuctl import paths
+from tests import commands
 
 # The user's own cache, before any test moves the home.
 CACHE = paths.cache_home()
 # Killing takes a moment; what still lives after that many seconds was left behind.
 GRACE = 3.0
+
+# What a shell's `&`, nohup(1) and some CI systems ignore on our behalf; whatever the
+# tests start has them as a terminal's user does.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -59,23 +67,38 @@ def home(bare_home: Path) -> Iterator[Path]:
     bare_home.mkdir(mode=0o700)
     (bare_home / "cache").symlink_to(CACHE)
     yield bare_home
-    left = survivors(bare_home)
+    sweep(bare_home)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails the session when a process of one of its homes outlives it."""
+    yield
+    sweep(tmp_path_factory.getbasetemp())
+
+
+def sweep(folder: Path) -> None:
+    """Ends what still runs with this home, or one below; fails if there is any."""
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not survivors(bare_home), GRACE)
-    late = survivors(bare_home)
-    for process in late:
+        wait_until(lambda: not survivors(folder), GRACE)
+    left = survivors(folder)
+    for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    assert not late, f"left running: {[p.info for p in left]}"
+    psutil.wait_procs(left, GRACE)
+    assert not left, f"left running: {[p.info for p in left]}"
 
 
 def survivors(home: Path) -> list[psutil.Process]:
-    """The processes that were started with this home, QEMU and its keepers."""
+    """The processes that were started with this home, or one below: QEMU and its
+    keepers."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         with contextlib.suppress(psutil.Error, OSError):
+            theirs = process.environ().get("QEMUCTL_HOME")
             if (
-                process.environ().get("QEMUCTL_HOME") == str(home)
+                theirs is not None
+                and Path(theirs).is_relative_to(home)
                 and process.status() != psutil.STATUS_ZOMBIE
                 and process.pid != os.getpid()
             ):
@@ -85,26 +108,17 @@ def survivors(home: Path) -> list[psutil.Process]:
 
 @pytest.fixture
 def cli(home: Path) -> Cli:
-    """`cli(*arguments, input=None, timeout=60, env=None)`: the command line, as
+    """`cli(*arguments, input=None, timeout=120, env=None)`: the command line, as
     its user has it, in `home`."""
 
     def run(
         *arguments: str | Path,
         input: bytes | None = None,
-        timeout: float = 60.0,
+        timeout: float = 120.0,
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        argv = [sys.executable, "-m", "qemuctl", *map(str, arguments)]
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL}
-        if input is not None:
-            streams = {"input": input}
-        return subprocess.run(
-            argv,
-            capture_output=True,
-            timeout=timeout,
-            env=os.environ | (env or {}),
-            check=False,
-            **streams,
+        return commands.run(
+            *arguments, input=input, timeout=timeout, env=os.environ | (env or {})
         )
 
     return run

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -86,6 +87,17 @@ class Host(Home):
 
     def command(self, *arguments: object) -> list[str]:
         return self.enter(*super().command(*arguments))
+
+    def start(
+        self, *arguments: object, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        """A process of its own: no worker can enter the host."""
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        argv = self.command(*arguments)
+        return subprocess.run(
+            argv, env=self.env, capture_output=True, check=False, **options
+        )
 
     @property
     def root(self) -> Path:
