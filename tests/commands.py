@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.command_server import client
+from tests.steps import Cut
 
 _CHUNK = 1024 * 1024
 _START = 120.0  # seconds, on however busy a machine
@@ -30,7 +31,8 @@ def server() -> Path:
     # Not of the home that the test which happens to be first has.
     env = {k: v for k, v in os.environ.items() if not k.startswith("QEMUCTL_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "qemuctl.cli.serving", path],
+        [sys.executable, "-m", "tests.serving", path],
+        cwd=Path(__file__).parents[1],
         env=env,
         stdin=subprocess.PIPE,
         start_new_session=True,
@@ -59,8 +61,10 @@ def run(
     input: bytes | None = None,
     stdin: Any = subprocess.DEVNULL,
     cwd: str | Path = ".",
+    cut: Cut | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs a command as `subprocess.run` does, in a worker: `timeout` in seconds."""
+    """Runs a command as `subprocess.run` does, in a worker; ``timeout`` is in
+    seconds, ``cut`` kills at a step of it."""
     argv = ["qemuctl", *map(str, arguments)]
     with contextlib.ExitStack() as stack:
         if input is not None:
@@ -74,7 +78,7 @@ def run(
             argv,
             streams={0: stdin if isinstance(stdin, int) else stdin.fileno(),
                      1: to_out.fileno(), 2: to_err.fileno()},
-            env=env,
+            env={**env, **(cut.env if cut else {})},
             folder=cwd,
             timeout=_START,
         )  # fmt: skip

@@ -1,84 +1,89 @@
-"""SIGKILL of an owner at any moment: nothing of its VM is left."""
+"""SIGKILL of an owner at each of its steps: nothing of its VM is left."""
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qemuctl import paths
 from tests.conftest import survivors
-from tests.guest.conftest import Home, qemu  # noqa: F401 (a fixture)
+from tests.guest.conftest import Home
+from tests.steps import Cut
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
-ROUNDS = 20
-# `run` of the tiny guest is done with starting after a second or so, and with
-# booting after some more; the moments fall into all of it.
-LATEST = 4.0
-GONE_WITHIN = 2.0
+Until = Callable[..., object]
+GONE_WITHIN = 20.0
 
 
-def vms(home: Path) -> list[Path]:
-    return list((home / "state" / "vms").glob("*"))
+def nothing(home: Home) -> bool:
+    """Whether no process, file or socket of a throwaway VM is there."""
+    vms = (home.path / "state" / "vms").glob("*")
+    sockets = paths.run_home().glob("*/*")
+    return not survivors(home.path) and not [*vms, *sockets]
 
 
+@pytest.mark.parametrize("image", ["disk", "tiny"])
 def test_a_killed_owner_leaves_no_process_no_socket_no_overlay(
-    home: Path,
-    qemu: Path,  # noqa: F811
-    tmp_path: Path,
+    here: Home, tmp_path: Path, until: Until, image: str
 ) -> None:
-    image = tmp_path / "base.raw"
-    image.write_bytes(bytes(1024 * 1024))
-    here = Home(home)
-    moments = random.Random(20)
-    met = {"nothing yet": 0, "files": 0, "QEMU": 0}
-    for number in range(ROUNDS):
-        what = ["tiny", "--disk", "size=8M"] if number % 2 else [str(image)]
-        owner = here.popen("run", *what, "--", "sleep", "60", stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.1, 1.0 if number % 4 else LATEST))
-        running = [p for p in survivors(home) if p.name().startswith("qemu")]
-        met["QEMU" if running else "files" if vms(home) else "nothing yet"] += 1
-        owner.kill()
-        owner.wait()
-        deadline = time.monotonic() + GONE_WITHIN
-        while survivors(home):
-            assert time.monotonic() < deadline, survivors(home)
-            time.sleep(0.01)
-        assert vms(home) == []
-        assert not list(paths.run_home().glob("*/*"))
-    assert met["QEMU"] >= 3, met
+    disk = tmp_path / "base.raw"
+    disk.write_bytes(bytes(1024 * 1024))
+    # A disk that is none is waited for in vain, and briefly.
+    what = [disk, "--timeout", "0.1"] if image == "disk" else ["tiny"]
+    command = ["run", *what, "--disk", "size=8M", "--", "true"]
+    whole = Cut(str(tmp_path / "steps"))
+    status = here.run(*command, cut=whole, check=None).returncode
+    assert status == (image == "disk")
+    steps = whole.names()
+    # Up to there both are the same.
+    first = 0 if image == "disk" else steps.index("start sh shepherd.sh")
+    assert "rename process.json" in steps
+    for step in steps[first:]:
+        done = here.run(*command, cut=Cut(whole.log, step), check=None)
+        assert done.returncode in (-9, status), step  # some come now and then
+        until(lambda: nothing(here), GONE_WITHIN)
+
+
+def test_an_owner_killed_while_its_guest_works_leaves_nothing(
+    here: Home, until: Until
+) -> None:
+    owner = here.popen(
+        "run", "tiny", "--disk", "size=8M", "--", "sh", "-c", "echo on; sleep 600",
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == b"on\n"
+    owner.kill()
+    owner.communicate()
+    until(lambda: nothing(here), GONE_WITHIN)
 
 
 def test_a_start_whose_command_is_killed_is_whole_or_nothing(
-    home: Path,
-    qemu: Path,  # noqa: F811
+    here: Home, tmp_path: Path, until: Until
 ) -> None:
-    here = Home(home)
     here.run("create", "web", "--memory", "32M", "--disk", "size=8M")
-    moments = random.Random(10)
+    whole = Cut(str(tmp_path / "steps"))
+    here.run("start", "web", cut=whole)
+    here.run("kill", "web")
     seen = set()
-    # The first one is before anything has begun, on however quick a machine.
-    for moment in [0.02, *(moments.uniform(0.1, 0.7) for _ in range(10))]:
-        command = here.popen("start", "web", stderr=subprocess.DEVNULL)
-        time.sleep(moment)
-        command.kill()
-        command.wait()
-        deadline = time.monotonic() + GONE_WITHIN
-        while (state := _state(here)) in ("starting", "stopping"):
-            assert time.monotonic() < deadline, state
-        assert state in ("off", "running")
+    for step in whole.names():
+        # Whatever the one before left, this start comes as far as its step.
+        done = here.run("start", "web", cut=Cut(whole.log, step), check=None)
+        assert done.returncode in (-9, 0), step
+        until(lambda: _state(here) not in ("starting", "stopping"), GONE_WITHIN)
+        state = _state(here)
+        assert state in ("off", "running"), step
         seen.add(state)
         if state != "off":
             here.run("kill", "web")
-        # Whatever it was, the next start works.
-        here.run("start", "web")
-        here.run("kill", "web")
-    assert "off" in seen
+    assert seen == {"off", "running"}
+    here.run("start", "web")
+    here.run("kill", "web")
 
 
 def _state(here: Home) -> str:

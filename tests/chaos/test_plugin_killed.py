@@ -1,12 +1,12 @@
-"""SIGKILL of pytest, or of one of its workers, at any moment: nothing is left."""
+"""SIGKILL of pytest, or of one of its workers, at chosen moments: nothing is left."""
 
 from __future__ import annotations
 
 import contextlib
-import random
+import signal
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -14,35 +14,36 @@ import pytest
 
 from qemuctl import paths
 from tests.conftest import survivors
-from tests.guest.conftest import qemu  # noqa: F401 (a fixture)
+from tests.guest.conftest import Home
 from tests.guest.inner_pytest import LEAN, left, project, running
+from tests.steps import Cut
 
 pytestmark = pytest.mark.timeout(300)
 
-# Of each lane: lanes run side by side, for a round is mostly waiting.
-ROUNDS = 25
-LANES = (7, 8)
-# By then some tests have had their guests.
-LATEST = 2.0
-GONE_WITHIN = 3.0
-WORKERS_GONE_WITHIN = 20.0
+GONE_WITHIN = 20.0
+# A guest's start, its use and its end, as the plugin's own process sees them.
+STEPS = (
+    "make throwaway", "start sh undertaker.sh", "make launch.sh",
+    "start sh shepherd.sh", "rename process.json", "qmp migrate-incoming",
+    "qmp cont", "qmp quit",
+)  # fmt: skip
 
 TESTS = """
 @pytest.mark.parametrize("number", range(100))
 def test_again(vm, number):
     assert vm.run("true").ok
 """
+# Of two workers one alone is killed, and once: its successor has another name.
+CONFTEST = """
+import os
+from pathlib import Path
+from tests import steps
 
-
-def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that do a pytest's work; itself, where it has no others."""
-    main = psutil.Process(process.pid)
-    found = [
-        child
-        for child in main.children()
-        if any("execnet" in word for word in child.cmdline())
-    ]
-    return found or [main]
+if os.environ.get("PYTEST_XDIST_WORKER") == os.environ.get("VICTIM"):
+    Path("victim").write_text(str(os.getpid()))
+    steps.install()
+"""
+ROOT = Path(__file__).parents[2]
 
 
 def guests(home: Path) -> list[psutil.Process]:
@@ -65,43 +66,79 @@ def owned_by(pid: int) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("seed", LANES)
-def test_a_killed_pytest_or_worker_leaves_nothing_and_blocks_nobody(
-    home: Path,
-    qemu: Path,  # noqa: F811
-    tmp_path: Path,
-    until: Callable[..., object],
-    seed: int,
-) -> None:
-    folder = project(tmp_path / "project", TESTS)
-    chance = random.Random(seed)
-    met = {"nothing yet": 0, "files": 0, "QEMU": 0}
-    for number in range(ROUNDS):
-        many = ["-n", "2"] if number % 3 else []
-        # With room for one guest the second worker waits, and may be killed so.
-        env = {"QEMUCTL_BUDGET_CPUS": chance.choice("12")}
-        with running(folder, "-q", *LEAN, *many, env=env) as process:
-            if number % 2:  # in the middle of a guest's life
-                until(lambda: guests(home), 30.0)
-                time.sleep(chance.uniform(0, 1))
-            else:
-                time.sleep(chance.uniform(0.3, LATEST))
-            met["QEMU" if guests(home) else "files" if left() else "nothing yet"] += 1
-            if number % 3 == 2:
-                victim = chance.choice(workers(process))
-                victim.kill()
-                until(lambda: not owned_by(victim.pid), GONE_WITHIN)  # noqa: B023
-                time.sleep(chance.uniform(0, 0.5))
+@dataclass(frozen=True)
+class Chaos:
+    """A project of a hundred tests with a guest each, and what is left of its runs."""
+
+    home: Path
+    folder: Path
+    until: Callable[..., object]
+
+    @contextlib.contextmanager
+    def running(
+        self, *arguments: str, cut: Cut | None = None, **env: str
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A pytest that is killed at the end, and leaves nothing."""
+        given = {"PYTHONPATH": str(ROOT), **(cut.env if cut else {}), **env}
+        with running(self.folder, "-q", *LEAN, *arguments, env=given) as process:
+            yield process
             process.kill()
             process.wait()
-            until(lambda: not guests(home) and not left(), GONE_WITHIN)
+            self.until(lambda: not guests(self.home) and not left(), GONE_WITHIN)
             # A worker that had just begun notices only now that nobody wants it.
-            until(lambda: not survivors(home), WORKERS_GONE_WITHIN)
-        assert left() == []
-    assert met["QEMU"] >= ROUNDS // 3, met
-    with running(
-        folder, "-q", *LEAN, "-k", "[0]", env={"QEMUCTL_BUDGET_CPUS": "1"}
-    ) as last:
-        text, _ = last.communicate(timeout=60)
-    assert last.returncode == 0, text
-    assert "waits for room" not in text
+            self.until(lambda: not survivors(self.home), GONE_WITHIN)
+
+    def check(self) -> None:
+        """The next one has its guests, and waits for nobody."""
+        one = {"PYTHONPATH": str(ROOT), "QEMUCTL_BUDGET_CPUS": "1"}
+        with running(self.folder, "-q", *LEAN, "-k", "[0]", env=one) as last:
+            text, _ = last.communicate(timeout=120)
+        assert last.returncode == 0, text
+        assert "waits for room" not in text
+
+
+@pytest.fixture
+def chaos(here: Home, tmp_path: Path, until: Callable[..., object]) -> Chaos:
+    folder = project(tmp_path / "project", TESTS)
+    (folder / "conftest.py").write_text(CONFTEST)
+    return Chaos(here.path, folder, until)
+
+
+def test_a_pytest_killed_at_any_step_of_a_guest_leaves_nothing(chaos: Chaos) -> None:
+    for step in STEPS:
+        cut = Cut(str(chaos.folder / "steps"), step)
+        with chaos.running(cut=cut) as process:
+            text, _ = process.communicate(timeout=120)
+            assert process.returncode == -signal.SIGKILL, (step, text)
+    chaos.check()
+
+
+@pytest.mark.parametrize("step", ["start sh shepherd.sh", "qmp cont", "qmp quit"])
+def test_a_killed_worker_leaves_nothing_and_blocks_nobody(
+    chaos: Chaos, step: str
+) -> None:
+    cut = Cut(str(chaos.folder / "steps"), step)
+    # With room for one guest the other worker waits for it.
+    env = {"VICTIM": "gw0", "QEMUCTL_BUDGET_CPUS": "1"}
+    with chaos.running("-n", "2", cut=cut, **env):
+        chaos.until(lambda: step in begun(cut), 60.0)
+        victim = int((chaos.folder / "victim").read_text())
+        chaos.until(lambda: not owned_by(victim), GONE_WITHIN)
+        chaos.until(lambda: guests(chaos.home), 60.0)  # of who waited
+    chaos.check()
+
+
+def test_a_killed_controller_takes_the_guests_of_its_workers_along(
+    chaos: Chaos,
+) -> None:
+    with chaos.running("-n", "2", QEMUCTL_BUDGET_CPUS="2"):
+        chaos.until(lambda: len(guests(chaos.home)) == 2, 60.0)
+    with chaos.running("-n", "2", QEMUCTL_BUDGET_CPUS="1"):
+        chaos.until(lambda: len(guests(chaos.home)) == 1, 60.0)
+    chaos.check()
+
+
+def begun(cut: Cut) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return cut.names()
+    return []

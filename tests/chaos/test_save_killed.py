@@ -1,35 +1,28 @@
-"""SIGKILL at any moment of a save or a start: the guest is there, or the whole file."""
+"""SIGKILL at each step of a save or a start: the guest is there, or the whole file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import survivors
-from tests.guest.conftest import Home, qemu  # noqa: F401 (a fixture)
+from tests.guest.conftest import Home
 from tests.guest.disks import device, inside
 from tests.guest.saves import begun, row
 from tests.guest.test_snapshots import COUNTER, count
+from tests.steps import Cut
 
 pytestmark = pytest.mark.timeout(900)
 
-ROUNDS = 5
-# A save, or a start from what was saved, takes half a second and more.
-LATEST = 1.2
-GONE_WITHIN = 3.0
+GONE_WITHIN = 20.0
 
 
 @pytest.fixture
-def guest(home: Path, qemu: Path) -> Home:  # noqa: F811
-    here = Home(home)
+def guest(here: Home) -> Home:
     here.run(
         "create", "web", "--image", "tiny", "--memory", "256M",
         "--disk", "size=16M,format=qcow2,serial=data",
@@ -71,19 +64,6 @@ class Guest:
         self.count = 0
 
 
-def killed(home: Home, whom: str, words: tuple[str, ...], after: float) -> None:
-    """Runs a command, and kills it or the VM's QEMU some time after its start."""
-    process = home.popen(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(after)
-    if whom == "cli":
-        process.kill()
-    else:
-        for each in survivors(home.path):
-            if each.name().startswith("qemu-system"):
-                os.kill(each.pid, signal.SIGKILL)
-    process.wait()
-
-
 def settled(home: Home) -> str:
     """The state of the VM, once what was killed has gone."""
     deadline = time.monotonic() + GONE_WITHIN
@@ -98,9 +78,33 @@ def ran(home: Home) -> bool:
     return any(json.loads(line).get("event") == "RESUME" for line in events)
 
 
-@pytest.mark.parametrize("whom", ["cli", "qemu"])
-def test_the_guest_is_there_or_the_whole_file(guest: Home, whom: str) -> None:
-    at, moments = Guest(guest), random.Random(whom)
+# What changes something in a save and in a start from what was saved.
+SAVE = (
+    "make changing.lock", "qmp stop", "make .qemuctl-*-*-*-*.new",
+    "qmp migrate-set-capabilities", "qmp migrate", "qmp query-block",
+    "rename saved.state", "qmp quit",
+)  # fmt: skip
+START = (
+    "make lock", "make started.yaml", "make events.in", "start sh shepherd.sh",
+    "rename process.json", "qmp migrate-incoming", "qmp cont", "remove saved.state",
+)  # fmt: skip
+# In the others no QEMU is there yet, or the one before is.
+QEMU = ("qmp stop", "qmp migrate", "rename saved.state", "qmp quit")
+QEMU_AGAIN = ("qmp migrate-incoming", "qmp cont", "remove saved.state")
+
+
+@pytest.mark.parametrize(
+    ("whom", "saving", "starting"),
+    [("command", SAVE, START), ("qemu", QEMU, QEMU_AGAIN)],
+)
+def test_the_guest_is_there_or_the_whole_file(
+    guest: Home,
+    tmp_path: Path,
+    whom: str,
+    saving: tuple[str, ...],
+    starting: tuple[str, ...],
+) -> None:
+    at, log = Guest(guest), str(tmp_path / "steps")
     folder = guest.path / "state/vms/web"
     met = {"running": 0, "paused": 0, "saved": 0, "killed while it ran": 0}
 
@@ -124,12 +128,19 @@ def test_the_guest_is_there_or_the_whole_file(guest: Home, whom: str) -> None:
         at.check()
         at.work()
 
+    def killed(words: tuple[str, ...], step: str) -> None:
+        cut = Cut(log, step, whom)
+        done = guest.run(*words, cut=cut, check=None, timeout=120)
+        assert step in cut.names()
+        assert (done.returncode == -signal.SIGKILL) == (whom == "command"), done
+
     at.work()
-    for _ in range(ROUNDS):
-        killed(guest, whom, ("save", "web"), moments.uniform(0.2, LATEST))
+    for step in saving:
+        killed(("save", "web"), step)
         again()
+    for step in starting:
         guest.run("save", "web")
-        killed(guest, whom, ("start", "web"), moments.uniform(0.2, LATEST))
+        killed(("start", "web"), step)
         again()
     guest.run("save", "web")
     assert begun(folder) == []

@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import psutil
+
 from qemuctl import paths
 
 INI = """
@@ -64,6 +66,17 @@ def running(
             yield process
         finally:
             process.kill()
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that do a pytest's work; itself, where it has no others."""
+    main = psutil.Process(process.pid)
+    found = [
+        child
+        for child in main.children()
+        if any("execnet" in word for word in child.cmdline())
+    ]
+    return found or [main]
 
 
 def left() -> list[str]:

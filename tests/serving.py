@@ -1,0 +1,21 @@
+"""The command line as a command server that can kill a command at a chosen step."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from qemuctl.cli.main import main
+from qemuctl.cli.serving import preload
+from qemuctl.command_server.server import Server
+from tests import steps
+
+
+def command() -> None:
+    steps.install()
+    main()
+
+
+if __name__ == "__main__":
+    preload()
+    Server(Path(sys.argv[1]), command, lifeline=0).serve()
