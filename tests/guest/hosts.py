@@ -132,12 +132,12 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def _done(*argv: str) -> bool:
-    done = subprocess.run(argv, capture_output=True, check=False, timeout=10)
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
     return done.returncode == 0
 
 
 def _run(*argv: object) -> None:
-    subprocess.run(list(map(str, argv)), check=True, capture_output=True, timeout=30)
+    subprocess.run(list(map(str, argv)), check=True, capture_output=True, timeout=60)
 
 
 def possible() -> bool:

@@ -56,11 +56,11 @@ def test_a_followed_log_ends_with_the_vm(shared: Home, web: str) -> None:
     console.expect(pexpect.EOF)
     console.close()
     assert console.exitstatus == 0
-    text, _ = following.communicate(timeout=30)
+    text, _ = following.communicate(timeout=60)
     assert following.returncode == 0
     assert b"Power down" in text or b"going down" in text
     lines = [
-        json.loads(line) for line in events.communicate(timeout=30)[0].splitlines()
+        json.loads(line) for line in events.communicate(timeout=60)[0].splitlines()
     ]
     assert events.returncode == 0
     assert "SHUTDOWN" in {line.get("event") for line in lines}

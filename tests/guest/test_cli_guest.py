@@ -30,7 +30,7 @@ def test_ls_shows_state_size_and_the_port_that_qemu_took(
     address, _, guest = row["forwards"][0].partition("->")
     assert guest == "22"
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=5):
+    with socket.create_connection((host, int(port)), timeout=60):
         pass
     assert shared.text("ls", "-q") == "web\n"
     assert re.search(r"^web +running +1 +384M +tiny", shared.text("ls"), re.MULTILINE)
@@ -92,7 +92,7 @@ def test_commands_replies_and_events_are_in_one_log(shared: Home, web: str) -> N
 
 
 def test_wait_finds_what_the_console_said_before(shared: Home, web: str) -> None:
-    shared.run("wait", web, "--for", "serial:tiny: r[e]ady", "--timeout", "5")
+    shared.run("wait", web, "--for", "serial:tiny: r[e]ady", "--timeout", "60")
 
 
 def test_a_time_out_names_the_stage_and_shows_the_console(

@@ -34,7 +34,7 @@ def events(home: Home, *options: str) -> Iterator[Next]:
         stdout = process.stdout
         yield lambda: dict(json.loads(stdout.readline()))
         process.terminate()
-        assert process.wait(10) == 143
+        assert process.wait(60) == 143
 
 
 def skip_to(following: Next, vm: str, name: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_it_ends_with_the_vms_that_were_named_and_with_its_reader(
     command = " ".join(here.command("events"))
     for script in (f"{command} | true", f"{command} --json --since 1h | head -n 1"):
         shell = subprocess.run(
-            ["bash", "-c", script], env=here.env, capture_output=True, timeout=20,
+            ["bash", "-c", script], env=here.env, capture_output=True, timeout=60,
             check=False,
         )  # fmt: skip
         assert shell.stderr == b""
@@ -121,7 +121,7 @@ def test_it_ends_with_the_vms_that_were_named_and_with_its_reader(
         assert time.strptime(line[:19], "%Y-%m-%d %H:%M:%S")
         here.run("kill", "one")
         here.run("rm", "one")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_bad_input_says_why(here: Home) -> None:
