@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 import qemuctl
-from tests.conftest import CACHE, GRACE, wait_until
+from tests.conftest import CACHE, wait_until
 from tests.guest.conftest import Home
 
 # The folder that is the other host's is hidden by one's own, mounted over both.
@@ -168,7 +168,7 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
         )
         yield a, b
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not a.processes() + b.processes(), GRACE)
+            wait_until(lambda: not a.processes() + b.processes(), 60)
         left = [p.info for p in a.processes() + b.processes()]
     assert not left, f"left running: {left}"
 

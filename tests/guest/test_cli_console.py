@@ -9,8 +9,17 @@ import pexpect
 import pytest
 
 from tests.guest.conftest import Home
+from tests.guest.moving import state
 
 pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def web(shared: Home, web: str) -> str:
+    """The guest, running: another test may have stopped it."""
+    if state(shared, web) == "off":
+        shared.run("start", web, "--wait", timeout=150)
+    return web
 
 
 def spawn(home: Home, *arguments: str) -> pexpect.spawn[str]:

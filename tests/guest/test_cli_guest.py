@@ -9,8 +9,17 @@ import socket
 import pytest
 
 from tests.guest.conftest import Home
+from tests.guest.moving import state
 
 pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def web(shared: Home, web: str) -> str:
+    """The guest, running: another test may have stopped it."""
+    if state(shared, web) == "off":
+        shared.run("start", web, "--wait", timeout=150)
+    return web
 
 
 def test_the_agent_answers_only_when_disks_and_cards_are_there(
@@ -136,7 +145,7 @@ def test_stop_asks_the_guest_and_tells_that_it_went_by_itself(
     assert (report["step"], report["status"]) == ("agent", 0)
     assert report["ended"] == "stopped by the guest"
     assert json.loads(shared.text("ls", "--json")) == []
-    row = json.loads(shared.text("ls", "-a", "--json"))[0]
+    (row,) = json.loads(shared.text("ls", "-a", "--json"))
     assert (row["state"], row["ended"]) == ("off", "stopped by the guest")
     assert "off already" in shared.words("stop", web)
     assert "the VM is off" in shared.words("exec", web, "--", "true", check=1)
@@ -152,6 +161,7 @@ def test_the_power_button_is_used_when_there_is_no_agent(shared: Home) -> None:
                timeout=120)  # fmt: skip
     report = json.loads(shared.text("stop", "mute", "--json"))
     assert (report["step"], report["ended"]) == ("acpi", "stopped by the guest")
+    shared.run("rm", "mute")
 
 
 def _mute(shared: Home) -> str:
