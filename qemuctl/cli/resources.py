@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from qemuctl.vm.memory_results import BalloonReport, MemoryChange
     from qemuctl.vm.vm import Vm
 
+# Seconds to see what an interrupted change has left.
+_LOOK = 4.0
+
 
 @command("set", example="qemuctl set web --memory 1G --cpus 4")
 def set_resources(
@@ -256,7 +259,31 @@ async def _tried(
         raise
     except BaseException:
         entry["outcome"] = "cut off"
+        await _tell_what_stays(entry, look)
         raise
+
+
+async def _tell_what_stays(
+    entry: dict[str, Any], look: Callable[[], Awaitable[int]]
+) -> None:
+    """After Ctrl-C what was plugged in is asked back, and the guest may keep it: Linux
+    puts pages of its own, which it cannot move, into new memory at once."""
+    import asyncio
+
+    from qemuctl.errors import QemuctlError
+
+    with contextlib.suppress(QemuctlError, TimeoutError):
+        async with asyncio.timeout(_LOOK):
+            entry["after"] = await look()
+    before, after = entry["before"], entry["after"]
+    if after in (None, before):
+        return
+    if entry["what"] == "memory":
+        before, after = format_rounded(before), format_rounded(after)
+    note(
+        f"interrupted: {entry['what']}: {before} -> {after}; "
+        "the guest has not undone the rest"
+    )
 
 
 def _memory_line(change: MemoryChange) -> str:

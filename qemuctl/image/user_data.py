@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml import events
 
 from qemuctl.errors import SpecError
-from qemuctl.spec.document import LOADER
+from qemuctl.spec.document import LOADER, syntax_problem, too_deep
 
 Location = tuple[str | int, ...]
 Problem = tuple[Location, str]
 """Where a value is, and what it should be."""
 
 _CONFIG = b"#cloud-config"
+_DEPTH_MAX = 100
 _GZIP = b"\x1f\x8b"
 _MIME, _MIME_WITHIN = b"mime-version:", 4096
 # More may follow each on its line; the longest that fits counts.
@@ -55,11 +57,12 @@ def check_user_data(content: bytes, path: Path, key: str) -> None:
 def mapping(content: bytes, path: Path, key: str) -> dict[str, Any]:
     """The YAML mapping of a file. Raises SpecError, with the line where it can."""
     try:
+        _check_depth(content, path, key)
         data = yaml.load(content, Loader=LOADER)  # noqa: S506 (a safe loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(
-            f"not valid YAML: {error.problem or error.context}",
+            syntax_problem(error, _DEPTH_MAX),
             path=str(path), line=mark.line + 1 if mark else None, key=key,
         ) from error  # fmt: skip
     except yaml.reader.ReaderError as error:
@@ -76,6 +79,23 @@ def mapping(content: bytes, path: Path, key: str) -> dict[str, Any]:
             path=str(path), line=1, key=key,
         )  # fmt: skip
     return data
+
+
+def _check_depth(content: bytes, path: Path, key: str) -> None:
+    """Raises SpecError for what `yaml.load` would exhaust the stack with: PyYAML's
+    composer recurses, and before libyaml 0.2.6 nothing stops it."""
+    depth = 0
+    stream: Iterator[Any] = yaml.parse(content, Loader=LOADER)
+    for event in stream:
+        if isinstance(event, events.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, events.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEPTH_MAX:
+            raise SpecError(
+                too_deep(_DEPTH_MAX),
+                path=str(path), line=event.start_mark.line + 1, key=key,
+            )  # fmt: skip
 
 
 def _problems(config: dict[str, Any]) -> Iterator[Problem]:

@@ -76,12 +76,11 @@ def read_document(text: str | bytes, source: str) -> Document:
         return builder.document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "unreadable"
         written = builder.text.splitlines() or [""]
         # A file that ends too soon has its problem after the last line.
         line = min(mark.line + 1, len(written)) if mark else None
         raise SpecError(
-            f"not valid YAML: {problem}",
+            syntax_problem(error, DEPTH_MAX),
             path=source,
             line=line,
             hint=_syntax_hint(written[line - 1]) if line else None,
@@ -91,6 +90,22 @@ def read_document(text: str | bytes, source: str) -> Document:
         raise SpecError(
             "not valid YAML: it holds a control character", path=source
         ) from error
+
+
+def syntax_problem(error: yaml.MarkedYAMLError, depth_max: int) -> str:
+    """What the parser says, in our own words where there are some.
+
+    libyaml 0.2.6 and later has its own limit for nesting. Its scanner reads ahead,
+    and may meet that limit before the first level is counted here.
+    """
+    problem = error.problem or error.context or "unreadable"
+    if "nesting depth" in problem:
+        return too_deep(depth_max)
+    return f"not valid YAML: {problem}"
+
+
+def too_deep(depth_max: int) -> str:
+    return f"nested too deeply: {depth_max} levels at most"
 
 
 def _syntax_hint(line: str) -> str | None:
@@ -166,7 +181,7 @@ class _Builder:
             empty = event.implicit[0] and event.value in _NULLS
             value = None if empty else event.value
         elif len(at) >= DEPTH_MAX:
-            self._refuse(f"nested too deeply: {DEPTH_MAX} levels at most", event)
+            self._refuse(too_deep(DEPTH_MAX), event)
         elif isinstance(event, events.SequenceStartEvent):
             value = self._sequence(stream, at)
         else:

@@ -18,7 +18,7 @@ from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
 from qemuctl.guest import agent as agent_module
 from qemuctl.guest.agent import Agent
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 SHORT = 0.05
 
 

@@ -113,7 +113,7 @@ async def test_a_refusal_of_the_second_takes_back_the_first() -> None:
             id_, source, 0x80 if id_ == "cpu2" else status
         )
         with pytest.raises(HotplugError, match="did not accept"):
-            await vm.cpus.resize(3, timeout=0.3)
+            await vm.cpus.resize(3, timeout=30)
         assert await count(vm) == 1
 
 
@@ -135,7 +135,7 @@ async def test_processors_that_are_cut_off_go_again(silent: str) -> None:
             None if id_ == silent else usual(id_, source, status)
         )
         task = asyncio.create_task(vm.cpus.resize(3))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while silent not in qemu.devices:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         task.cancel()

@@ -84,7 +84,7 @@ async def test_a_removal_that_is_cut_off_at_any_step_is_ended_by_the_next(
             qemu.forget()
             qemu.faults[step] = moment
             try:
-                await vm.disks.remove("vdb", delete=True, timeout=2)
+                await vm.disks.remove("vdb", delete=True, timeout=30)
             except QemuctlError:
                 assert steps[step] != "device_del"
                 await vm.disks.remove("vdb", delete=True)

@@ -18,7 +18,7 @@ from qemuctl.qmp import Event, Recorder, Session
 from qemuctl.qmp.commands import QueryChardev, QueryStatus
 from qemuctl.qmp.screen import SendKey
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 SHORT = 0.05
 
 

@@ -14,7 +14,7 @@ from qemuctl.errors import AgentError
 from qemuctl.guest.agent import Agent
 from qemuctl.guest.stream import run_streaming
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 SHORT = 0.05
 
 

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 import qemuctl
-from tests.conftest import CACHE, GRACE, wait_until
+from tests.conftest import CACHE, wait_until
 from tests.guest.conftest import Home
 
 # The folder that is the other host's is hidden by one's own, mounted over both.
@@ -144,12 +144,12 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def _done(*argv: str) -> bool:
-    done = subprocess.run(argv, capture_output=True, check=False, timeout=10)
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
     return done.returncode == 0
 
 
 def _run(*argv: object) -> None:
-    subprocess.run(list(map(str, argv)), check=True, capture_output=True, timeout=30)
+    subprocess.run(list(map(str, argv)), check=True, capture_output=True, timeout=60)
 
 
 def possible() -> bool:
@@ -180,7 +180,7 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
         )
         yield a, b
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not a.processes() + b.processes(), GRACE)
+            wait_until(lambda: not a.processes() + b.processes(), 60)
         left = [p.info for p in a.processes() + b.processes()]
     assert not left, f"left running: {left}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def test_a_throwaway_vm_boots_a_cd_too(here: Home, rescue: Path) -> None:
     while b"GNU GRUB" not in seen and (part := done.stdout.read(1)):
         seen += part
     done.terminate()
-    _, words = done.communicate(timeout=30)
+    _, words = done.communicate(timeout=60)
     assert b"GNU GRUB" in seen, words
     assert here.text("ls", "-aq") == ""
 
@@ -150,10 +149,8 @@ def test_a_guest_that_uses_a_medium_is_asked_and_may_refuse(
     here.run("create", "t", "--image", "tiny", "--cdrom", rescue, "--memory", "256M")
     here.run("start", "t", "--wait")
     here.run("exec", "t", "--", "mount", "-t", "iso9660", "/dev/sr0", "/mnt")
-    begun = time.monotonic()
     words = here.words("cdrom", "eject", "t", check=1)
     assert "its guest is using it" in words
-    assert time.monotonic() - begun < 15
     assert here.text("exec", "t", "--", "ls", "/mnt/boot").strip() == "grub"
     here.run("exec", "t", "--", "umount", "/mnt")
     here.run("cdrom", "eject", "t")

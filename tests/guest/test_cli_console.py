@@ -9,8 +9,17 @@ import pexpect
 import pytest
 
 from tests.guest.conftest import Home
+from tests.guest.moving import state
 
 pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def web(shared: Home, web: str) -> str:
+    """The guest, running: another test may have stopped it."""
+    if state(shared, web) == "off":
+        shared.run("start", web, "--wait", timeout=150)
+    return web
 
 
 def spawn(home: Home, *arguments: str) -> pexpect.spawn[str]:
@@ -56,11 +65,11 @@ def test_a_followed_log_ends_with_the_vm(shared: Home, web: str) -> None:
     console.expect(pexpect.EOF)
     console.close()
     assert console.exitstatus == 0
-    text, _ = following.communicate(timeout=30)
+    text, _ = following.communicate(timeout=60)
     assert following.returncode == 0
     assert b"Power down" in text or b"going down" in text
     lines = [
-        json.loads(line) for line in events.communicate(timeout=30)[0].splitlines()
+        json.loads(line) for line in events.communicate(timeout=60)[0].splitlines()
     ]
     assert events.returncode == 0
     assert "SHUTDOWN" in {line.get("event") for line in lines}

@@ -104,15 +104,14 @@ def test_output_comes_while_the_command_runs(shared: Home, web: str) -> None:
 
 
 def test_two_at_once_do_not_wait_for_each_other(shared: Home, web: str) -> None:
-    slow = shared.popen("exec", web, "--", "sh", "-c", "echo on; sleep 60",
+    slow = shared.popen("exec", web, "--", "sh", "-c", "echo on; sleep 9999",
                         stdout=subprocess.PIPE)  # fmt: skip
     assert slow.stdout is not None
     assert slow.stdout.readline() == b"on\n"
-    started = time.monotonic()
     assert shared.text("exec", web, "--", "echo", "quick") == "quick\n"
-    assert time.monotonic() - started < 30
+    assert slow.poll() is None
     slow.send_signal(signal.SIGINT)
-    assert slow.wait(30) == 130
+    assert slow.wait(60) == 130
     slow.stdout.close()
 
 
@@ -122,9 +121,9 @@ def test_an_interrupted_command_ends_in_the_guest(shared: Home, web: str) -> Non
     assert process.stdout is not None
     assert process.stdout.readline() == b"on\n"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
+    assert process.wait(60) == 143
     process.stdout.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "sleep 4242" in shared.text("exec", web, "--", "ps"):
         assert time.monotonic() < deadline
 
@@ -146,8 +145,10 @@ def test_whoever_closes_our_output_ends_us_quietly(shared: Home, web: str) -> No
 
 def test_nothing_of_it_stays_in_the_guest(shared: Home, web: str) -> None:
     # The one before may still be tidying up; what is left in the end is its own.
-    count = "n=0; until [ $(ls -d /tmp/qemuctl.* | wc -l) = 1 ] || [ $((n += 1)) = 50 ]"
-    count += "; do usleep 100000; done; ls -d /tmp/qemuctl.* | wc -l"
+    count = (
+        "n=0; until [ $(ls -d /tmp/qemuctl.* | wc -l) = 1 ] || [ $((n += 1)) = 600 ]"
+    )
+    count += "; do usleep 500000; done; ls -d /tmp/qemuctl.* | wc -l"
     assert shared.text("exec", web, "--", "sh", "-c", count).strip() == "1"
 
 

@@ -9,8 +9,17 @@ import socket
 import pytest
 
 from tests.guest.conftest import Home
+from tests.guest.moving import state
 
 pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def web(shared: Home, web: str) -> str:
+    """The guest, running: another test may have stopped it."""
+    if state(shared, web) == "off":
+        shared.run("start", web, "--wait", timeout=150)
+    return web
 
 
 def test_the_agent_answers_only_when_disks_and_cards_are_there(
@@ -30,7 +39,7 @@ def test_ls_shows_state_size_and_the_port_that_qemu_took(
     address, _, guest = row["forwards"][0].partition("->")
     assert guest == "22"
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=5):
+    with socket.create_connection((host, int(port)), timeout=60):
         pass
     assert shared.text("ls", "-q") == "web\n"
     assert re.search(r"^web +running +1 +384M +tiny", shared.text("ls"), re.MULTILINE)
@@ -92,7 +101,7 @@ def test_commands_replies_and_events_are_in_one_log(shared: Home, web: str) -> N
 
 
 def test_wait_finds_what_the_console_said_before(shared: Home, web: str) -> None:
-    shared.run("wait", web, "--for", "serial:tiny: r[e]ady", "--timeout", "5")
+    shared.run("wait", web, "--for", "serial:tiny: r[e]ady", "--timeout", "60")
 
 
 def test_a_time_out_names_the_stage_and_shows_the_console(
@@ -136,7 +145,7 @@ def test_stop_asks_the_guest_and_tells_that_it_went_by_itself(
     assert (report["step"], report["status"]) == ("agent", 0)
     assert report["ended"] == "stopped by the guest"
     assert json.loads(shared.text("ls", "--json")) == []
-    row = json.loads(shared.text("ls", "-a", "--json"))[0]
+    (row,) = json.loads(shared.text("ls", "-a", "--json"))
     assert (row["state"], row["ended"]) == ("off", "stopped by the guest")
     assert "off already" in shared.words("stop", web)
     assert "the VM is off" in shared.words("exec", web, "--", "true", check=1)
@@ -152,6 +161,7 @@ def test_the_power_button_is_used_when_there_is_no_agent(shared: Home) -> None:
                timeout=120)  # fmt: skip
     report = json.loads(shared.text("stop", "mute", "--json"))
     assert (report["step"], report["ended"]) == ("acpi", "stopped by the guest")
+    shared.run("rm", "mute")
 
 
 def _mute(shared: Home) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pexpect
@@ -77,15 +76,14 @@ def test_the_image_of_a_throwaway_is_not_written_to(
 
 
 def test_a_guest_panic_ends_it_at_once_with_the_console(here: Home) -> None:
-    started = time.monotonic()
+    # Only the panic can end the command before its time is over.
     words = here.words(
         "run", "tiny", "--", "sh", "-c",
-        "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 60",
-        check=1, timeout=120,
+        "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 9999",
+        check=1, timeout=115,
     )  # fmt: skip
     assert "guest panicked" in words
     assert "sysrq triggered crash" in words
-    assert time.monotonic() - started < 60
     assert left_over(here) == []
 
 
@@ -100,7 +98,7 @@ def test_a_signal_ends_it_and_all_that_belongs_to_it(
     assert process.stdout is not None
     assert process.stdout.readline() == b"on\n"
     process.send_signal(number)
-    assert process.wait(20) == 128 + number
+    assert process.wait(60) == 128 + number
     process.stdout.close()
     assert left_over(here) == []
 
@@ -162,7 +160,7 @@ asyncio.run(main())
 
 
 def test_a_console_without_any_input_is_left_at_once(here: Home) -> None:
-    here.run("run", "tiny", timeout=30)
+    here.run("run", "tiny")
     assert left_over(here) == []
 
 

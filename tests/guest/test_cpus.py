@@ -9,16 +9,24 @@ import pytest
 
 from qemuctl.vm.attach import attach
 from tests.guest.conftest import Home
+from tests.guest.moving import state
 
 
 @pytest.fixture(scope="module")
-def busy(shared: Home) -> str:
-    """A guest with one processor and room for four."""
+def made(shared: Home) -> str:
+    """A VM with one processor and room for four."""
     shared.run(
         "create", "busy", "--image", "tiny", "--memory", "256M", "--cpus", "1,max=4"
     )  # fmt: skip
-    shared.run("start", "busy", "--wait", timeout=150)
     return "busy"
+
+
+@pytest.fixture
+def busy(shared: Home, made: str) -> str:
+    """Its guest, with one processor."""
+    if state(shared, made) == "off":
+        shared.run("start", made, "--wait", timeout=150)
+    return made
 
 
 def nproc(home: Home, name: str) -> int:
@@ -75,7 +83,19 @@ def test_processors_of_the_start_go_too_but_for_the_first(shared: Home) -> None:
     shared.run("kill", "many")
 
 
-def test_processors_come(shared: Home, busy: str) -> None:
+def test_processors_come_and_go(shared: Home, busy: str) -> None:
+    """One story: under emulation no processor can come after one has gone."""
+    try:
+        _processors_come(shared, busy)
+        _one_that_the_guest_leaves_offline_is_brought_online(shared, busy)
+        _processors_go(shared, busy)
+        _what_would_end_qemu_is_not_done(shared, busy)
+    finally:
+        shared.run("kill", busy)
+        shared.run("set", busy, "--cpus", "1")
+
+
+def _processors_come(shared: Home, busy: str) -> None:
     assert "1 -> 3, 3 online" in shared.words("set", busy, "--cpus", "3")
     assert nproc(shared, busy) == threads(shared, busy) == 3
     assert configured(shared, busy) == 3
@@ -89,7 +109,7 @@ def test_processors_come(shared: Home, busy: str) -> None:
     assert shown == {"cpu.count": {"now": "4", "configured": "3"}}
 
 
-def test_one_that_the_guest_leaves_lying_is_brought_online(
+def _one_that_the_guest_leaves_offline_is_brought_online(
     shared: Home, busy: str
 ) -> None:
     off = "echo 0 >/sys/devices/system/cpu/cpu1/online"
@@ -99,11 +119,7 @@ def test_one_that_the_guest_leaves_lying_is_brought_online(
     assert nproc(shared, busy) == 4
 
 
-def test_processors_go(
-    shared: Home, busy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
-
+def _processors_go(shared: Home, busy: str) -> None:
     async def change() -> None:
         async with await attach(busy) as vm:
             now = await vm.cpus.now()
@@ -112,14 +128,16 @@ def test_processors_go(
             result = await vm.cpus.resize(3)
             assert (result.before, result.plugged, result.online) == (4, 3, 3)
 
-    asyncio.run(change())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QEMUCTL_HOME", str(shared.path))
+        asyncio.run(change())
     assert nproc(shared, busy) == threads(shared, busy) == 3
     assert "3 -> 1, 1 online" in shared.words("set", busy, "--cpus", "1")
     assert nproc(shared, busy) == threads(shared, busy) == 1
     assert configured(shared, busy) == 1
 
 
-def test_what_would_end_qemu_is_not_done(shared: Home, busy: str) -> None:
+def _what_would_end_qemu_is_not_done(shared: Home, busy: str) -> None:
     words = shared.words("set", busy, "--cpus", "2", check=1)
     assert "under emulation" in words
     assert "--config" in words

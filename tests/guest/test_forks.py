@@ -122,7 +122,7 @@ def test_a_forward_reaches_the_fork_that_it_is_of(
     for name in pair:
         sh(shared, name, script)
         address = record(shared, name)["forwards"][0].removesuffix("->7777")
-        with urllib.request.urlopen(f"http://{address}/a", timeout=20) as reply:
+        with urllib.request.urlopen(f"http://{address}/a", timeout=60) as reply:
             assert reply.read() == f"{name}\n".encode()
 
 

@@ -37,7 +37,7 @@ def test_a_linux_guest_reads_the_line_that_is_typed(shared: Home, web: str) -> N
     assert reader.stdout is not None
     assert reader.stdout.readline() == b"ready\n"
     shared.run("type", web, text, "--enter")
-    said, _ = reader.communicate(timeout=30)
+    said, _ = reader.communicate(timeout=60)
     assert said.decode() == f"{text}\n"
 
 

@@ -31,7 +31,7 @@ def test_an_explicit_kvm_is_obeyed_or_refused_with_the_reason(
         return
     assert "-accel kvm" in here.text("argv", "k")
     here.run("start", "k")
-    here.run("wait", "k", "--for", "serial:ok", "--timeout", "20")
+    here.run("wait", "k", "--for", "serial:ok", "--timeout", "60")
     assert json.loads(here.text("info", "k", "--json"))["accel"] == "kvm"
     assert json.loads(here.text("qmp", "k", "query-kvm"))["enabled"] is True
     here.run("kill", "k")

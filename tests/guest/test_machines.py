@@ -32,7 +32,7 @@ async def look(spec: qemuctl.Spec) -> list[str]:
     async with qemuctl.launch(spec) as vm:
         await vm.wait_ready()
         if spec.nics:
-            await vm.agent.run(["sh", "-c", ADDRESS], timeout=30)
+            await vm.agent.run(["sh", "-c", ADDRESS], timeout=60)
         result = await vm.agent.run(["sh", "-c", LOOK])
         report = await vm.power.stop()
     assert result.ok, result.stderr
@@ -147,7 +147,7 @@ async def test_two_vms_see_each_other_over_a_socket(tmp_path: Path) -> None:
         for vm, address in ((a, "10.1.1.1/24"), (b, "10.1.1.2/24")):
             script = f"ip addr add {address} dev eth0; ip link set eth0 up"
             assert (await vm.agent.run(["sh", "-c", script])).ok
-        assert (await b.agent.run(["ping", "-c", "3", "10.1.1.1"], timeout=30)).ok
+        assert (await b.agent.run(["ping", "-c", "3", "10.1.1.1"], timeout=60)).ok
 
 
 async def test_an_image_of_ones_own_gets_an_overlay_and_a_screen(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -26,13 +28,28 @@ def grows(shared: Home) -> str:
 
 
 @pytest.fixture(scope="module")
-def dimms(shared: Home) -> str:
-    """The same, whose guest has lost its driver for virtio-mem."""
+def without_virtio_mem(shared: Home) -> str:
+    """The same, whose guest has no driver for virtio-mem."""
     shared.run("create", "dimms", "--image", "tiny", "--memory", "256M,max=1G,slots=3")
-    shared.run("start", "dimms", "--wait", timeout=150)
-    remove = 'rm $(find /lib/modules -name "virtio_mem.ko*")'
-    shared.run("exec", "dimms", "--", "sh", "-c", remove)
+    _boot(shared, "dimms")
     return "dimms"
+
+
+@pytest.fixture
+def dimms(shared: Home, without_virtio_mem: str) -> str:
+    """That guest with its memory at start, and no DIMM."""
+    name = without_virtio_mem
+    if configured(shared, name) != 256 or shared.text("diff", name):
+        shared.run("kill", name)
+        shared.run("set", name, "--memory", "256M")
+        _boot(shared, name)
+    return name
+
+
+def _boot(home: Home, name: str) -> None:
+    home.run("start", name, "--wait", timeout=150)
+    remove = 'rm $(find /lib/modules -name "virtio_mem.ko*")'
+    home.run("exec", name, "--", "sh", "-c", remove)
 
 
 def total(home: Home, name: str) -> int:
@@ -138,33 +155,74 @@ def test_a_paused_guest_hears_nothing(shared: Home, grows: str) -> None:
     shared.run("resume", grows)
 
 
-def test_a_dimm_that_is_cut_off_goes_again(
-    shared: Home, dimms: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C before the guest has answered."""
-    monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
-    waits = asyncio.Event()
+# The command line; Ctrl-C reaches it between the plug and the guest's answer, once
+# a script in the guest has ended.
+CUT_OFF = """
+import asyncio, os, signal, sys
+from qemuctl.vm import memory_devices
 
-    async def accepted(*_: object) -> bool:
-        waits.set()
-        await asyncio.Event().wait()
-        return True
+script = sys.argv.pop(1)
 
-    monkeypatch.setattr(memory_devices, "accepted", accepted)
+async def accepted(vm, *_):
+    assert (await vm.agent.run(["sh", "-c", script])).ok
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.Event().wait()
 
-    async def plug() -> None:
-        async with await attach(dimms) as vm:
-            task = asyncio.create_task(vm.memory.resize(384 * MIB * 1024))
-            await waits.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            now = await vm.memory.now()
-            assert now.dimms == ()
-            assert now.actual_bytes == now.requested_bytes == 256 * MIB * 1024
-            assert vm.live.journal.changes() == []
+memory_devices.accepted = accepted
+from qemuctl.cli.main import main
+main()
+"""
 
-    asyncio.run(plug())
+
+def cut_off(home: Home, name: str, script: str) -> tuple[dict[str, Any], str]:
+    """What `set --memory 384M`, interrupted, gives as JSON and says."""
+    done = subprocess.run(
+        [sys.executable, "-c", CUT_OFF, script, "set", name, "--memory", "384M",
+         "--json"],
+        env=home.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    (change,) = json.loads(done.stdout)
+    assert (change["what"], change["outcome"]) == ("memory", "cut off")
+    assert configured(home, name) == 256
+    return change, done.stderr
+
+
+# Waits until the guest has taken a DIMM into use, and fills it with inodes: pages of
+# the kernel's own stay where they are.
+HOLD = """
+until [ $(grep -lx online /sys/devices/system/memory/*/state | wc -l) -gt 2 ]
+do sleep 0.1; done
+mkdir /k; cd /k; seq 12000 | xargs mkdir
+"""
+
+
+def test_a_dimm_that_is_cut_off_goes_again(shared: Home, dimms: str) -> None:
+    """A guest that keeps pages of its kernel out of new memory can give it back."""
+    policy = "/sys/devices/system/memory/auto_online_blocks"
+    shared.run("exec", dimms, "--", "sh", "-c", f"echo online_movable >{policy}")
+    change, words = cut_off(shared, dimms, "true")
+    assert change["after"] == change["before"] == 256 * MIB * 1024
+    assert words == ""
+    now = balloon(shared, dimms)
+    assert now["actual_bytes"] == now["requested_bytes"] == 256 * MIB * 1024
+    assert shared.text("diff", dimms) == ""
+    assert not (shared.path / f"state/vms/{dimms}/journal.json").exists()
+    shared.run("exec", dimms, "--", "sh", "-c", f"echo online >{policy}")
+
+
+def test_a_dimm_that_the_guest_keeps_is_told(shared: Home, dimms: str) -> None:
+    change, words = cut_off(shared, dimms, HOLD)
+    assert change["before"] == 256 * MIB * 1024
+    assert change["after"] == 384 * MIB * 1024
+    assert "interrupted: memory: 256M -> 384M; the guest has not" in words
+    assert shared.text("diff", dimms) == "memory.size: 384M -> 256M\n"
+    words = shared.words("set", dimms, "--memory", "256M", check=1)
+    assert "did not let go of it" in words
+    assert "qemuctl balloon" in words
+    assert configured(shared, dimms) == 256
+    assert shared.text("diff", dimms) == "memory.size: 384M -> 256M\n"
 
 
 def test_dimms_come_where_virtio_mem_is_not_taken(shared: Home, dimms: str) -> None:
@@ -183,33 +241,24 @@ def test_dimms_come_where_virtio_mem_is_not_taken(shared: Home, dimms: str) -> N
 
 
 def test_a_dimm_that_no_guest_can_use_is_taken_back(
-    shared: Home, dimms: str, monkeypatch: pytest.MonkeyPatch
+    shared: Home, without_virtio_mem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux says yes to it by ACPI, and then does not take it."""
     monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
     monkeypatch.setattr(memory_devices, "_ANSWER", 3.0)
 
-    async def plug() -> list[str]:
-        async with await attach(dimms) as vm, vm.live.changing():
+    async def plug() -> None:
+        async with await attach(without_virtio_mem) as vm, vm.live.changing():
+            before = await vm.memory.now()
             size = 100 * MIB * 1024
             choice = Choice(why="", new_dimm_bytes=size, balloon_bytes=0)
             with pytest.raises(HotplugError, match="does not use a DIMM") as caught:
-                await vm.memory._devices.apply(choice, 5.0, await vm.memory.now())
+                await vm.memory._devices.apply(choice, 5.0, before)
             assert caught.value.outcome == "refused"
             assert "still there" not in str(caught.value)
-            return [dimm.id for dimm in (await vm.memory.now()).dimms]
+            assert (await vm.memory.now()).dimms == before.dimms
 
-    assert asyncio.run(plug()) == ["dimm0", "dimm1"]
-
-
-def test_a_dimm_that_the_guest_keeps_is_an_error(shared: Home, dimms: str) -> None:
-    """Pages of the kernel's own, such as those of inodes, stay where they are."""
-    hold = "mkdir /k; cd /k; seq 12000 | xargs mkdir"
-    shared.run("exec", dimms, "--", "sh", "-c", hold)
-    words = shared.words("set", dimms, "--memory", "256M", check=1)
-    assert "did not let go of it" in words
-    assert "qemuctl balloon" in words
-    assert configured(shared, dimms) == 512
+    asyncio.run(plug())
 
 
 def test_a_vm_that_is_off_is_only_configured(here: Home) -> None:

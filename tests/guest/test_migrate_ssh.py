@@ -21,14 +21,13 @@ from tests.guest.moving import (
     rows,
     state,
 )
-from tests.guest.ticking import begin, listening, told
+from tests.guest.ticking import SILENCE, begin, begin_again, listening, told
 
 pytestmark = pytest.mark.timeout(240)
 
 NAME = "clock"
-SILENCE = 3.0
 # After so many seconds a link that says nothing is a broken one, and a few more.
-BROKEN = 40.0
+BROKEN = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +47,12 @@ def sides(pair: tuple[Host, Host]) -> Iterator[tuple[Host, Host]]:
     """The host with the guest and the other one; the link between them is whole."""
     a, b = pair
     here, there = (a, b) if state(a, NAME) in ALIVE else (b, a)
-    before = told(here, NAME).check(gap=SILENCE)
+    before = told(here, NAME).check()
     yield here, there
     for host in pair:
         host.link("up")
         host.slow(None)
-    assert told(one_copy(pair, NAME), NAME).check(gap=SILENCE) > before
+    assert told(one_copy(pair, NAME), NAME).check() > before
 
 
 def ssh(host: Host) -> str:
@@ -159,10 +158,8 @@ def test_a_link_that_is_cut_leaves_the_guest_here(sides: tuple[Host, Host]) -> N
     here, there = sides
     moving = Migration(here, NAME, ssh(there), "--bandwidth", "3M")
     moving.until("ram")
-    start = time.monotonic()
     there.link("down")
-    status, words = moving.end(timeout=BROKEN + 20)
-    assert time.monotonic() - start < BROKEN
+    status, words = moving.end(timeout=BROKEN)
     assert status == 1
     assert "error: " in words
     assert state(here, NAME) == "running"
@@ -182,4 +179,4 @@ def test_in_the_end_its_disk_is_whole(pair: tuple[Host, Host]) -> None:
     home = one_copy(pair, NAME)
     home.run("stop", NAME)
     check_disks(home, NAME)
-    home.run("start", NAME)
+    begin_again(home, NAME)

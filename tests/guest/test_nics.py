@@ -124,14 +124,14 @@ def test_a_forward_leads_into_the_guest_from_one_moment_to_the_next(
     assert ":8000" in spec(shared, web)
 
     def got() -> bytes:
-        with urllib.request.urlopen(f"http://{address}/a", timeout=20) as reply:
+        with urllib.request.urlopen(f"http://{address}/a", timeout=60) as reply:
             return bytes(reply.read())
 
-    assert until(got) == b"hello\n"
+    assert until(got, 60) == b"hello\n"
     shared.run("nic", "forward", "rm", web, ":8000")
     host, port = address.split(":")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, int(port)), timeout=5)
+        socket.create_connection((host, int(port)), timeout=60)
     assert ":8000" not in spec(shared, web)
     assert done["address"] not in shared.text("info", web)
 

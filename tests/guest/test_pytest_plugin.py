@@ -82,7 +82,7 @@ def test_plain(vm):
     result = vm.run("uname -s")
     assert result.ok and result.text == "Linux"
     # A fork has said that when it was not yet one.
-    assert vm.wait_for_console("tiny: ready", timeout=5)
+    assert vm.wait_for_console("tiny: ready", timeout=60)
 
 @pytest.fixture
 def warm(vm):
@@ -395,7 +395,7 @@ def test_ctrl_c_ends_the_guests_and_pytest(home: Path, tmp_path: Path) -> None:
         begun(process)
         assert len(left()) == 4
         os.killpg(process.pid, signal.SIGINT)
-        text, _ = process.communicate(timeout=20)
+        text, _ = process.communicate(timeout=60)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, text
     assert "KeyboardInterrupt" in text
     assert "INTERNALERROR" not in text

@@ -12,7 +12,7 @@ import pytest
 from tests.guest.conftest import Home
 from tests.guest.disks import device, inside
 from tests.guest.saves import row, saved
-from tests.guest.test_snapshots import count
+from tests.guest.test_snapshots import COUNTER, count
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -155,3 +155,4 @@ def test_fresh_forgets_it(shared: Home, counting: str) -> None:
     assert not saved(shared).exists()
     script = "if [ -e /tmp/here ]; then echo the same; else echo booted; fi"
     assert inside(shared, "web", script) == "booted"
+    inside(shared, "web", COUNTER)  # for who comes next

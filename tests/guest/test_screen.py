@@ -138,7 +138,7 @@ def test_a_closed_screen_opens_to_its_password_until_that_expires(
     assert not let_in(path, password[1])
     if time.monotonic() - set_at < 0.5:
         assert let_in(path, "own word")
-    until(lambda: not let_in(path, "own word"))
+    until(lambda: not let_in(path, "own word"), 60)
     assert security(path) == [2]
     state = here.path / "state/vms" / closed
     kept = "".join(file.read_text("latin-1") for file in state.glob("q*"))
@@ -163,7 +163,7 @@ import re, socket, sys
 print(" ".join(sys.argv[1:]), flush=True)
 port = re.search(r"127.0.0.1:([0-9]+)", sys.argv[1])
 if port:
-    near = socket.create_connection(("127.0.0.1", int(port[1])), timeout=10)
+    near = socket.create_connection(("127.0.0.1", int(port[1])), timeout=60)
     print(near.recv(12).decode(), flush=True)
 sys.exit(7)
 """
@@ -220,11 +220,11 @@ async def test_the_library_looks_and_types(
         disks=({"path": str(sector)},),
     )  # fmt: skip
     async with qemuctl.launch(spec) as vm:
-        await vm.wait_console("ok", timeout=30)
+        await vm.wait_console("ok", timeout=60)
         check((await vm.screen.shot(tmp_path / "a.png")).png)
         await vm.keyboard.type("Hello", hold_ms=5)
         await vm.keyboard.send("shift-1", "ret")
-        await vm.wait_console("Hello!", timeout=10)
+        await vm.wait_console("Hello!", timeout=60)
         assert await vm.screen.uri() == f"vnc+unix://{vm.paths.vnc_socket}"
         with pytest.raises(UsageError, match="'é'"):
             await vm.keyboard.type("é")

@@ -29,15 +29,17 @@ def test_a_guest_at_work_loses_nothing_and_a_pause_is_heard(
     shared: Home, counting: str, until: Callable[..., object]
 ) -> None:
     with listening(shared) as heard:
-        until(lambda: heard.last)
+        until(lambda: heard.last, 60)
         before = told(shared, counting).check()
-        assert heard.silence < PAUSE
+        until(lambda: heard.last > before, 60)
+        # On a busy host there have been pauses before.
+        length = heard.silence + PAUSE
         shared.run("pause", counting)
-        time.sleep(PAUSE)
+        time.sleep(length)
         paused = heard.last
         shared.run("resume", counting)
-        until(lambda: heard.last > paused)
-        assert heard.silence > PAUSE
+        until(lambda: heard.last > paused, 60)
+        assert heard.silence > length
         after = told(shared, counting)
     # The guest's own clock stood still with it.
     assert before < paused <= after.check()

@@ -19,6 +19,10 @@ from pathlib import Path
 
 from tests.guest.conftest import Home
 
+# Seconds without a tick after which something has gone wrong: a guest on a host that
+# has much else to do may be heard of late. `scripts/bench_migrate.py` measures how
+# short a migration is.
+SILENCE = 20.0
 # Shell alone where it counts: under emulation a process costs milliseconds. Reading
 # from a pipe into which nobody writes is the shell's own way to sleep.
 CHECKSUM = "(n * 2654435761 + t * 40503 + 12345) % 4294967291"
@@ -94,11 +98,11 @@ class Told:
     gap: float
     blocks: int = field(compare=False)
 
-    def check(self, *, gap: float = 2.0) -> int:
+    def check(self) -> int:
         """Fails unless all is well; how often it ticked."""
         assert not self.missing, f"ticks that are lost: {self.missing[:20]}"
         assert not self.damaged, f"damaged: {self.damaged[:20]}"
-        assert self.gap < gap, f"no tick for {self.gap} s"
+        assert self.gap < SILENCE, f"no tick for {self.gap} s"
         assert self.blocks >= 8, self.blocks
         return self.ticks
 
@@ -106,6 +110,12 @@ class Told:
 def begin(home: Home, name: str) -> None:
     """Puts a tiny guest whose disk of serial `data` is empty to work."""
     home.run("exec", name, "--", "sh", "-c", WORK)
+
+
+def begin_again(home: Home, name: str) -> None:
+    """Boots the guest, which is off, and puts it to work from the beginning."""
+    home.run("start", name, "--wait", timeout=150)
+    begin(home, name)
 
 
 def told(home: Home, name: str) -> Told:

@@ -139,7 +139,7 @@ async def test_a_waiting_guest_starts_when_another_process_leaves_or_is_killed(
                 pass
 
         waiting = asyncio.create_task(work())
-        assert await asyncio.wait_for(said.get(), 10) == (
+        assert await asyncio.wait_for(said.get(), 60) == (
             "test_mine waits for room: it needs 2G, 2 cpus of 4G, 8 cpus\n"
             f"  test_other has 3G, 1 cpu (process {process.pid})"
         )
@@ -150,7 +150,7 @@ async def test_a_waiting_guest_starts_when_another_process_leaves_or_is_killed(
             process.stdin.flush()
         else:
             process.send_signal(signal.SIGKILL)
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 60)
     assert json.loads((tmp_path / ".budget").read_text())["claims"] == []
 
 
@@ -160,7 +160,7 @@ async def test_who_gives_up_waiting_is_not_in_the_way(tmp_path: Path) -> None:
         waits = asyncio.Event()
         room = budget.room("test_mine", 2 * GIB, 1, lambda _: waits.set())
         waiting = asyncio.create_task(room.__aenter__())
-        await asyncio.wait_for(waits.wait(), 10)
+        await asyncio.wait_for(waits.wait(), 60)
         assert len(claims(tmp_path)) == 2
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -188,11 +188,11 @@ async def test_a_vm_that_is_kept_has_its_room_until_it_ends(tmp_path: Path) -> N
     with holder(tmp_path, GIB):  # which may leave, and so waiting makes sense
         said: asyncio.Queue[str] = asyncio.Queue()
         waiting = asyncio.create_task(_passing(budget, said.put_nowait))
-        words = await asyncio.wait_for(said.get(), 10)
+        words = await asyncio.wait_for(said.get(), 60)
         assert "test_kept has 3G, 1 cpu (kept, to be removed by: " in words
         qemu.kill()
         qemu.wait()
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 60)
         assert len(claims(tmp_path)) == 1
 
 

@@ -101,7 +101,7 @@ def parts(folder: Path) -> list[int]:
 
 async def soon(condition: Callable[[], Any]) -> None:
     """Comes back when the condition, for which there is no event, is true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -492,7 +492,7 @@ async def test_a_disk_that_fills_up_is_named_and_gets_its_space_back(
     # A mount namespace of its own, which any user may make.
     prefix = ("unshare", "-rm", "sh", "-c", script, "sh")
     child = await run_child(*prefix, url=server.url, folder=folder)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         output, _ = await child.communicate()
     assert output.decode().splitlines() == [
         f"no space left in {folder}",

@@ -14,7 +14,7 @@ import pytest
 from qemuctl.qmp import Event, eventlog, eventstream
 from qemuctl.qmp.events import GuestPanicked, Shutdown, VserportChange
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 RETURN = b'{"return": {}}\n'
 STOP = b'{"timestamp": {"seconds": 10, "microseconds": 500000}, "event": "STOP"}\n'
 

@@ -22,7 +22,7 @@ from qemuctl.qmp import Event, eventlog
 from qemuctl.vm import feed as feed_module
 from qemuctl.vm.feed import Named, feed
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 GREETING = b'{"QMP": {"version": {}}}\n{"return": {}}\n'
 
 pytestmark = pytest.mark.usefixtures("bare_home")
@@ -196,7 +196,7 @@ def test_a_line_has_local_time_the_vms_name_and_no_control_characters() -> None:
 
 
 def test_since_is_a_duration_or_a_time() -> None:
-    assert abs(_moment("10m") - (time.time() - 600)) < 5
+    assert abs(_moment("10m") - (time.time() - 600)) < 60
     assert _moment("2026-01-31T12:00:00+00:00") == 1769860800
     local = time.mktime((2026, 1, 31, 12, 0, 0, 0, 0, -1))
     assert _moment("2026-01-31 12:00") == local
@@ -214,7 +214,7 @@ def test_it_ends_quietly_as_soon_as_nobody_reads(bare_home: Path) -> None:
         time.sleep(0.5)
         assert process.poll() is None
         os.close(reader)
-        _, words = process.communicate(timeout=10)
+        _, words = process.communicate(timeout=60)
     assert (process.returncode, words) == (141, b"")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from qemuctl import follow
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 @pytest.fixture(params=["inotify", "no instance left", "no watch left"], autouse=True)

@@ -53,7 +53,7 @@ def test_a_pipe_hears_of_a_long_wait_once(
 def test_a_pipe_hears_nothing_of_a_short_wait_or_where_nobody_wants_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with working("short", say_after=0.1):
+    with working("short", say_after=30):
         pass
     with working("quiet") as change:
         change("quiet still")

@@ -185,7 +185,7 @@ async def test_a_job_that_is_cancelled_ends_its_process(
     task = asyncio.create_task(
         qemu_img.job(*slow, progress=lambda done, _total: done and begun.set())
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await begun.wait()
         assert len(running(tmp_path)) == 1
         task.cancel()
@@ -199,7 +199,7 @@ async def test_a_job_that_ignores_its_end_is_killed(
 ) -> None:
     monkeypatch.setattr(qemu_img, "_KILL_AFTER", 0.2)
     task = asyncio.create_task(qemu_img.job(*slow))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.to_thread(until, lambda: running(tmp_path))
         # A stopped process takes no SIGTERM.
         running(tmp_path)[0].send_signal(signal.SIGSTOP)

@@ -200,7 +200,7 @@ made.close()
         writer.stdin.write(b"\n")
         writer.stdin.flush()
     for writer in writers:
-        writer.communicate(timeout=30)
+        writer.communicate(timeout=60)
         assert writer.returncode == 0
     written = entries(path)
     for name in ("one", "two"):

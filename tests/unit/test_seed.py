@@ -152,21 +152,20 @@ def test_user_data_may_be_a_script(tmp_path: Path) -> None:
         ("user_data", b"#cloud-config\n- a\n", "not a mapping", 1),
         ("user_data", b"#cloud-config\na: \x00\n", "not valid YAML", 2),
         ("user_data", b"#cloud-config\n\na: \xff\n", "not valid YAML", 3),
-        ("user_data", b"#cloud-config\n" + b"[" * 5000, "not valid YAML", None),
+        ("user_data", b"#cloud-config\n" + b"[" * 5000, "nested too deeply", 2),
         ("meta_data", b"", "not a mapping", 1),
         ("network_config", b"version: 2\n\tx: 1\n", "not valid YAML", 2),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(
-    tmp_path: Path, field: str, content: bytes, words: str, line: int | None
+    tmp_path: Path, field: str, content: bytes, words: str, line: int
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     with pytest.raises(SpecError, match=words) as error:
         files(CloudInit(**{field: str(path)}))
     assert (error.value.key, error.value.path) == (f"cloud_init.{field}", str(path))
-    if line is not None:
-        assert error.value.line == line
+    assert error.value.line == line
 
 
 GOOD = b"""#cloud-config and words
@@ -248,6 +247,8 @@ def test_user_data_that_cloud_init_would_pass_over_is_refused(
         ("write_files: [{path: /x, permissions: []}]\n", "not a mode", 2),
         ("ssh_authorized_keys:\n- a: b\n", "ssh_authorized_keys[0]: not a", 3),
         ("x: &x [7]\nruncmd: *x\n", "runcmd[0]: not a command", 2),
+        ("x: " + "[" * 101 + "]" * 101, "nested too deeply: 100 levels", 2),
+        ("x: " + "[" * 100_000, "nested too deeply: 100 levels", 2),
     ],
 )
 def test_user_data_of_the_wrong_type_is_named_with_its_line(
