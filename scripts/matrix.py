@@ -11,6 +11,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -42,7 +43,7 @@ status=0
 scripts/test --junitxml="$(cd .. && pwd)/results.xml" "$@" || status=$?
 tiny=$(.venv/bin/python -c '
 from qemuctl import paths
-found = paths.cache_home().glob("tiny-*/packages.txt")
+found = paths.cache_home().glob("images/tiny-*/packages.txt")
 print(max(found, key=lambda path: path.stat().st_mtime, default=""))')
 [ -z "$tiny" ] || sed -n 's/^linux-image-[0-9][^ ]* //p' "$tiny" >>../facts
 exit $status
@@ -94,6 +95,8 @@ def main() -> int:
     targets = chosen(options)
     if os.geteuid() and any(target.python is None for target in targets):
         return fail("only root can enter other releases; --python alone needs no root")
+    # As an exception, so that what was started ends too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     results: list[Result] = []
     status = 0
     try:
@@ -333,6 +336,9 @@ def wait(argv: list[str], env: dict[str, str]) -> int:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 process.kill()
             return INTERRUPTED
+        except BaseException:
+            process.kill()
+            raise
 
 
 def environment() -> dict[str, str]:
