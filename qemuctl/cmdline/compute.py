@@ -33,25 +33,53 @@ def compute(spec: Spec, host: Host, *, in_file: bool) -> Iterator[Element]:
     # The exact type, never an alias: saved state can only be loaded by the
     # same one, and an upgrade of QEMU gives the alias another meaning.
     machine = host.binary.machine(spec.machine)
-    yield _machine(spec, machine, in_file=in_file)
+    disguised = _disguised(spec, host)
+    yield _machine(spec, machine, in_file=in_file, vmport=disguised)
     yield _accel(host)
     model = spec.cpu.model or host.accel.cpu_model
     if model is not None:
         host.binary.require_cpu_model(model, "cpu.model")
-        yield Plain(option="-cpu", value=model)
+        yield Plain(option="-cpu", value=_unseen(model) if disguised else model)
+    if disguised:
+        yield Plain(option="-smbios", value="type=1,serial=VMware-qemuctl")
     yield _processors(spec, machine)
     yield _memory(spec)
 
 
-def _machine(spec: Spec, machine: MachineType, *, in_file: bool) -> MachineOption:
+def _disguised(spec: Spec, host: Host) -> bool:
+    """Whether the guest shall take QEMU for VMware, whose back door QEMU has.
+
+    Linux asks the back door when the processor tells of no hypervisor and the serial
+    number holds "VMware" (arch/x86/kernel/cpu/vmware.c). It does not know TCG's name.
+    """
+    if spec.cpu.hypervisor is None:
+        return False
+    if spec.chipset == "microvm":
+        raise SpecError(
+            "microvm has no back door of VMware's",
+            key="cpu.hypervisor",
+            hint="use machine: q35, or leave out cpu.hypervisor",
+        )
+    return host.accel.kind == "tcg"
+
+
+def _unseen(model: str) -> str:
+    """A CPU model that tells of no hypervisor; that of a running one may be it."""
+    off = ",hypervisor=off"
+    return model if model.endswith(off) else model + off
+
+
+def _machine(
+    spec: Spec, machine: MachineType, *, in_file: bool, vmport: bool
+) -> MachineOption:
     pc = spec.chipset != "microvm"
     # Tells SeaBIOS and boot loaders to use the serial port. With a kernel of
     # our own it would only fill the log with escape sequences.
     headless = pc and spec.boot.kernel is None and screen_model(spec) is None
     return MachineOption(
         type=machine.name,
-        # VMware's back door is one more way in, and nothing here uses it.
-        vmport=False if pc else None,
+        # VMware's back door is one more way in: it is there for who asks for it.
+        vmport=vmport if pc else None,
         graphics=False if headless and spec.serial else None,
         memory_backend=RAM if in_file else None,
     )

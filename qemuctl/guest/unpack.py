@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 from qemuctl.guest.copy import md5
 from qemuctl.guest.port import CHUNK, CopyError
@@ -40,10 +40,17 @@ _WORDS = (
 class _Head(tarfile.TarInfo):
     """A head that cannot make tarfile read on for ever, or all into memory."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # It comes from the head, or from PAX's words, of which newer Pythons take a
+        # negative one for the end of the tar.
+        if name == "size" and value < 0:
+            raise _refused(self.name, "its head makes no sense")
+        super().__setattr__(name, value)
+
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         head = super().frombuf(buf, encoding, errors)
-        if head.size < 0 or (head.type in _WORDS and head.size > _WORDS_MAX):
+        if head.type in _WORDS and head.size > _WORDS_MAX:
             raise _refused(head.name, "its head makes no sense")
         if head.type == tarfile.GNUTYPE_SPARSE:
             raise _refused(head.name, "a file with holes")
@@ -104,7 +111,7 @@ class _Tree:
                     os.mkdir(parts[-1], 0o700, dir_fd=at)
         elif head.islnk() and parts:
             self._hard_link(parts, head)
-        elif head.isreg() and parts and not head.issparse() and head.size >= 0:
+        elif head.isreg() and parts and not head.issparse():
             source = tar.extractfile(head)
             assert source is not None
             with source, self._folder_of(parts, head) as at:

@@ -10,6 +10,8 @@ import signal
 from dataclasses import dataclass
 
 _MIB = 1 << 20
+# What the C library and QEMU say when there is no memory.
+_NO_MEMORY = ("annot allocate memory", "Could not allocate")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Limits:
             return f"{self.output // _MIB} MiB of output"
         # How a process ends that gets no memory: glib and QEMU abort.
         no_memory = (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGSEGV)
-        if returncode in no_memory or "annot allocate memory" in words:
+        said = any(each in words for each in _NO_MEMORY)
+        if returncode in no_memory or said:
             return f"{self.memory // _MIB} MiB of memory"
         return None
 

@@ -66,6 +66,12 @@ class Cpu(Model):
         None, description="QEMU's CPU model; default: host under KVM, max under TCG"
     )
     topology: Topology | None = None
+    hypervisor: Literal["vmware"] | None = Field(
+        None,
+        description="what an emulated guest is told that it runs on, in place of "
+        "nothing; a new Linux (6.18, 6.12.60) takes hot-plugged processors only on a "
+        "hypervisor that it knows. KVM tells its own name",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -14,6 +14,7 @@ from qemuctl.qmp.cpus import HotpluggableCpu, QueryHotpluggableCpus
 from qemuctl.qmp.plug import DeviceDeleted
 from qemuctl.vm.journal import Change
 from qemuctl.vm.live import PERIPHERAL
+from qemuctl.vm.possible_cpus import possible_cpus
 from qemuctl.vm.presence import (
     BRIEF,
     accepted,
@@ -113,7 +114,7 @@ class Cpus:
         now = await self.now()
         _admit(self._vm.name, now, count)
         self._check_emulation(count - now.plugged)
-        await require_guest(self._vm, f"change the processors of {self._vm.name}")
+        await self._check_guest(now, count)
 
     async def resize(self, count: int, *, timeout: float = PATIENCE) -> CpusChange:
         """Gives the guest ``count`` processors in all, and waits until it uses them.
@@ -122,8 +123,8 @@ class Cpus:
         brings online through the agent what the guest has left lying
         (guest-set-vcpus). ``timeout`` is for each of them. Raises SpecError outside of
         what is possible, StateError when the guest cannot hear of it, HotplugError
-        when it refuses or has not answered. Those that came before are then taken
-        back, as they are when this is cut off.
+        when it has no room, refuses or has not answered. Those that came before are
+        then taken back, as they are when this is cut off.
         """
         vm = self._vm
         async with vm.live.changing():
@@ -131,7 +132,7 @@ class Cpus:
             _admit(vm.name, now, count)
             self._check_emulation(count - now.plugged)
             if count != now.plugged:
-                await require_guest(vm, f"change the processors of {vm.name}")
+                await self._check_guest(now, count)
             added: list[str] = []
             if count < now.plugged:
                 for id_ in now.removable[: now.plugged - count]:
@@ -158,6 +159,29 @@ class Cpus:
                 "gone",
                 hint=f"for its next start: qemuctl set {vm.name} --cpus N --config",
             )  # fmt: skip
+
+    async def _check_guest(self, now: CpusNow, count: int) -> None:
+        """Raises StateError when the guest cannot hear of it, HotplugError when its
+        kernel has no room for so many."""
+        vm = self._vm
+        await require_guest(vm, f"change the processors of {vm.name}")
+        if count <= now.plugged:
+            return
+        possible = await possible_cpus(vm)
+        if possible is None or count <= possible:
+            return
+        hint = f"for its next start: qemuctl set {vm.name} --cpus {count} --config"
+        if vm.record.accel == "tcg":
+            hint += (
+                "\na new Linux takes them only on a hypervisor that it knows, which "
+                "emulation is not;\nsee cpu.hypervisor in: qemuctl spec schema"
+            )
+        raise HotplugError(
+            f"the guest of {vm.name} cannot have {count} processors before it boots "
+            f"again: its kernel has room for {possible}",
+            "refused",
+            hint=hint,
+        )
 
     # -- in ----------------------------------------------------------------
 

@@ -30,9 +30,10 @@ _RESEED = {
     "python3": """python3 -c 'import fcntl
 fcntl.ioctl(open("/dev/urandom", "wb"), 0x5207)'""",
 }
-# Linux tells its version of virtio and ACPI devices below /sys.
+# Linux lists the devices of a driver below /sys: vmgenid is an ACPI driver, and from
+# 6.10 on a platform driver.
 _ASK = """
-set -- /sys/bus/acpi/drivers/vmgenid/*:*
+set -- /sys/bus/*/drivers/vmgenid/*:*
 if [ -e "$1" ]; then echo vmgenid
 elif command -v perl >/dev/null; then echo perl
 elif command -v python3 >/dev/null; then echo python3

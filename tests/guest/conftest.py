@@ -27,6 +27,9 @@ BOOT_SECTOR = (b"\xba\xf8\x03\xb9\x09\x00" + _LINE + b"\xe2\xf5\xf4\xeb\xfd").lj
     510, b"\0"
 ) + b"\x55\xaa"
 
+# Processors that can be plugged in also under emulation, whatever the kernel.
+CPUS = "1,max=2,hypervisor=vmware"
+
 
 @pytest.fixture(scope="session")
 def qemu() -> Path:
@@ -127,7 +130,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Hom
 def web(shared: Home) -> str:
     """A Linux guest that stays, its agent answering: `shared` has it as web."""
     shared.run(
-        "create", "web", "--image", "tiny", "--memory", "384M", "--cpus", "1,max=2",
+        "create", "web", "--image", "tiny", "--memory", "384M", "--cpus", CPUS,
         "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
     )  # fmt: skip
     shared.run("start", "web", "--wait", timeout=150)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
 from qemuctl.vm.attach import attach
+from qemuctl.vm.cpus import PATIENCE
+from qemuctl.vm.possible_cpus import POSSIBLE
 from tests.guest.conftest import Home
 from tests.guest.moving import state
 
 
 @pytest.fixture(scope="module")
 def made(shared: Home) -> str:
-    """A VM with one processor and room for four."""
-    shared.run(
-        "create", "busy", "--image", "tiny", "--memory", "256M", "--cpus", "1,max=4"
-    )  # fmt: skip
+    """A VM with one processor and room for four, whatever its guest's kernel."""
+    cpus = "1,max=4,hypervisor=vmware"
+    shared.run("create", "busy", "--image", "tiny", "--memory", "256M", "--cpus", cpus)
     return "busy"
 
 
@@ -145,10 +147,34 @@ def _what_would_end_qemu_is_not_done(shared: Home, busy: str) -> None:
     assert configured(shared, busy) == 1
 
 
+def test_a_kernel_without_room_for_another_is_not_offered_one(shared: Home) -> None:
+    """Under emulation, old kernels have room and new ones have none."""
+    plug = ("set", "plain", "--cpus", "2")
+    shared.run(
+        "create", "plain", "--image", "tiny", "--memory", "256M", "--cpus", "1,max=2"
+    )
+    shared.run("start", "plain", "--wait", timeout=150)
+    possible = shared.text("exec", "plain", "--", "cat", POSSIBLE).strip()
+    if possible == "0-1":
+        assert "1 -> 2, 2 online" in shared.words(*plug)
+        assert nproc(shared, "plain") == 2
+    else:
+        assert possible == "0"
+        begun = time.monotonic()
+        words = shared.words(*plug, check=1)
+        assert time.monotonic() - begun < PATIENCE
+        assert "its kernel has room for 1" in words
+        assert "qemuctl set plain --cpus 2 --config" in words
+        assert "cpu.hypervisor" in words
+        assert (threads(shared, "plain"), configured(shared, "plain")) == (1, 1)
+    shared.run("kill", "plain")
+
+
 def test_a_guest_without_an_agent_is_changed_by_acpi_alone(here: Home) -> None:
     path = here.path / "mute.yaml"
     path.write_text(
-        "name: mute\nimage: tiny\nmemory: 256M\nagent: false\ncpu: {count: 1, max: 2}\n"
+        "name: mute\nimage: tiny\nmemory: 256M\nagent: false\n"
+        "cpu: {count: 1, max: 2, hypervisor: vmware}\n"
     )
     here.run("create", "-f", path)
     here.run("start", "mute")

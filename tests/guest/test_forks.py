@@ -32,7 +32,7 @@ def db(shared: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
     disk.write_bytes(b"given".ljust(1 << 20, b"\0"))
     shared.run(
         "template", "create", "db", "--image", "tiny", "--memory", "256M,max=512M",
-        "--cpus", "2,max=4", "--disk", "size=64M",
+        "--cpus", "2,max=4,hypervisor=vmware", "--disk", "size=64M",
         "--disk", f"path={disk},readonly=on", "--nic", "user", "-p", ":7777",
         "--run", WARM, timeout=150,
     )  # fmt: skip

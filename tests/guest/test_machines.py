@@ -108,7 +108,7 @@ async def test_there_is_room_for_hot_plug_and_the_guest_takes_it() -> None:
     spec = parse_spec("""
 name: h
 image: tiny
-cpu: {count: 1, max: 2}
+cpu: {count: 1, max: 2, hypervisor: vmware}
 memory: {size: 256M, max: 1G, slots: 2}
 nics: []
 """)

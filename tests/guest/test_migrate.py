@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import survivors, wait_until
-from tests.guest.conftest import Home, make_home
+from tests.guest.conftest import CPUS, Home, make_home
 from tests.guest.disks import inside
 from tests.guest.moving import (
     ALIVE,
@@ -68,7 +68,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Gues
     try:
         a.run(
             "create", NAME, "--image", "tiny", "--memory", "192M,max=448M",
-            "--cpus", "1,max=2", "--disk", "size=48M,serial=data", "-p", ":22",
+            "--cpus", CPUS, "--disk", "size=48M,serial=data", "-p", ":22",
         )  # fmt: skip
         a.run("start", NAME, "--wait", timeout=150)
         begin(a, NAME)
