@@ -11,6 +11,8 @@ from qemuctl.vm.attach import attach
 from tests.guest.conftest import Home
 from tests.guest.moving import state
 
+pytestmark = pytest.mark.timeout(240)
+
 
 @pytest.fixture(scope="module")
 def made(shared: Home) -> str:
