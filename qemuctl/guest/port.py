@@ -54,8 +54,8 @@ _NO_FOLDER = 72
 _LOOK_EVERY = 0.1
 _HEAD_MOST = 4096
 # Seconds that the last bytes may take after the end of whoever sent them.
-_LAST_BYTES = 0.5
-_CLEANUP = 2.0
+_LAST_BYTES = 5.0
+_CLEANUP = 10.0
 
 # $1 is the token, $2 says where the bytes go: `port`, or `pipe` for the
 # script's own input and output. Relative names count from the home folder, which

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qemuctl.host.accel import Accel, choose_accel
 from qemuctl.host.binary import Binary
 from qemuctl.host.discovery import find_qemu, probe
+from qemuctl.host.resources import tsc_khz
 from qemuctl.spec.model import Spec
 
 
@@ -16,6 +17,12 @@ class Host:
 
     binary: Binary
     accel: Accel
+
+    @property
+    def guest_tsc_khz(self) -> int | None:
+        """The rate of a guest's time stamp counter, which under emulation is the
+        host's; None where it is unknown, or the guest can ask KVM for it."""
+        return tsc_khz() if self.accel.kind == "tcg" else None
 
 
 def inspect_host(spec: Spec) -> Host:

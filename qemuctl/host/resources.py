@@ -70,15 +70,16 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     return None
 
 
-def tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
-    """The host's clock rate in kHz, to the MHz; 2.4 GHz where it is not told.
+def tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int | None:
+    """The rate of the host's time stamp counter in kHz, to the MHz.
 
-    An emulated guest's time stamp counter is the host's. A machine without
-    PIT calibration, HPET and PM timer (microvm) cannot measure it reliably.
+    None where it is not told, as on other processors than x86. "bogomips" is twice
+    the rate, by which the kernel times its delays; "cpu MHz" may be how fast the
+    processor runs at the moment.
     """
     with contextlib.suppress(OSError, ValueError):
         for line in cpuinfo.read_text().splitlines():
             name, _, value = line.partition(":")
-            if name.strip() == "cpu MHz":
-                return round(float(value)) * 1000
-    return 2_400_000
+            if name.strip() == "bogomips":
+                return round(float(value) / 2) * 1000 or None
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 # Seconds that a program has to clean up after itself.
 GRACE = 5
@@ -28,10 +28,7 @@ exit "$status"
 
 
 async def run_kept(
-    argv: Sequence[str],
-    told: Callable[[str], None] = lambda _line: None,
-    *,
-    env: Mapping[str, str] | None = None,
+    argv: Sequence[str], told: Callable[[str], None] = lambda _line: None
 ) -> tuple[int, str]:
     """Runs a program in a session of its own; gives its status and what it wrote to
     its standard error. ``told`` gets the lines of its standard output.
@@ -45,7 +42,6 @@ async def run_kept(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-        env=env,
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None

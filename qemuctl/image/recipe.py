@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
@@ -168,9 +167,7 @@ async def _run(recipe: str, arguments: Sequence[str], stages: Stages | None) -> 
         if stages is not None:
             stages(line.removeprefix("stage "))
 
-    # It unpacks a kernel with our zstandard where the host has no zstd.
-    env = os.environ | {"PYTHON": sys.executable}
-    returncode, stderr = await run_kept(argv, told, env=env)
+    returncode, stderr = await run_kept(argv, told)
     if returncode != 0:
         raise ImageError(
             f"the image {recipe} could not be built: {stderr or 'no reason given'}",

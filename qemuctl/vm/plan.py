@@ -11,7 +11,7 @@ from qemuctl.cmdline import Machine
 from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.cmdline.ram import RamFile
 from qemuctl.cmdline.shape import Shape
-from qemuctl.host import Host, find_qemu, inspect_host
+from qemuctl.host import Host, inspect_host
 from qemuctl.image import build_tiny
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec
@@ -47,7 +47,9 @@ def draft(spec: Spec, paths: VmPaths, once: Device | None = None) -> Plan:
 
     Raises SpecError, HostError or ImageError as a start would.
     """
-    return _plan(resolved(spec, paths, image_of(spec), once), paths)
+    host = inspect_host(spec)
+    whole = resolved(spec, paths, image_of(spec), once, host.guest_tsc_khz)
+    return _plan(whole, paths, host)
 
 
 async def prepare(
@@ -67,27 +69,27 @@ async def prepare(
     the VM lies in its own folder.
     """
     image = image_of(spec)
-    find_qemu(spec)  # before anything slow
+    host = inspect_host(spec)  # before anything slow
     if image is not None and not image.present:
         kernel = Path(spec.boot.kernel) if spec.boot.kernel else None
         image = await build_tiny(kernel, progress=progress)
     await make_disks(spec, paths, image)
-    whole = resolved(spec, paths, image, once)
+    whole = resolved(spec, paths, image, once, host.guest_tsc_khz)
     check_files(whole)
     check_not_written(whole, paths)
     check_wires(whole.nics)
     usual = boot_indexes(resolved(spec, paths, image)) if once else None
-    return _plan(whole, paths, usual, ram, shape)
+    return _plan(whole, paths, host, usual, ram, shape)
 
 
 def _plan(
     spec: Spec,
     paths: VmPaths,
+    host: Host,
     usual: dict[str, int] | None = None,
     ram: RamFile | None = None,
     shape: Shape | None = None,
 ) -> Plan:
     paths.check_sockets()
-    host = inspect_host(spec)
     machine = cmdline.build(spec, paths, host, ram, shape)
     return Plan(spec, paths, host, machine, usual)

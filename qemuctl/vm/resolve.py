@@ -14,7 +14,6 @@ from typing import Literal
 
 from qemuctl.cmdline.boot import USUAL_ORDER
 from qemuctl.errors import SpecError
-from qemuctl.host.resources import tsc_khz
 from qemuctl.image import Image, store, tiny
 from qemuctl.image.manifest import Format
 from qemuctl.image.qemu_img import check_readable
@@ -26,6 +25,7 @@ from qemuctl.units import format_size
 Device = Literal["disk", "cdrom", "network"]
 SEED_SERIAL = "cidata"
 _SSH = 22
+_TSC_KHZ = "{tsc_khz}"
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,17 @@ def seeded(spec: Spec, image: Image | None) -> bool:
 
 
 def resolved(
-    spec: Spec, paths: VmPaths, image: Image | None, once: Device | None = None
+    spec: Spec,
+    paths: VmPaths,
+    image: Image | None,
+    once: Device | None = None,
+    tsc_khz: int | None = None,
 ) -> Spec:
     """The spec with all that an image brings written out, ready for `cmdline`.
 
-    ``once`` is the kind of device that is tried first this time. Raises
-    SpecError for less memory than the image boots with.
+    ``once`` is the kind of device that is tried first this time; ``tsc_khz`` what
+    an emulated guest is told of its clock, on this host alone. Raises SpecError for
+    less memory than the image boots with.
     """
     disks = placed(spec, paths, image)
     if once is not None:
@@ -134,7 +139,7 @@ def resolved(
         disks += (seed.model_copy(update={"id": SEED_SERIAL}),)
     return spec.model_copy(
         update={
-            "boot": _boot(spec, image, once),
+            "boot": _boot(spec, image, once, tsc_khz),
             "memory": _memory(spec, image),
             "disks": disks,
             "nics": with_ssh(spec.nics) if seeded(spec, image) else spec.nics,
@@ -142,7 +147,9 @@ def resolved(
     )
 
 
-def _boot(spec: Spec, image: Image | None, once: Device | None) -> Boot:
+def _boot(
+    spec: Spec, image: Image | None, once: Device | None, tsc_khz: int | None
+) -> Boot:
     if once is not None:
         if once == "cdrom" and not spec.cdrom:
             raise SpecError("there is no CD to boot from", key="cdrom")
@@ -156,16 +163,20 @@ def _boot(spec: Spec, image: Image | None, once: Device | None) -> Boot:
     return Boot(
         kernel=str(image.kernel),
         initrd=str(image.initrd),
-        cmdline=_cmdline(spec, image) if given is None else given,
+        cmdline=_cmdline(spec, image, tsc_khz) if given is None else given,
     )
 
 
-def _cmdline(spec: Spec, image: Image) -> str | None:
+def _cmdline(spec: Spec, image: Image, tsc_khz: int | None) -> str | None:
     """The image's own kernel command line for the spec's machine."""
-    template = image.manifest.cmdline_microvm
-    if spec.chipset != "microvm" or template is None:
-        return image.manifest.cmdline
-    return template.format(tsc_khz=tsc_khz())
+    template = image.manifest.cmdline
+    if spec.chipset == "microvm":
+        template = image.manifest.cmdline_microvm or template
+    if template is None:
+        return None
+    if tsc_khz is None:  # then the kernel measures it
+        return " ".join(w for w in template.split(" ") if _TSC_KHZ not in w)
+    return template.replace(_TSC_KHZ, str(tsc_khz))
 
 
 def _memory(spec: Spec, image: Image | None) -> Memory:

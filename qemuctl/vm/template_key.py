@@ -28,8 +28,6 @@ _NAME = "template"
 # Stand for the VM's own folders, which do not matter.
 _PLACE = VmPaths(state=Path("/state"), run=Path("/run"))
 _RAM = RamFile(path=Path("/ram"), shared=True)
-# Told to a microvm's kernel, and another one whenever the host's processor is asked.
-_CLOCK = re.compile(r"\btsc_early_khz=\d+")
 # What may stand around a file's name in one of QEMU's arguments.
 _MARKS = re.compile(r"[,=:\"]")
 
@@ -70,7 +68,7 @@ def compute_key(spec: Spec, recipe: Recipe, tick: Tick = lambda: None) -> Key:
         [str(host.binary.path), binary.st_size, binary.st_mtime_ns],
         # State that was saved on one processor may not go on on another.
         cpu_model() if host.accel.kind == "kvm" else None,
-        [_CLOCK.sub("", word) for word in argv(build(whole, _PLACE, host, _RAM))],
+        argv(build(whole, _PLACE, host, _RAM)),
         spec.model_dump(mode="json"),
         [recipe.wait, recipe.run],
         [[str(path), digest(path, tick)] for path in _inputs(spec, whole, image)],

@@ -30,24 +30,36 @@ def diff(home: Home, vm: str) -> list[str]:
     return home.text("diff", vm).splitlines()
 
 
+# Each ends as it began.
 BOTH = [
-    ["disk set box disk0 --iops 500 --bps 20M", "disk set box disk0 --iops 0"],
-    ["disk set box disk0 --bps 0"],
+    [
+        "disk set box disk0 --iops 500 --bps 20M",
+        "disk set box disk0 --iops 0",
+        "disk set box disk0 --bps 0",
+    ],
     ["disk resize box disk0 +8M", "disk resize box disk0 +8M"],
-    ["disk add box --size 8M --target vdb --iops 30", "disk resize box vdb 16M"],
-    ["disk set box vdb --iops 50", "disk rm box vdb"],
+    [
+        "disk add box --size 8M --target vdb --iops 30",
+        "disk resize box vdb 16M",
+        "disk set box vdb --iops 50",
+        "disk rm box vdb",
+    ],
     ["disk add box --size 8M --target s --bus scsi --serial x", "disk rm box s"],
     ["nic link box nic0 down", "nic link box nic0 up"],
     ["nic forward add box :80", "nic forward rm box :80"],
-    ["nic add box user,forward=:80 --model e1000 --id lan", "nic link box lan down"],
-    ["nic forward add box :81 lan", "nic rm box lan"],
+    [
+        "nic add box user,forward=:80 --model e1000 --id lan",
+        "nic link box lan down",
+        "nic forward add box :81 lan",
+        "nic rm box lan",
+    ],
     # A card that few have.
     ["nic add box --model ne2k_pci --id rare", "nic rm box rare"],
     ["nic rm box nic0", "nic add box user,forward=:22 --id nic0"],
 ]
 
 
-@pytest.mark.parametrize("commands", BOTH, ids=" then ".join)
+@pytest.mark.parametrize("commands", BOTH, ids=lambda lines: lines[0])
 def test_what_is_live_and_configured_is_no_difference(
     shared: Home, box: str, commands: list[str]
 ) -> None:

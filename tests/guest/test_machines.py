@@ -174,7 +174,7 @@ async def test_a_kernel_and_initrd_of_ones_own_boot() -> None:
         boot={
             "kernel": str(image.folder / "bzimage"),
             "initrd": str(image.initrd),
-            "cmdline": f"{image.manifest.cmdline} qemuctl.hostname=mine",
+            "cmdline": "console=ttyS0 quiet qemuctl.hostname=mine",
         },
     )
     async with qemuctl.launch(spec) as vm:

@@ -245,7 +245,7 @@ def test_a_dimm_that_no_guest_can_use_is_taken_back(
 ) -> None:
     """Linux says yes to it by ACPI, and then does not take it."""
     monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
-    monkeypatch.setattr(memory_devices, "_ANSWER", 3.0)
+    monkeypatch.setattr(memory_devices, "_ANSWER", 6.0)
 
     async def plug() -> None:
         async with await attach(without_virtio_mem) as vm, vm.live.changing():
@@ -253,7 +253,7 @@ def test_a_dimm_that_no_guest_can_use_is_taken_back(
             size = 100 * MIB * 1024
             choice = Choice(why="", new_dimm_bytes=size, balloon_bytes=0)
             with pytest.raises(HotplugError, match="does not use a DIMM") as caught:
-                await vm.memory._devices.apply(choice, 5.0, before)
+                await vm.memory._devices.apply(choice, 30.0, before)
             assert caught.value.outcome == "refused"
             assert "still there" not in str(caught.value)
             assert (await vm.memory.now()).dimms == before.dimms

@@ -204,7 +204,35 @@ def test_tiny_takes_a_kernel_of_the_users_with_its_own_initrd(
     found = whole(Spec(name="x", image="tiny", boot=boot), paths).boot
     assert found.kernel == str(tiny(kernel).kernel)
     assert found.initrd == str(tiny(kernel).initrd)
-    assert found.cmdline == tiny().manifest.cmdline
+    assert found.cmdline is not None
+    assert found.cmdline.startswith("console=ttyS0 quiet ")
+
+
+@pytest.mark.parametrize(
+    ("machine", "tsc_khz", "cmdline"),
+    [
+        ("q35", 2_596_000, "quiet tsc_early_khz=2596000 a={b}"),
+        ("q35", None, "quiet a={b}"),
+        ("microvm", 2_596_000, "tsc_early_khz=2596000"),
+        ("microvm", None, ""),
+    ],
+)
+def test_a_kernel_is_told_its_clocks_rate_where_that_is_known(
+    machine: str, tsc_khz: int | None, cmdline: str, paths: VmPaths
+) -> None:
+    word = "tsc_early_khz={tsc_khz}"
+    told = {"cmdline": f"quiet {word} a={{b}}", "cmdline_microvm": word}
+    add_image("web", kernel="linux", **told)
+    spec = parse_spec(f"name: x\nmachine: {machine}\nimage: web\n")
+    found = resolved(spec, paths, image_of(spec), tsc_khz=tsc_khz)
+    assert found.boot.cmdline == cmdline
+
+
+def test_what_stays_beyond_a_start_says_nothing_of_this_hosts_clock(
+    paths: VmPaths,
+) -> None:
+    add_image("web", kernel="linux", cmdline="quiet tsc_early_khz={tsc_khz}")
+    assert whole(Spec(name="x", image="web"), paths).boot.cmdline == "quiet"
 
 
 def test_the_device_of_one_start_comes_first_whatever_else_is_said(

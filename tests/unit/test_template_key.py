@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qemuctl.host import Accel, Host
+from qemuctl.host import Accel, Host, inspection
 from qemuctl.host.discovery import from_json
 from qemuctl.image import store
 from qemuctl.spec import parse_spec
-from qemuctl.vm import resolve, template_key
+from qemuctl.vm import template_key
 from qemuctl.vm.forkable import template_spec
 from qemuctl.vm.template_key import Recipe, compute_key
 from tests.unit.disk_images import overlay, raw
@@ -174,6 +174,6 @@ def test_a_processor_that_changes_its_pace_is_the_same(
     world.text = "name: db\nmachine: microvm\nimage: base\n"
     keys = set()
     for pace in (2_400_000, 2_401_000):
-        monkeypatch.setattr(resolve, "tsc_khz", lambda pace=pace: pace)
+        monkeypatch.setattr(inspection, "tsc_khz", lambda pace=pace: pace)
         keys.add(world.key())
     assert len(keys) == 1
