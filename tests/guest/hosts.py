@@ -24,6 +24,7 @@ import pytest
 import qemuctl
 from tests.conftest import CACHE, wait_until
 from tests.guest.conftest import Home
+from tests.unproven import need_hosts
 
 # The folder that is the other host's is hidden by one's own, mounted over both.
 # With the file of passwords goes whatever locks this user out of ssh, and the boot's
@@ -152,13 +153,6 @@ def _run(*argv: object) -> None:
     subprocess.run(list(map(str, argv)), check=True, capture_output=True, timeout=60)
 
 
-def possible() -> bool:
-    """Whether this user may make namespaces and mount in them."""
-    return _done(
-        "unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true"
-    )
-
-
 @contextlib.contextmanager
 def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
     """Hosts `a` and `b`, which reach each other as `ssh://a` and `ssh://b`."""
@@ -263,8 +257,7 @@ def hosts(
     tmp_path_factory: pytest.TempPathFactory, qemu: Path
 ) -> Iterator[tuple[Host, Host]]:
     """Two hosts of a module; its VMs are killed at the end."""
-    if not possible():
-        pytest.fail("two hosts on one need the right to make namespaces: root has it")
+    need_hosts("what goes on between two hosts")
     with two_hosts(tmp_path_factory.mktemp("hosts")) as pair:
         yield pair
         for host in pair:

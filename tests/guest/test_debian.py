@@ -22,6 +22,7 @@ from qemuctl.testing import CommandFailed, Guest, LoopThread
 from qemuctl.vm.started import started_spec
 from tests.conftest import CACHE
 from tests.guest.conftest import Home
+from tests.unproven import need_debian
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -46,6 +47,7 @@ cloud_init:
 @pytest.fixture
 def home(home: Path) -> Path:
     """A home with the user's own store of what the tests built: 40 s saved."""
+    need_debian("Debian as a guest")
     kept = CACHE / "tests" / "data"
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / "data").symlink_to(kept)

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import CACHE
 from tests.guest.conftest import Home
 from tests.guest.templates import facts, own_cache, sums, throwaways
+from tests.unproven import need_debian
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -26,6 +27,7 @@ ASK = "; ".join(
 
 
 def test_two_forks_of_a_distribution_are_two_hosts(here: Home) -> None:
+    need_debian("forks of Debian")
     images = CACHE / "tests/data/images"
     images.mkdir(mode=0o700, parents=True, exist_ok=True)
     (here.path / "data").mkdir(mode=0o700)

@@ -17,6 +17,7 @@ from tests.guest.disks import (
     nodes,
     spec_of,
 )
+from tests.unproven import in_small_mounts
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -139,7 +140,7 @@ def test_a_full_disk_stops_the_guest_and_loses_nothing(
     small = tmp_path / "small"
     small.mkdir()
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", FULL, "sh", small],
+        [*in_small_mounts("a full disk"), "sh", "-c", FULL, "sh", small],
         env=here.env | {"PYTHON": sys.executable}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import survivors
 from tests.guest.conftest import Home, make_home
+from tests.unproven import Need, found, unproven
 
 _EXTENSIONS = """
 subjectAltName=IP:127.0.0.1
@@ -27,6 +28,8 @@ def openssl(folder: Path, *arguments: object) -> None:
 
 def authority(folder: Path) -> Path:
     """A folder with certificates for both ends, by an authority of its own."""
+    if not found("openssl"):
+        unproven("encrypted streams of migration", Need.OPENSSL)
     folder.mkdir()
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.guest.conftest import Home
 from tests.guest.saves import cut, row, saved
+from tests.unproven import in_small_mounts
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -127,11 +128,12 @@ def test_a_full_disk_has_the_guest_go_on(
     shared: Home, counting: str, goes_on: None, tmp_path: Path, options: str
 ) -> None:
     script = f"""mount -t tmpfs -o size=4m tmpfs {tmp_path} && \
-{sys.executable} -m qemuctl save web {tmp_path}/web.state {options}; status=$?
+"{sys.executable}" -m qemuctl save web {tmp_path}/web.state {options}; status=$?
 ls -A {tmp_path}; exit $status"""
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], env=shared.env, text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60,
+        [*in_small_mounts("a full disk"), "sh", "-c", script], env=shared.env,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert f"no room left to write web.state: {tmp_path}" in done.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from tests.guest.conftest import Home
 from tests.guest.disks import asked, inside
+from tests.unproven import in_small_mounts
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -400,7 +401,7 @@ def test_a_full_disk_is_told_and_the_vm_goes_on(here: Home, tmp_path: Path) -> N
     small = tmp_path / "small"
     small.mkdir()
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", FULL, "sh", small],
+        [*in_small_mounts("a full disk"), "sh", "-c", FULL, "sh", small],
         env=here.env | {"PYTHON": sys.executable, "BLIND": BLIND},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, check=False, timeout=150,

@@ -19,6 +19,7 @@ from qemuctl.vm import templates, waking
 from qemuctl.vm.fork import create_fork, park, unpark
 from tests.guest.conftest import Home
 from tests.guest.templates import cached, facts, own_cache, throwaways
+from tests.unproven import in_small_mounts
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -160,7 +161,7 @@ def mounted(
     here: Home, script: str, where: Path, *words: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", where, *words],
+        [*in_small_mounts("a full disk"), "sh", "-c", script, "sh", where, *words],
         env=here.env | {"PYTHON": sys.executable}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
@@ -199,8 +200,8 @@ def test_a_disk_that_gets_full_while_it_is_made_is_survived(here: Home) -> None:
     script = SMALL.replace("-m qemuctl", '-c "$FILLED"')
     mine_env = Home(mine.path)
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", mine.path / "cache/templates",
-         "64m", *RUN],
+        [*in_small_mounts("a full disk"), "sh", "-c", script, "sh",
+         mine.path / "cache/templates", "64m", *RUN],
         env=mine_env.env | {"PYTHON": sys.executable, "FILLED": FILLED},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         timeout=200,

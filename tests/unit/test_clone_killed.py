@@ -22,6 +22,7 @@ from qemuctl.vm import definitions
 from qemuctl.vm.clone import clone
 from tests.unit.disk_images import MIB, content, digest, qcow2, raw, write
 from tests.unit.stores import PATTERN, add_vm
+from tests.unproven import in_small_mounts
 
 pytestmark = pytest.mark.usefixtures("bare_home")
 
@@ -160,8 +161,8 @@ def test_a_full_disk_is_told_and_the_source_is_as_it_was(
     small = tmp_path / "small"
     small.mkdir()
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", FULL, "sh", small, bare_home, sys.executable,
-         how], capture_output=True, text=True, check=False,
+        [*in_small_mounts("a full disk"), "sh", "-c", FULL, "sh", small,
+         bare_home, sys.executable, how], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Images are identical" in done.stdout

@@ -22,6 +22,7 @@ from qemuctl.errors import ImageError
 from qemuctl.image import fetch
 from qemuctl.image.checksums import Checksum
 from qemuctl.image.download import Downloaded, downloading
+from tests.unproven import in_small_mounts
 
 SHA256 = hashlib.sha256(BODY).hexdigest()
 SHA512 = hashlib.sha512(BODY).hexdigest()
@@ -489,8 +490,8 @@ async def test_a_disk_that_fills_up_is_named_and_gets_its_space_back(
         'mount -t tmpfs -o size=4m,mode=700 tmpfs "$5" && echo mine >"$5/before" '
         '&& "$@" && ls "$5" && cat "$5/before"'
     )
-    # A mount namespace of its own, which any user may make.
-    prefix = ("unshare", "-rm", "sh", "-c", script, "sh")
+    mounts = in_small_mounts("a full disk")
+    prefix = (*mounts, "sh", "-c", script, "sh")
     child = await run_child(*prefix, url=server.url, folder=folder)
     async with asyncio.timeout(60):
         output, _ = await child.communicate()

@@ -25,6 +25,7 @@ from qemuctl.image.snapshots import (
     snapshots,
 )
 from tests.unit.disk_images import MIB, ODD, content, digest, overlay, qcow2, raw, write
+from tests.unproven import in_small_mounts
 
 
 @pytest.fixture
@@ -366,7 +367,8 @@ def test_a_full_disk_loses_nothing_and_is_named(folder: Path) -> None:
     big.mkdir()
     script = 'mount -t tmpfs -o size=8m none "$1" && exec "$2" -c "$4" "$1" "$3"'
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-ec", script, "sh", small, sys.executable, big, FULL],
+        [*in_small_mounts("a full disk"), "sh", "-ec", script, "sh", small,
+         sys.executable, big, FULL],
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
