@@ -7,12 +7,11 @@ import contextlib
 import functools
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,80 +22,87 @@ _CHUNK = 1024 * 1024
 _START = 120.0  # seconds, on however busy a machine
 
 
+class Server:
+    """A command server of the tests' own, which ends with this process.
+
+    ``enter`` begins the command line of one in other namespaces.
+    """
+
+    def __init__(self, enter: Sequence[str] = ()) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="qemuctl-tests-")
+        self._path = Path(self._folder.name) / "server"
+        # Not of the home that the test which happens to be first has.
+        env = {k: v for k, v in os.environ.items() if not k.startswith("QEMUCTL_")}
+        self._process = subprocess.Popen(
+            [*enter, sys.executable, "-m", "tests.serving", self._path],
+            cwd=Path(__file__).parents[1],
+            env=env | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + _START
+        while not self._path.exists():
+            assert self._process.poll() is None, "the command server has ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Ends it, and what it runs."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def run(
+        self,
+        *arguments: object,
+        env: Mapping[str, str],
+        timeout: float,
+        input: bytes | None = None,
+        stdin: Any = subprocess.DEVNULL,
+        cwd: str | Path = ".",
+        cut: Cut | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Runs a command as `subprocess.run` does, in a worker; ``timeout`` is in
+        seconds, ``cut`` kills at a step of it."""
+        argv = ["qemuctl", *map(str, arguments)]
+        with contextlib.ExitStack() as stack:
+            if input is not None:
+                stdin, feed = _pipe(stack)
+            elif stdin == subprocess.DEVNULL:
+                stdin = stack.enter_context(Path(os.devnull).open("rb"))
+            out, to_out = _pipe(stack)
+            err, to_err = _pipe(stack)
+            command = client.start(
+                self._path,
+                argv,
+                streams={0: stdin if isinstance(stdin, int) else stdin.fileno(),
+                         1: to_out.fileno(), 2: to_err.fileno()},
+                env={**env, **(cut.env if cut else {})},
+                folder=cwd,
+                timeout=_START,
+            )  # fmt: skip
+            stack.callback(command.close)  # kills it, if it still runs
+            to_out.close()
+            to_err.close()
+            if input is not None:
+                stdin.close()
+            deadline = time.monotonic() + timeout
+            try:
+                feeding = (feed, input) if input is not None else None
+                texts = _talk([out, err], feeding, deadline)
+                status = command.wait(max(0.001, deadline - time.monotonic()))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(argv, timeout) from None
+            return subprocess.CompletedProcess(argv, status, *texts)
+
+
 @functools.cache
-def server() -> Path:
-    """The socket of this process's server, which ends with this process."""
-    folder = tempfile.TemporaryDirectory(prefix="qemuctl-tests-")
-    path = Path(folder.name) / "server"
-    # Not of the home that the test which happens to be first has.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("QEMUCTL_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.serving", path],
-        cwd=Path(__file__).parents[1],
-        env=env,
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    deadline = time.monotonic() + _START
-    while not path.exists():
-        assert process.poll() is None, "the command server has ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-    def end() -> None:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
-        folder.cleanup()
-
-    atexit.register(end)
-    return path
-
-
-def run(
-    *arguments: object,
-    env: Mapping[str, str],
-    timeout: float,
-    input: bytes | None = None,
-    stdin: Any = subprocess.DEVNULL,
-    cwd: str | Path = ".",
-    cut: Cut | None = None,
-) -> subprocess.CompletedProcess[bytes]:
-    """Runs a command as `subprocess.run` does, in a worker; ``timeout`` is in
-    seconds, ``cut`` kills at a step of it."""
-    argv = ["qemuctl", *map(str, arguments)]
-    with contextlib.ExitStack() as stack:
-        if input is not None:
-            stdin, feed = _pipe(stack)
-        elif stdin == subprocess.DEVNULL:
-            stdin = stack.enter_context(Path(os.devnull).open("rb"))
-        out, to_out = _pipe(stack)
-        err, to_err = _pipe(stack)
-        command = client.start(
-            server(),
-            argv,
-            streams={0: stdin if isinstance(stdin, int) else stdin.fileno(),
-                     1: to_out.fileno(), 2: to_err.fileno()},
-            env={**env, **(cut.env if cut else {})},
-            folder=cwd,
-            timeout=_START,
-        )  # fmt: skip
-        stack.callback(command.close)
-        to_out.close()
-        to_err.close()
-        if input is not None:
-            stdin.close()
-        deadline = time.monotonic() + timeout
-        try:
-            feeding = (feed, input) if input is not None else None
-            texts = _talk([out, err], feeding, deadline)
-            status = command.wait(max(0.001, deadline - time.monotonic()))
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(command.pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(argv, timeout) from None
-        return subprocess.CompletedProcess(argv, status, *texts)
+def server() -> Server:
+    """The server of this process, started when it is first asked for."""
+    server = Server()
+    atexit.register(server.close)
+    return server
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[Any, Any]:

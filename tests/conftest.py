@@ -117,7 +117,7 @@ def cli(home: Path) -> Cli:
         timeout: float = 120.0,
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        return commands.run(
+        return commands.server().run(
             *arguments, input=input, timeout=timeout, env=os.environ | (env or {})
         )
 

@@ -64,7 +64,7 @@ class Home:
         self, *arguments: object, **options: Any
     ) -> subprocess.CompletedProcess[bytes]:
         """Runs a command to its end, in a worker of the tests' command server."""
-        return commands.run(*arguments, env=self.env, **options)
+        return commands.server().run(*arguments, env=self.env, **options)
 
     def run(
         self, *arguments: object, check: int | None = 0, **options: Any

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 import qemuctl
+from tests import commands
 from tests.conftest import CACHE, wait_until
 from tests.guest.conftest import Home
 from tests.unproven import need_hosts
@@ -70,12 +71,14 @@ UserKnownHostsFile /etc/ssh/no-other
 @dataclass(frozen=True)
 class Host(Home):
     """One of the two: `path` is its home as the test sees it, `inside` as the host
-    does, `init` the pid that all on it descend from."""
+    does, `init` the pid that all on it descend from, `server` the one of its commands.
+    """
 
     name: str
     address: str
     inside: Path
     init: int
+    server: commands.Server
 
     @property
     def env(self) -> dict[str, str]:
@@ -83,8 +86,7 @@ class Host(Home):
 
     def enter(self, *argv: object) -> list[str]:
         """The command line that runs another on this host."""
-        spaces = ["--mount", "--net", "--pid"]
-        return ["nsenter", f"--target={self.init}", *spaces, *map(str, argv)]
+        return [*_enter(self.init), *map(str, argv)]
 
     def command(self, *arguments: object) -> list[str]:
         return self.enter(*super().command(*arguments))
@@ -92,20 +94,14 @@ class Host(Home):
     def start(
         self, *arguments: object, **options: Any
     ) -> subprocess.CompletedProcess[bytes]:
-        """A process of its own: no worker can enter the host."""
-        if "input" not in options:
-            options.setdefault("stdin", subprocess.DEVNULL)
-        argv = self.command(*arguments)
-        return subprocess.run(
-            argv, env=self.env, capture_output=True, check=False, **options
-        )
+        return self.server.run(*arguments, env=self.env, cwd="/", **options)
 
     @property
     def root(self) -> Path:
         return Path(f"/proc/{self.init}/root")
 
     def processes(self) -> list[psutil.Process]:
-        """What runs there, the bash and its sshd not counted."""
+        """What runs there; the bash, its sshd and the command server do not count."""
         own = Path(f"/proc/{self.init}/ns/pid").readlink()
         found = []
         for process in psutil.process_iter(["pid", "name", "cmdline"]):
@@ -115,6 +111,7 @@ class Host(Home):
                     and process.status() != psutil.STATUS_ZOMBIE
                     and process.pid != self.init
                     and process.parent() != psutil.Process(self.init)
+                    and "tests.serving" not in process.info["cmdline"]
                 ):
                     found.append(process)
         return found
@@ -169,6 +166,7 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
                 address=f"{NETWORK}.{number}",
                 inside=folder / "home",
                 init=init.pid,
+                server=_server(stack, init.pid),
             )
             for number, (name, (_, init)) in enumerate(zip("ab", inits, strict=True), 1)
         )
@@ -222,6 +220,16 @@ def _begin(
     assert unshare.stdout.readline() == b"apart\n", "no namespaces"
     (init,) = psutil.Process(unshare.pid).children()
     return unshare, init
+
+
+def _enter(init: int) -> list[str]:
+    return ["nsenter", f"--target={init}", "--mount", "--net", "--pid"]
+
+
+def _server(stack: contextlib.ExitStack, init: int) -> commands.Server:
+    server = commands.Server(_enter(init))
+    stack.callback(server.close)
+    return server
 
 
 def _end(unshare: subprocess.Popen[bytes]) -> None:
