@@ -128,11 +128,22 @@ def test_what_must_be_off_is_refused_while_on(shared: Home, web: str) -> None:
     assert shared.text("ls", "-q") == "web\n"
 
 
-def test_reboot_is_done_when_qemu_says_so(shared: Home, web: str) -> None:
+def follows(pid: int) -> bool:
+    """Whether a process has begun to follow a file (inotify(7))."""
+    with contextlib.suppress(OSError):
+        fds = Path(f"/proc/{pid}/fd").iterdir()
+        return any("inotify" in str(fd.readlink()) for fd in fds)
+    return False
+
+
+def test_reboot_is_done_when_qemu_says_so(
+    shared: Home, web: str, until: Callable[..., object]
+) -> None:
     before = shared.text("exec", web, "--", "cat", "/proc/sys/kernel/random/boot_id")
     waiting = shared.popen("wait", web, "--for", "event:RESET", "--timeout", "60")
+    until(lambda: follows(waiting.pid), timeout=60)
     assert "asked by its agent" in shared.words("reboot", web)
-    assert waiting.wait(60) == 0
+    assert waiting.wait(90) == 0
     shared.run("wait", web, "--for", "agent", "--timeout", "90", timeout=120)
     after = shared.text("exec", web, "--", "cat", "/proc/sys/kernel/random/boot_id")
     assert before != after

@@ -88,6 +88,19 @@ def test_the_folder_changes_with_each_part_of_the_recipe(
     assert len(set(seen)) == len(seen)
 
 
+def test_homes_that_share_a_cache_by_a_link_have_one_image(
+    recipe: Recipe, bare_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path is part of a template's key: each would make templates of its own."""
+    found = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cache").symlink_to(tmp_path / "shared")
+        monkeypatch.setenv("QEMUCTL_HOME", str(tmp_path / name))
+        found.add(tiny().folder)
+    assert len(found) == 1
+
+
 def test_a_kernel_that_is_missing_is_named(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="the kernel does not exist") as caught:
         tiny(tmp_path / "nowhere" / "vmlinuz")
