@@ -17,6 +17,10 @@ import psutil
 import pytest
 
 from qemuctl import paths
+from tests.unproven import (  # noqa: F401 (hooks)
+    pytest_report_teststatus,
+    pytest_terminal_summary,
+)
 
 # The user's own cache, before any test moves the home.
 CACHE = paths.cache_home()
