@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 CHECKOUT = Path(__file__).parents[2]
 TESTS = """
@@ -22,7 +22,7 @@ def test_a_guest(vm):
 def call(*argv: object) -> str:
     done = subprocess.run(
         list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, check=False, timeout=200,
+        stderr=subprocess.STDOUT, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout
