@@ -17,11 +17,15 @@ import pytest
 
 from qemuctl import paths
 from tests import commands
+from tests.unproven import (  # noqa: F401 (hooks)
+    pytest_report_teststatus,
+    pytest_terminal_summary,
+)
 
 # The user's own cache, before any test moves the home.
 CACHE = paths.cache_home()
 # Killing takes a moment; what still lives after that many seconds was left behind.
-GRACE = 3.0
+GRACE = 30.0
 
 # What a shell's `&`, nohup(1) and some CI systems ignore on our behalf; whatever the
 # tests start has them as a terminal's user does.
@@ -34,7 +38,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     """The first true value of ``condition``, for what has no event to wait for."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -45,7 +49,7 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """`until(condition, timeout=10)`: asks until it is true, or fails."""
+    """`until(condition, timeout=60)`: asks until it is true, or fails."""
     return wait_until
 
 

@@ -1,5 +1,5 @@
-"""What not every machine can prove: a test that needs it is skipped, and the end of
-the run says in a line what was not proven and why.
+"""What not every machine can prove: a test that needs it ends as unproven, and the
+end of the run says in a line what was not proven and why.
 
 `Need` lists all that the project can do without. What is not in it, QEMU first of
 all, fails the test that does not find it.
@@ -11,10 +11,13 @@ import functools
 import os
 import shutil
 import subprocess
+from collections import Counter
 from enum import StrEnum
 from typing import NoReturn
 
 import pytest
+
+MARK = "unproven: "
 
 
 class Need(StrEnum):
@@ -32,7 +35,7 @@ class Need(StrEnum):
 
 def unproven(what: str, need: Need) -> NoReturn:
     """Ends a test that cannot prove ``what`` on this machine."""
-    pytest.skip(f"not proven here: {what}: needs {need}")
+    pytest.skip(f"{MARK}{what}: needs {need}")
 
 
 def in_small_mounts(what: str) -> tuple[str, ...]:
@@ -76,3 +79,23 @@ def _succeeds(*argv: str) -> bool:
     except FileNotFoundError:
         return False
     return done.returncode == 0
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Counts them apart from what a mark skips."""
+    return ("unproven", "u", "UNPROVEN") if MARK in _reason(report) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each thing that was not proven, however many tests it takes."""
+    tests = terminalreporter.stats.get("unproven", [])
+    if tests:
+        terminalreporter.section("not proven on this machine")
+    for reason, count in Counter(map(_reason, tests)).items():
+        terminalreporter.write_line(f"{reason.partition(MARK)[2]} (tests: {count})")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why a test was skipped; nothing for another."""
+    skipped = report.skipped and isinstance(report.longrepr, tuple)
+    return str(report.longrepr[2]) if skipped else ""

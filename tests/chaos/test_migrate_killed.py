@@ -25,8 +25,6 @@ from tests.guest.moving import (
     state,
 )
 
-pytestmark = pytest.mark.timeout(120)
-
 NAME = "tick"
 # A guest of one sector that writes the alphabet to the serial port, a letter at each
 # tick of its timer, over and over: `mov dx, 0x3f8; mov al, 'a'`, then `out dx, al;

@@ -14,8 +14,6 @@ from tests.conftest import survivors
 from tests.guest.conftest import Home
 from tests.steps import Cut
 
-pytestmark = pytest.mark.timeout(300)
-
 Until = Callable[..., object]
 GONE_WITHIN = 20.0
 

@@ -18,8 +18,6 @@ from tests.guest.conftest import Home
 from tests.guest.inner_pytest import LEAN, left, project, running
 from tests.steps import Cut
 
-pytestmark = pytest.mark.timeout(300)
-
 GONE_WITHIN = 20.0
 # A guest's start, its use and its end, as the plugin's own process sees them.
 STEPS = (

@@ -7,15 +7,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from qemuctl import paths
 from tests.conftest import survivors
 from tests.guest.conftest import Home
 from tests.guest.templates import cached, own_cache
 from tests.steps import Cut
-
-pytestmark = pytest.mark.timeout(300)
 
 GONE_WITHIN = 20.0
 MAKE = ("run", "tiny", "--memory", "160M", "--", "echo", "works")

@@ -21,8 +21,6 @@ from qemuctl.guest.copy import get_file, put_file
 from qemuctl.guest.port import CopyError, Way, through_agent
 from qemuctl.guest.tree import get_tree, put_tree
 
-pytestmark = pytest.mark.timeout(30)
-
 
 class FakePort:
     """The guest's side of the port, played by a test."""

@@ -11,8 +11,6 @@ import pytest
 from tests.guest.conftest import Home
 from tests.guest.moving import state
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def web(shared: Home, web: str) -> str:

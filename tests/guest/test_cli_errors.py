@@ -10,8 +10,6 @@ import pytest
 
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.mark.parametrize(
     ("text", "expected"),

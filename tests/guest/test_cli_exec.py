@@ -13,8 +13,6 @@ import pytest
 
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def test_the_command_runs_in_the_guest_and_not_here(shared: Home, web: str) -> None:
     assert shared.text("exec", web, "--", "uname", "-n") == "tiny\n"

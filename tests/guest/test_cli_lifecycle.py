@@ -19,8 +19,6 @@ from qemuctl import paths
 from qemuctl.process import Identity
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def vm(here: Home, boot_sector: Path) -> Iterator[str]:

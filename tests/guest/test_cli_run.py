@@ -15,8 +15,6 @@ from qemuctl import paths
 from tests.conftest import survivors
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(180)
-
 # The folder is /root, or ~ with a newer busybox.
 PROMPT = r"root@[^ ]+# "
 

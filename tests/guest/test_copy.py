@@ -20,8 +20,6 @@ from qemuctl.guest.port import CopyError, NoPort, through_agent
 from qemuctl.vm.ssh import Access, wait_ssh
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(180)
-
 MIB = 1024 * 1024
 NAMES = ["a b", "ü'\"$(x)`", "-rf", "*", "new\nline", "\\n", "x" * 250]
 

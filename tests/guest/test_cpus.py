@@ -14,8 +14,6 @@ from qemuctl.vm.possible_cpus import POSSIBLE
 from tests.guest.conftest import Home
 from tests.guest.moving import state
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def made(shared: Home) -> str:

@@ -13,8 +13,6 @@ from tests.conftest import wait_until
 from tests.guest.conftest import Home
 from tests.guest.disks import listed
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def box(shared: Home) -> str:

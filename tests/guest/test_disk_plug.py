@@ -19,8 +19,6 @@ from tests.guest.disks import (
     spec_of,
 )
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def test_data_outlives_removal_and_adding_again(shared: Home, web: str) -> None:
     done = json.loads(

@@ -19,9 +19,6 @@ from tests.guest.disks import (
 )
 from tests.unproven import in_small_mounts
 
-pytestmark = pytest.mark.timeout(180)
-
-
 KILLED = """
 import os, sys
 from qemuctl.vm import disk_insert

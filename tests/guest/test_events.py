@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(120)
 Next = Callable[[], dict[str, Any]]
 
 

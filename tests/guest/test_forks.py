@@ -19,8 +19,6 @@ from qemuctl.vm.fresh import fresh
 from tests.guest.conftest import Home
 from tests.guest.templates import facts, record, sums, throwaways
 
-pytestmark = pytest.mark.timeout(240)
-
 # Set back, so that a fork which kept it would be found out.
 WARM = "echo warm > /tmp/warm; date -s '2020-01-01 00:00'"
 

@@ -15,7 +15,7 @@ from qemuctl.spec import parse_spec
 from qemuctl.vm.guest_clock import check_clock, read_clock
 from qemuctl.vm.plan import draft
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("home", "qemu")]
+pytestmark = pytest.mark.usefixtures("home", "qemu")
 
 # Seconds. The kernel measures its clock for 10 ms at a time.
 _STOPPED, _RUNNING = 0.008, 0.002

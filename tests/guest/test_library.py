@@ -18,7 +18,7 @@ from qemuctl.errors import (
     WaitTimeout,
 )
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("home", "qemu")]
+pytestmark = pytest.mark.usefixtures("home", "qemu")
 
 
 async def test_a_launched_vm_runs_commands_and_is_gone_after_its_block() -> None:

@@ -12,7 +12,7 @@ import qemuctl
 from qemuctl.errors import QemuctlError
 from qemuctl.spec import parse_spec
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("home", "qemu")]
+pytestmark = pytest.mark.usefixtures("home", "qemu")
 
 LOOK = """
 for disk in /sys/block/[vs]d* /sys/block/sr*; do

@@ -33,8 +33,6 @@ from tests.guest.moving import (
 )
 from tests.guest.ticking import SILENCE, begin, listening, told
 
-pytestmark = pytest.mark.timeout(240)
-
 NAME = "clock"
 ROUNDS = 10
 

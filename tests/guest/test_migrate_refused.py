@@ -16,8 +16,6 @@ from tests.conftest import survivors
 from tests.guest.conftest import BOOT_SECTOR, Home, make_home
 from tests.guest.moving import Migration, destination, rows, state, tidy
 
-pytestmark = pytest.mark.timeout(120)
-
 # In the place of ssh: what is to run on the other host runs here.
 NEAR = """#!/bin/sh
 for last; do :; done

@@ -24,8 +24,6 @@ from tests.guest.moving import (
 from tests.guest.ticking import SILENCE, begin, begin_again, listening, told
 from tests.unproven import Need, unproven
 
-pytestmark = pytest.mark.timeout(240)
-
 NAME = "clock"
 # After so many seconds a link that says nothing is a broken one, and a few more.
 BROKEN = 90.0

@@ -28,8 +28,6 @@ from qemuctl.vm.templates import find
 from tests.conftest import survivors
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(180)
-
 Until = Callable[..., Any]
 WHO = "cat /proc/sys/kernel/hostname /sys/class/net/eth0/address; date +%s; "
 WHO += "head -c 16 /dev/urandom | od -An -tx1"

@@ -24,8 +24,6 @@ from tests.conftest import Cli
 from tests.guest.conftest import Home
 from tests.guest.inner_pytest import LEAN, left, project, running
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @dataclass(frozen=True)
 class Ran:

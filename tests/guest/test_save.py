@@ -14,8 +14,6 @@ from tests.guest.disks import device, inside
 from tests.guest.saves import row, saved
 from tests.guest.test_snapshots import COUNTER, count
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def test_a_start_goes_on_with_all_that_was_plugged_in(
     shared: Home, counting: str, goes_on: None

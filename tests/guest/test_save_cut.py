@@ -12,8 +12,6 @@ from tests.guest.conftest import Home
 from tests.guest.saves import cut, row, saved
 from tests.unproven import in_small_mounts
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.mark.parametrize("options", [[], ["--compress"]])
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from qemuctl.vm.state_file import START, digest
 from tests.guest.conftest import Home
 from tests.guest.saves import flip, forge, row
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def state(

@@ -11,7 +11,7 @@ import qemuctl
 from qemuctl.image.seed import seed_files, write_seed
 from qemuctl.spec.cloud import CloudInit
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("home", "qemu")]
+pytestmark = pytest.mark.usefixtures("home", "qemu")
 
 
 async def test_a_guest_mounts_the_seed_and_reads_the_exact_bytes(

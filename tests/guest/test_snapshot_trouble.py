@@ -18,8 +18,6 @@ from tests.guest.conftest import Home
 from tests.guest.disks import asked, inside
 from tests.unproven import in_small_mounts
 
-pytestmark = pytest.mark.timeout(240)
-
 # Cut off in the middle: QEMU needs some tenths of a second for all of the RAM.
 CUT = """
 import asyncio, os, signal, sys

@@ -15,8 +15,6 @@ import pytest
 from tests.guest.conftest import Home
 from tests.guest.disks import asked, device, inside
 
-pytestmark = pytest.mark.timeout(240)
-
 # A process that counts when it is told to, and keeps the number to itself.
 COUNTER = """(n=0; while :; do
 if rm /tmp/tick; then n=$((n+1)); echo $n >/tmp/n; fi; sleep 0.05

@@ -24,7 +24,6 @@ from qemuctl.vm.board import Board
 from tests.conftest import wait_until
 from tests.guest.conftest import Home
 
-pytestmark = pytest.mark.timeout(180)
 MIB = 1024 * 1024
 # Seconds for what a busy host delays, and after which something hangs.
 PATIENCE = 60.0

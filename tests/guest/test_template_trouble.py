@@ -21,8 +21,6 @@ from tests.guest.conftest import Home
 from tests.guest.templates import cached, facts, own_cache, throwaways
 from tests.unproven import in_small_mounts
 
-pytestmark = pytest.mark.timeout(300)
-
 CREATE = ("template", "create", "t", "--image", "tiny", "--memory", "200M")
 
 

@@ -11,8 +11,6 @@ import pytest
 from tests.guest.conftest import Home
 from tests.guest.templates import cached, facts, own_cache, sums, throwaways
 
-pytestmark = pytest.mark.timeout(300)
-
 # The same for all that go on from the same boot: when the kernel said what, in
 # microseconds.
 BOOT = ("sh", "-c", "dmesg | head -n 60 | md5sum")

@@ -10,7 +10,6 @@ import pytest
 from tests.guest.conftest import Home
 from tests.guest.ticking import begin, listening, told
 
-pytestmark = pytest.mark.timeout(180)
 PAUSE = 0.7
 
 

@@ -18,8 +18,6 @@ from qemuctl.testing import CommandFailed, Guest, SyncGuest
 from tests.guest.conftest import Home
 from tests.guest.verbs import guest_of, told
 
-pytestmark = pytest.mark.timeout(90)
-
 
 @pytest.fixture(scope="module")
 def vm(shared: Home) -> Iterator[SyncGuest]:

@@ -15,8 +15,6 @@ from qemuctl.vm import power
 from tests.guest.conftest import Home
 from tests.guest.verbs import guest_of, told
 
-pytestmark = pytest.mark.timeout(120)
-
 BOOT = "cat /proc/sys/kernel/random/boot_id"
 # A new boot of the kernel, whose memory is empty.
 ANEW = "[ ! -e /tmp/old ]"

@@ -223,7 +223,6 @@ ODD = {
 
 
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD)
-@pytest.mark.timeout(20)
 def test_what_is_no_honest_tar_is_refused_and_ends(outside: Path, data: bytes) -> None:
     with pytest.raises(CopyError, match="holds what is not copied"):
         unpacked(outside / "out", data)
