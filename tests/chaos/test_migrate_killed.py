@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import survivors, wait_until
+from tests.conftest import sweep, wait_until
 from tests.guest.conftest import Home, make_home, qemu  # noqa: F401 (a fixture)
 from tests.guest.hosts import Host, hosts  # noqa: F401 (a fixture)
 from tests.guest.moving import (
@@ -75,7 +75,7 @@ def homes(
             for name in home.text("ls", "-q").split():
                 home.run("kill", name)
                 check_disks(home, name)
-    assert not survivors(a.path) + survivors(b.path)
+    sweep(a.path.parent)
 
 
 def said(home: Home) -> str:

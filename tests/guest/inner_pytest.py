@@ -59,13 +59,19 @@ def running(
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
-        env=os.environ | options.pop("env", {}),
+        env=_outside() | options.pop("env", {}),
         **options,
     ) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def _outside() -> dict[str, str]:
+    """The environment without what the pytest around it says of itself."""
+    own = ("PYTEST_XDIST", "PYTEST_CURRENT")
+    return {k: v for k, v in os.environ.items() if not k.startswith(own)}
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ def ssh(
     here: Host, there: Host, command: str, **options
 ) -> subprocess.CompletedProcess:
     argv = here.enter(
-        "ssh", "-oBatchMode=yes", "-oConnectTimeout=1", there.name, command
+        "ssh", "-oBatchMode=yes", "-oConnectTimeout=10", there.name, command
     )
     return subprocess.run(argv, capture_output=True, check=False, timeout=30, **options)
 

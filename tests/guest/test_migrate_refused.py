@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import qemuctl
-from tests.conftest import survivors
+from tests.conftest import sweep
 from tests.guest.conftest import BOOT_SECTOR, Home, make_home
 from tests.guest.moving import Migration, destination, rows, state, tidy
 
@@ -49,7 +49,7 @@ def homes(
         yield Here(a.path, ssh=str(near)), b
     finally:
         empty(a, b)
-    assert not survivors(a.path) + survivors(b.path)
+    sweep(a.path.parent)
 
 
 def empty(*homes: Home) -> None:

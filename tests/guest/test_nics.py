@@ -195,7 +195,7 @@ def test_a_wire_joins_a_card_that_listens_to_one_that_does_not(
     script = (
         f"ip link set {ends[near['mac']]} up; ip link set {ends[far['mac']]} up; "
         f"until grep -qv '^0$' /sys/class/net/{ends[far['mac']]}/statistics/rx_packets;"
-        f" do arping -c 1 -w 1 -I {ends[near['mac']]} 192.0.2.1; done"
+        f" do arping -c 1 -w 1 -I {ends[near['mac']]} 192.0.2.1; done; true"
     )
     shared.run("exec", web, "--", "sh", "-c", script)
     shared.run("nic", "rm", web, far["id"])
