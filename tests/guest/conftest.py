@@ -126,17 +126,23 @@ def shared(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Hom
         sweep(home.path)
 
 
+def boot_web(home: Home) -> str:
+    """A Linux guest that stays, its agent answering, from nothing."""
+    home.run(
+        "create", "web", "--image", "tiny", "--memory", "384M", "--cpus", "1,max=2",
+        "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
+    )  # fmt: skip
+    home.run("start", "web", "--wait")
+    return "web"
+
+
 @pytest.fixture(scope="session")
 def saved_web(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Path:
     """The folder of a VM called web whose Linux guest, its agent answering, was saved:
     each file of tests has a copy that goes on from there, which is quicker than a boot.
     """
     home = make_home(tmp_path_factory.mktemp("saved") / "home")
-    home.run(
-        "create", "web", "--image", "tiny", "--memory", "384M", "--cpus", "1,max=2",
-        "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
-    )  # fmt: skip
-    home.run("start", "web", "--wait")
+    boot_web(home)
     home.run("save", "web")
     return home.path / "state/vms/web"
 

@@ -11,16 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Home
+from tests.guest.conftest import Home, boot_web
 from tests.guest.moving import state
 
 
+@pytest.fixture(scope="module")
+def booted(shared: Home) -> str:
+    return boot_web(shared)
+
+
 @pytest.fixture
-def web(shared: Home, web: str) -> str:
+def web(shared: Home, booted: str) -> str:
     """The guest, running: another test may have stopped it."""
-    if state(shared, web) == "off":
-        shared.run("start", web, "--wait", timeout=150)
-    return web
+    if state(shared, booted) == "off":
+        shared.run("start", booted, "--wait")
+    return booted
 
 
 def test_the_agent_answers_only_when_disks_and_cards_are_there(
