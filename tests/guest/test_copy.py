@@ -390,6 +390,7 @@ def test_a_vm_that_is_off_is_told_with_the_commands_own_name(shared: Home) -> No
 async def test_ssh_is_there_when_its_server_greets_and_not_before(
     vm: qemuctl.Vm, tmp_path: Path
 ) -> None:
+    await vm.agent.run(["sh", "-c", "echo tiny speaks >/dev/ttyS0"])
     answers = [b"", b"busy, come back\n", b"hello\r\nSSH-2.0-x\r\n"]
 
     async def serve(_reader: Any, writer: asyncio.StreamWriter) -> None:
