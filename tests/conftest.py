@@ -35,7 +35,27 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The files that take longest, which begin first: at the end no worker waits for one.
+LONGEST = (
+    "test_debian.py", "test_migrate_killed.py", "test_migrate_ssh.py",
+    "test_debian_fork.py", "test_plugin_killed.py", "test_save_killed.py",
+    "test_migrate.py", "test_forks.py", "test_machines.py", "test_pytest_plugin.py",
+    "test_pool.py", "test_owner_killed.py", "test_save.py", "test_cpus.py",
+)  # fmt: skip
+OTHERS = ("chaos", "guest", "fake", "unit", "golden")
+
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[int, int]:
+    """When a test's file begins; the tests of a file stay in their order."""
+    name, folder = item.path.name, item.path.parent.name
+    turn = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    return turn, OTHERS.index(folder) if folder in OTHERS else -1
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
