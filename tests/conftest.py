@@ -38,7 +38,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
 # The files that take longest, which begin first: at the end no worker waits for one.
 LONGEST = (
     "test_debian.py", "test_migrate_killed.py", "test_migrate_ssh.py",
-    "test_debian_fork.py", "test_plugin_killed.py", "test_save_killed.py",
+    "test_plugin_killed.py", "test_save_killed.py",
     "test_migrate.py", "test_forks.py", "test_machines.py", "test_pytest_plugin.py",
     "test_pool.py", "test_owner_killed.py", "test_save.py", "test_cpus.py",
 )  # fmt: skip

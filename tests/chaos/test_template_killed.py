@@ -19,7 +19,7 @@ MAKE = ("run", "tiny", "--memory", "160M", "--", "echo", "works")
 STEPS = (
     "make .*.lock", "start sh undertaker.sh", "mkdir template-*", "make vm.yaml",
     "make started.yaml", "make launch.sh", "start sh shepherd.sh",
-    "rename process.json", "qmp cont", "make state", "qmp migrate",
+    "rename process.json", "qmp cont", "qmp migrate",
     "rename template.json",
 )  # fmt: skip
 
