@@ -56,8 +56,13 @@ def cached_templates_dir() -> Path:
 
 
 def cache_home() -> Path:
-    """What can be made again: ``$XDG_CACHE_HOME/qemuctl``."""
-    return _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"
+    """What can be made again: ``$XDG_CACHE_HOME/qemuctl``, by its real path.
+
+    Templates know images and disks in it by their paths: homes that share a cache
+    by a link share its templates, too.
+    """
+    named = _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"
+    return named.resolve()
 
 
 def config_home() -> Path:

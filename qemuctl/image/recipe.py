@@ -71,9 +71,7 @@ def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
         if not modules.is_dir():
             raise ImageError(f"no such folder of modules: {modules}")
         digest.update(f"{modules.absolute()} {modules.stat().st_mtime_ns}".encode())
-    # The real path: homes that share a cache by a link share its templates, too.
-    images = cache_home().resolve() / "images"
-    folder = images / f"{TINY}-{digest.hexdigest()[:12]}"
+    folder = cache_home() / "images" / f"{TINY}-{digest.hexdigest()[:12]}"
     return Image(TINY, folder, read_manifest(recipe / FILE))
 
 

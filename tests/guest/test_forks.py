@@ -98,7 +98,7 @@ def test_each_has_the_hosts_clock(shared: Home, pair: tuple[str, str]) -> None:
     for name in pair:
         before = time.time()
         clock = int(sh(shared, name, "date +%s"))
-        assert before - 1.5 <= clock <= time.time() + 1.5
+        assert before - 5 <= clock <= time.time() + 5
 
 
 def test_random_numbers_differ_in_the_very_first_command(shared: Home, db: str) -> None:
