@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,10 +152,7 @@ async def run_command(vm: Vm, command: list[str]) -> int:
     from qemuctl.guest.console import read_fd
     from qemuctl.guest.stream import run_streaming
 
-    # A terminal's keys are for whoever typed the command, not for the guest.
-    stdin: Any = None
-    if sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty():
-        stdin = read_fd(sys.stdin.fileno())
+    stdin = read_fd(sys.stdin.fileno()) if _has_input() else None
     return await vm.unless_ended(
         run_streaming(
             vm.agent,
@@ -164,6 +162,17 @@ async def run_command(vm: Vm, command: list[str]) -> int:
             stderr=_writer(sys.stderr.buffer),
         )
     )
+
+
+def _has_input() -> bool:
+    """Whether there is an input to pass on. A terminal's keys are for whoever typed
+    the command; /dev/null spares the guest the processes that would feed nothing."""
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return False
+    with contextlib.suppress(OSError):  # its descriptor may be closed all the same
+        null = os.stat(os.devnull)  # noqa: PTH116 (as os.path.samestat wants it)
+        return not os.path.samestat(os.fstat(sys.stdin.fileno()), null)
+    return False
 
 
 def _writer(stream: Any) -> Any:

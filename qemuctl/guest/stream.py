@@ -27,7 +27,8 @@ _LOOK_EVERY = 0.01
 _PREPARE = """
 umask 077
 d=$(mktemp -d "${TMPDIR:-/tmp}/qemuctl.XXXXXX") || exit
-mkfifo "$d/next" "$d/in" && : >"$d/out" && : >"$d/err" && echo "$d"
+[ "$1" = none ] || mkfifo "$d/next" "$d/in" || exit
+: >"$d/out" && : >"$d/err" && echo "$d"
 """
 
 # The feeder reads names of parts from `next` and pipes each into the command;
@@ -95,7 +96,8 @@ async def run_streaming(
     When the caller is cancelled, the command in the guest gets a TERM.
     Raises AgentError when the guest cannot do it or its agent is lost.
     """
-    prepared = await agent.run(["/bin/sh", "-c", _PREPARE])
+    mode = "none" if stdin is None else "stream"
+    prepared = await agent.run(["/bin/sh", "-c", _PREPARE, "sh", mode])
     folder = prepared.text
     if not prepared.ok or not folder:
         words = prepared.stderr.decode(errors="replace").strip()
@@ -106,7 +108,6 @@ async def run_streaming(
     ]
     # r+ does not wait for the other side of the pipe, as w would.
     following = await _open(agent, f"{folder}/next", "r+") if stdin else None
-    mode = "none" if following is None else "stream"
     pid = await agent.start(["/bin/sh", "-c", _WRAPPER, "sh", folder, mode, *argv])
     feeding = None
     if stdin is not None and following is not None:

@@ -33,6 +33,7 @@ from qemuctl.migration.phases import Phase
 from qemuctl.migration.report import Moved, Progress, Report, progress_of, silent
 from qemuctl.migration.storage import Storage, served_at
 from qemuctl.migration.undo import undo
+from qemuctl.migration.virtio_mem import check_virtio_mem
 from qemuctl.process import Identity
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import (
@@ -92,6 +93,7 @@ async def migrate(
                 f"migrate {vm.name}", "unknown", "an earlier migration was cut short",
                 hint=f"first: qemuctl migrate-recover {vm.name}",
             )  # fmt: skip
+        await check_virtio_mem(vm)
         move = _Move(vm, destination, options, receiver, report)
         return await move.carry_out()
 

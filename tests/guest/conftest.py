@@ -33,9 +33,11 @@ CPUS = "1,max=2,hypervisor=vmware"
 
 @pytest.fixture(scope="session")
 def qemu() -> Path:
-    """The installed QEMU."""
+    """The installed QEMU, and the tiny image built: not every test has a network."""
     found = shutil.which("qemu-system-x86_64")
     assert found is not None, "these tests need qemu-system-x86_64 on PATH"
+    done = commands.server().run("image", "build", "tiny", env=os.environ, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
     return Path(found)
 
 
