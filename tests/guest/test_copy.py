@@ -180,16 +180,11 @@ async def test_a_file_that_changes_on_the_way_is_an_error(
         await vm.files.put(big, "/tmp/t", progress=shrink)
     assert await said(vm, "ls -A /tmp/t") == ""
     await said(vm, "head -c 8000000 /dev/zero >/tmp/t/z")
-    pending: list[asyncio.Task[Any]] = []
-
-    def touch(done: int, _total: int | None) -> None:
-        if done and not pending:
-            write = "printf x | dd of=/tmp/t/z conv=notrunc 2>/dev/null"
-            pending.append(asyncio.create_task(said(vm, write)))
-
+    write = "printf x | dd of=/tmp/t/z conv=notrunc 2>/dev/null"
+    await said(vm, f"while [ ! -e /tmp/over ]; do {write}; done >/dev/null 2>&1 &")
     with pytest.raises(CopyError, match="changed while it was copied"):
-        await vm.files.get("/tmp/t/z", tmp_path / "z", progress=touch)
-    await asyncio.gather(*pending)
+        await vm.files.get("/tmp/t/z", tmp_path / "z")
+    await said(vm, "touch /tmp/over")
     assert not (tmp_path / "z").exists()
 
 
