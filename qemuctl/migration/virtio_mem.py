@@ -27,6 +27,7 @@ async def check_virtio_mem(vm: Vm) -> None:
                 f"migrate {vm.name}", "running",
                 "QEMU would end: its emulated machine (TCG) uses a part of its "
                 "virtio-mem memory",
-                hint=f"with all of it, or none, it can be migrated: qemuctl set {vm.name} "
-                f"--memory SIZE; it can be saved, too: qemuctl save {vm.name} FILE",
+                hint="with all of it, or none, it can be migrated: "
+                f"qemuctl set {vm.name} --memory SIZE; "
+                f"it can be saved, too: qemuctl save {vm.name} FILE",
             )  # fmt: skip

@@ -180,7 +180,7 @@ async def test_a_file_that_changes_on_the_way_is_an_error(
         await vm.files.put(big, "/tmp/t", progress=shrink)
     assert await said(vm, "ls -A /tmp/t") == ""
     await said(vm, "head -c 8000000 /dev/zero >/tmp/t/z")
-    write = "printf x | dd of=/tmp/t/z conv=notrunc 2>/dev/null"
+    write = "n=$((n + 1)); echo $n | dd of=/tmp/t/z conv=notrunc 2>/dev/null"
     await said(vm, f"while [ ! -e /tmp/over ]; do {write}; done >/dev/null 2>&1 &")
     with pytest.raises(CopyError, match="changed while it was copied"):
         await vm.files.get("/tmp/t/z", tmp_path / "z")
