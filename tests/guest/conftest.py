@@ -131,7 +131,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Hom
 def boot_web(home: Home) -> str:
     """A Linux guest that stays, its agent answering, from nothing."""
     home.run(
-        "create", "web", "--image", "tiny", "--memory", "384M", "--cpus", "1,max=2",
+        "create", "web", "--image", "tiny", "--memory", "384M",
+        "--cpus", "1,max=2,hypervisor=vmware",
         "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
     )  # fmt: skip
     home.run("start", "web", "--wait")

@@ -167,17 +167,15 @@ def test_what_was_plugged_in_comes_along(guest: Guest) -> None:
     here, there = guest.here, guest.there
     here.run("disk", "add", NAME, "--size", "8M", "--target", "more")
     here.run("nic", "add", NAME, "user,forward=:7", "--id", "second")
-    here.run("set", NAME, "--cpus", "2", "--memory", "448M")
+    here.run("set", NAME, "--cpus", "2")
     macs = "cat /sys/class/net/eth*/address | sort"
-    cards, size = inside(here, NAME, macs), "awk '/MemTotal/{print $2}' /proc/meminfo"
-    memory = inside(here, NAME, size)
+    cards = inside(here, NAME, macs)
     spec = here.path.joinpath(f"state/vms/{NAME}/vm.yaml").read_text()
     find = "for d in /sys/block/vd*; do echo $(cat $d/serial); done"
     assert inside(here, NAME, find).split() == ["data", "more"]
 
     guest.move()
     assert inside(there, NAME, "nproc") == "2"
-    assert inside(there, NAME, size) == memory
     assert inside(there, NAME, macs) == cards
     assert inside(there, NAME, find).split() == ["data", "more"]
     assert len(rows(there)[NAME]["forwards"]) == 2
@@ -186,18 +184,6 @@ def test_what_was_plugged_in_comes_along(guest: Guest) -> None:
     # It can be plugged out where it is now.
     there.run("disk", "rm", NAME, "more")
     there.run("nic", "rm", NAME, "second")
-    there.run("set", NAME, "--memory", "192M")
-
-
-def test_a_guest_that_uses_a_part_of_virtio_mem_is_not_lost(guest: Guest) -> None:
-    """QEMU 10.0 without KVM aborts while it sends it: then it has to be refused."""
-    here, there = guest.here, guest.there
-    here.run("set", NAME, "--memory", "320M")
-    done = here.run("migrate", NAME, destination(there), check=None)
-    alive = there if done.returncode == 0 else here
-    assert state(alive, NAME) == "running", done.stderr.decode()
-    assert done.returncode == 0 or b"virtio-mem" in done.stderr
-    alive.run("set", NAME, "--memory", "192M")
 
 
 def test_it_is_watched_hurried_and_called_off_from_another_terminal(
@@ -251,7 +237,7 @@ def test_ctrl_c_calls_it_off(guest: Guest, phase: str) -> None:
 
 def test_a_guest_that_is_too_busy_is_told_so_and_goes_on(guest: Guest) -> None:
     here, there = guest.here, guest.there
-    options = ["--bandwidth", "3M", "--no-auto-converge", "--timeout", "4s"]
+    options = ["--bandwidth", "3M", "--no-auto-converge", "--timeout", "2s"]
     options += ["--downtime", "1ms"]
     busy = "while :; do cat /dev/urandom | head -c 4000000 >/ram/busy; done"
     inside(here, NAME, f"setsid sh -c '{busy}' </dev/null >/dev/null 2>&1 & echo $!")
@@ -262,7 +248,7 @@ def test_a_guest_that_is_too_busy_is_told_so_and_goes_on(guest: Guest) -> None:
     finally:
         inside(here, NAME, "pkill -f busy; killall head; rm -f /ram/busy; true")
     assert code == 1
-    assert "4 s" in words
+    assert "2 s" in words
     assert guest.here == here
 
 
