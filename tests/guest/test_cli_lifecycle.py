@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -335,7 +336,7 @@ def test_of_several_names_each_gets_its_turn(here: Home, vm: str) -> None:
 def test_closed_streams_are_no_reason_to_fail(
     here: Home, vm: str, redirection: str
 ) -> None:
-    line = " ".join(here.command("ls", "-a"))
+    line = shlex.join(here.command("ls", "-a"))
     done = subprocess.run(
         ["bash", "-c", f"{line} {redirection}"], env=here.env, capture_output=True,
         check=False,

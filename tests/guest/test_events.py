@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -112,7 +113,7 @@ def test_it_ends_with_the_vms_that_were_named_and_with_its_reader(
 ) -> None:
     create(here, boot_sector, "one")
     here.run("start", "one")
-    command = " ".join(here.command("events"))
+    command = shlex.join(here.command("events"))
     for script in (f"{command} | true", f"{command} --json --since 1h | head -n 1"):
         shell = subprocess.run(
             ["bash", "-c", script], env=here.env, capture_output=True, timeout=60,

@@ -170,7 +170,8 @@ def test_the_same_home_by_whatever_way(here: Here, tmp_path: Path) -> None:
     for to in (here.path, link):
         assert "it is there already" in refused(here, "web", f"local:{to}")
     root = Path(qemuctl.__file__).parents[1]
-    receiver = f"env QEMUCTL_HOME={link} PYTHONPATH={root} {sys.executable} -m qemuctl"
+    env = ["env", f"QEMUCTL_HOME={link}", f"PYTHONPATH={root}"]
+    receiver = shlex.join([*env, sys.executable, "-m", "qemuctl"])
     words = refused(here, "web", "ssh://far", "--receiver", receiver, "--name", "other")
     assert "it is there already" in words
 
