@@ -212,7 +212,7 @@ def test_a_failure_is_reported_with_all_that_is_known_of_the_guest(
     assert "no picture" not in ran.section("test_assertion", "vm: files")
     boot = "ERROR at setup of test_boot"
     assert "guest panic: Kernel panic - not syncing: " in verdict(boot)
-    assert "No filesystem could mount root" in ran.section(boot, "vm: console")
+    assert "Kernel Offset: " in ran.section(boot, "vm: console")
     assert "\n  -nodefaults \\\n" in ran.section(boot, "vm: argv")
     launch = "ERROR at setup of test_launch"
     assert "-bogus: invalid option" in verdict(launch)
