@@ -58,8 +58,7 @@ def cached_templates_dir() -> Path:
 def cache_home() -> Path:
     """What can be made again: ``$XDG_CACHE_HOME/qemuctl``, by its real path.
 
-    Templates know images and disks in it by their paths: homes that share a cache
-    by a link share its templates, too.
+    Templates know what is in it by path: homes that link to one share them.
     """
     named = _under_home("cache") or _xdg("XDG_CACHE_HOME", ".cache") / "qemuctl"
     return named.resolve()
