@@ -196,6 +196,10 @@ class Undertaker:
     process: Identity
     _popen: subprocess.Popen[bytes] | None = None
 
+    def made(self) -> None:
+        """The first folder is the VM's: from now on all that is in it goes."""
+        os.write(self.pipe, b"made\n")
+
     def detach(self) -> None:
         """Lets go of the pipe without waiting: the files go when QEMU does."""
         self.let_go()
@@ -227,7 +231,10 @@ class Undertaker:
 
 
 def bury(*folders: Path) -> Undertaker:
-    """Starts the undertaker of a throwaway VM, before any of its files exist."""
+    """Starts the undertaker of a throwaway VM, before any of its files exist.
+
+    The first folder is to be made next, and its undertaker told: `Undertaker.made`.
+    """
     theirs, ours = os.pipe()
     try:
         popen = subprocess.Popen(

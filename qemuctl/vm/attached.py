@@ -105,6 +105,7 @@ async def begin(
             raise name_in_use(name) from error
         raise
     try:
+        undertaker.made()
         (paths.state / THROWAWAY).write_text(str(os.getpid()))
         paths.spec.write_text(dump(spec))
         if furnish is not None:

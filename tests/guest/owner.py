@@ -49,7 +49,11 @@ def prepared(paths: VmPaths, mode: str) -> list[int]:
     private_dir(paths.state)
     lock = take(paths.lock)
     assert lock == 3
-    return [lock, bury(paths.state, paths.run).pipe] if "bury" in mode else [lock]
+    if "bury" not in mode:
+        return [lock]
+    undertaker = bury(paths.state, paths.run)
+    undertaker.made()
+    return [lock, undertaker.pipe]
 
 
 if __name__ == "__main__":

@@ -295,6 +295,7 @@ async def test_the_undertaker_is_done_when_the_files_are_gone(tmp_path: Path) ->
     undertaker = bury(*folders)
     for folder in folders[:2]:
         (folder / "deep").mkdir(parents=True)
+    undertaker.made()
     assert all(folder.exists() for folder in folders[:2])
     await undertaker.done()
     assert list(tmp_path.iterdir()) == []
