@@ -26,6 +26,7 @@ class MachineOption(KeyvalOption):
     type: str
     vmport: bool | None = None
     graphics: bool | None = None
+    sata: bool | None = None
     memory_backend: str | None = None
 
 

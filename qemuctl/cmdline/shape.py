@@ -26,7 +26,7 @@ from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.layout import root_port
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.objects import MemoryBackendRam
-from qemuctl.cmdline.options import Smp
+from qemuctl.cmdline.options import MachineOption, Smp
 from qemuctl.cmdline.qapi import JsonOption
 from qemuctl.spec.model import Spec
 
@@ -70,7 +70,8 @@ class Shape:
 
     ``machine`` is the exact type, ``accel`` and ``cpu_model`` what its processors
     are made by and look like; ``ports`` is the number of root ports. ``cpus`` are the
-    processors beside the ``first_cpus``, as `device_add` takes them.
+    processors beside the ``first_cpus``, as `device_add` takes them; ``sata`` tells
+    whether q35 has its disk controller.
     """
 
     machine: str
@@ -83,6 +84,7 @@ class Shape:
     modules: tuple[Module, ...] = ()
     grown: Grown | None = None
     others: frozenset[str] = field(default_factory=frozenset)
+    sata: bool = True
 
     @property
     def ids(self) -> frozenset[str]:
@@ -119,6 +121,8 @@ def shaped(content: Iterable[Element], shape: Shape) -> Iterator[Element]:
         if isinstance(element, PcieRootPort):
             if element.port == 0:
                 yield from (root_port(index) for index in range(shape.ports))
+        elif isinstance(element, MachineOption):
+            yield replace(element, sata=None if shape.sata else False)
         elif isinstance(element, Smp) and element.cpus != shape.first_cpus:
             most = element.maxcpus or element.cpus
             yield replace(element, cpus=shape.first_cpus, maxcpus=most)

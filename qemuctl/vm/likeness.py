@@ -7,7 +7,6 @@ QEMU's object tree says which of them are there, and where.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -154,20 +153,16 @@ async def _shape(vm: Vm, plugged: list[Plugged]) -> Shape:
     return Shape(
         machine=vm.record.machine,
         accel="kvm" if vm.record.accel == "kvm" else "tcg",
-        cpu_model=_cpu_model(vm.record.argv),
+        cpu_model=vm.record.option("-cpu"),
         slots=slots,
         ports=sum(device.driver == _ROOT_PORT for device in plugged),
-        first_cpus=_first_cpus(vm.record.argv),
+        first_cpus=_first_cpus(vm.record.option("-smp")),
         cpus=await _cpus(vm),
         modules=modules,
         grown=grown,
         others=frozenset({device.id for device in plugged} - slots.keys()),
+        sata=vm.record.sata,
     )
-
-
-def _cpu_model(argv: list[str]) -> str | None:
-    pairs = itertools.pairwise(argv)
-    return next((value for switch, value in pairs if switch == "-cpu"), None)
 
 
 async def _slot(vm: Vm, device: Plugged) -> Slot | None:
@@ -183,12 +178,10 @@ async def _slot(vm: Vm, device: Plugged) -> Slot | None:
     return None
 
 
-def _first_cpus(argv: list[str]) -> int:
+def _first_cpus(smp: str | None) -> int:
     """How many processors QEMU began with: disks have a queue for each of these, also
     those that came later."""
-    pairs = itertools.pairwise(argv)
-    words = next((value for switch, value in pairs if switch == "-smp"), "")
-    found = re.match(r"(?:cpus=)?(\d+)", words)
+    found = re.match(r"(?:cpus=)?(\d+)", smp or "")
     return int(found[1]) if found else 1
 
 

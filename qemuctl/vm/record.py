@@ -6,6 +6,7 @@ and true only while the VM's lock is held. It repeats nothing that QEMU can be a
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +45,16 @@ class Record:
     links_down: list[str] = field(default_factory=list)
     template: str | None = None
     continued: bool = False
+
+    def option(self, switch: str) -> str | None:
+        """The value of the first such option on QEMU's command line."""
+        pairs = itertools.pairwise(self.argv)
+        return next((value for name, value in pairs if name == switch), None)
+
+    @property
+    def sata(self) -> bool:
+        """Whether q35 has its disk controller; true for every other machine."""
+        return "sata=off" not in (self.option("-machine") or "")
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""

@@ -8,8 +8,7 @@ its middle, when nothing of before is left. So it is compared first.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import CommandError
@@ -33,7 +32,11 @@ async def topology(vm: Vm) -> dict[str, str]:
     found = {"machine": record.machine, "accelerator": record.accel}
     if record.template is not None:
         found[FORK_OF] = record.template
-    found |= _switches(record.argv)
+    if record.sata:
+        found["disk controller"] = "on board"
+    for switch, name in _SWITCHES.items():
+        if (value := record.option(switch)) is not None:
+            found[name] = value
     for device in await vm.live.plugged():
         found[device.id] = await _described(vm, device)
     with contextlib.suppress(CommandError):  # there are none without an id
@@ -41,11 +44,6 @@ async def topology(vm: Vm) -> dict[str, str]:
             if each.type.startswith("child<"):
                 found[each.name] = each.type[len("child<") : -1]
     return found
-
-
-def _switches(argv: Sequence[str]) -> dict[str, str]:
-    pairs = itertools.pairwise(argv)
-    return {_SWITCHES[switch]: text for switch, text in pairs if switch in _SWITCHES}
 
 
 async def _described(vm: Vm, device: Plugged) -> str:

@@ -69,6 +69,25 @@ def test_a_machine_that_the_binary_lacks_is_named() -> None:
         line(machine="pc-q35-2.4")
 
 
+@pytest.mark.parametrize(
+    ("fields", "off"),
+    [
+        ({}, True),
+        ({"disks": [DISK]}, True),
+        ({"disks": [DISK, {"path": "/e.raw", "bus": "sata"}]}, False),
+        ({"cdrom": ""}, False),
+        ({"extra_args": ["-cdrom", "a.iso"]}, False),
+        ({"machine": "pc"}, False),
+        ({"machine": "microvm"}, False),
+    ],
+)
+def test_q35_has_its_disk_controller_only_when_used(
+    fields: dict[str, Any], off: bool
+) -> None:
+    (value,) = values(line(**fields), "-machine")
+    assert value.endswith(",sata=off") == off
+
+
 def test_kvm_brings_no_translation_cache() -> None:
     kvm = Accel(kind="kvm", reason="", cpu_model="host")
     words = line(Host(binary=BINARY, accel=kvm))

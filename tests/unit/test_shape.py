@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from qemuctl.cmdline.blockdev import FileNode, FormatNode
 from qemuctl.cmdline.devices import Nic, ScsiDevice, VirtioBlk, VirtSerialPort
 from qemuctl.cmdline.layout import root_port
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.netdev import UserNetdev
-from qemuctl.cmdline.options import Smp
+from qemuctl.cmdline.options import MachineOption, Smp
 from qemuctl.cmdline.shape import Module, Shape, Slot, exact, shaped
 from qemuctl.spec import parse_spec
 
@@ -77,6 +79,14 @@ def test_processors_that_came_later_do_so_again() -> None:
         assert line([smp], shape)[:2] == ["-smp", f"cpus=2,maxcpus={most}"]
         assert devices([smp], shape) == [extra]
     assert line([Smp(cpus=2)], shape)[:2] == ["-smp", "cpus=2"]
+
+
+@pytest.mark.parametrize("wanted", [None, False])
+def test_the_disk_controller_is_there_if_it_was(wanted: bool | None) -> None:
+    option = MachineOption(type="pc-q35-7.2", sata=wanted)
+    without = Shape(**vars(EMPTY) | {"sata": False})
+    assert line([option], EMPTY) == ["-machine", "pc-q35-7.2"]
+    assert line([option], without) == ["-machine", "pc-q35-7.2,sata=off"]
 
 
 def test_a_module_has_its_back_end_first() -> None:
