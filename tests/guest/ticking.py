@@ -1,7 +1,7 @@
 """A guest that counts and writes all the while, and what it says of itself later:
 no tick is lost, no byte of its disk or RAM is wrong.
 
-Some nine times a second the tiny guest appends a tick, `NUMBER UPTIME CHECKSUM`, to a
+Some five times a second the tiny guest appends a tick, `NUMBER UPTIME CHECKSUM`, to a
 file on its disk, which is written at once, and says it on its serial port. By the
 side of that it writes random blocks on its disk and to its RAM over and over, each
 under the name of its own checksum; a few of them once only.
@@ -46,7 +46,7 @@ while :; do
     n=$((n + 1))
     echo "$n $t $(({CHECKSUM}))" >&4
     echo "tick $n" >&5
-    read -t 0.1 nothing <&3
+    read -t 0.2 nothing <&3
 done
 END
 
@@ -68,7 +68,7 @@ while :; do
     for i in 0 1 2 3 4 5 6 7; do
         block /ram $i /dev/urandom
         block /disk $((i / 2)) /dev/urandom
-        read -t 1.5 nothing <&3
+        read -t 5 nothing <&3
     done
 done
 END

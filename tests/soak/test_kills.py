@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qemuctl import paths
-from tests.chaos.test_migrate_killed import CASES, homes, killed
+from tests.chaos.test_migrate_killed import CASES, homes, killed, two_homes
 from tests.chaos.test_owner_killed import nothing
 from tests.chaos.test_plugin_killed import TESTS, guests, owned_by
 from tests.chaos.test_save_killed import Guest, guest, ran, settled
@@ -20,7 +20,7 @@ from tests.guest.saves import row
 from tests.guest.templates import own_cache
 from tests.soak.conftest import Soak
 
-__all__ = ["guest", "homes"]
+__all__ = ["guest", "homes", "two_homes"]
 
 Until = Callable[..., object]
 GONE_WITHIN = 20.0
