@@ -45,10 +45,10 @@ from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
+from qemuctl.vm.foreign import check_inside
 from qemuctl.vm.portable import (
     BOOT_FILES,
     boot_files,
-    check_inside,
     disk_name,
     image_to_go,
     made,

@@ -37,6 +37,7 @@ from qemuctl.qmp.migration import (
 from qemuctl.spec import Spec, dump
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.cpus import lost_one
+from qemuctl.vm.foreign_state import remember_save
 from qemuctl.vm.likeness import likeness
 from qemuctl.vm.packing import pack
 from qemuctl.vm.presence import carried_out
@@ -50,6 +51,7 @@ from qemuctl.vm.state_file import (
     disks_then,
     finish,
     prepare_stream,
+    read_state,
     within,
 )
 from qemuctl.vm.states import Action, State
@@ -88,6 +90,10 @@ async def save(
         async with _standing_still(vm, state):
             with whole(path, replace=target is None) as fresh:
                 about = await _written(vm, fresh, state, compression, progress)
+                if target is not None:
+                    # Where it cannot, `restore` takes it for somebody else's.
+                    with contextlib.suppress(OSError):
+                        remember_save(vm.paths, read_state(fresh))
         # From here on the file is what there is of the VM.
         await carried_out(_end(vm))
     return about
