@@ -55,7 +55,8 @@ from qemuctl.vm.portable import (
     portable,
 )
 from qemuctl.vm.resolve import image_of
-from qemuctl.vm.states import Action
+from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 _LIST, _SPEC = "qemuctl.json", "vm.yaml"
 _DISK = re.compile(r"disks/[a-z][a-z0-9-]{0,19}\.qcow2")
@@ -96,6 +97,7 @@ async def export_locked(
     name = paths.name
     with whole(target) as fresh:
         spec = load_spec(paths.spec, name=name)
+        check_drives(spec, Action.EXPORT, State.OFF)
         image = await image_to_go(spec)
         disks = disk_files(spec, paths, image)
         text = dump(portable(spec, paths, image, disks))

@@ -42,6 +42,7 @@ from qemuctl.vm.likeness import likeness
 from qemuctl.vm.packing import pack
 from qemuctl.vm.presence import carried_out
 from qemuctl.vm.saved import is_saved
+from qemuctl.vm.started import started_spec
 from qemuctl.vm.state_file import (
     MAPPED,
     About,
@@ -55,6 +56,7 @@ from qemuctl.vm.state_file import (
     within,
 )
 from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -86,6 +88,8 @@ async def save(
     async with vm.live.changing(Action.SAVE):
         await _check_not_left(vm)
         state = await vm.state()
+        if target is not None:  # the drive could change before it is restored
+            check_drives(started_spec(vm.paths), Action.SAVE, state)
         path = vm.paths.saved if target is None else target
         async with _standing_still(vm, state):
             with whole(path, replace=target is None) as fresh:
