@@ -420,7 +420,8 @@ class Spec(Model):
         cls, value: tuple[str, ...], info: ValidationInfo
     ) -> tuple[str, ...]:
         boot = info.data.get("boot", Boot())
-        modules = boot.kernel is not None and boot.initrd is None
+        linux = boot.initrd is not None or info.data.get("image") is not None
+        modules = boot.kernel is not None and not linux
         check_arguments(value, taken_ids(info.data), modules=modules)
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from tests.guest.conftest import Home
@@ -42,3 +43,34 @@ def test_a_drive_that_qemuctl_does_not_know_is_left_out_of_nothing(
     here.run("create", "read", "--disk", "size=1M",
              *drive(vars_, ",format=qcow2,readonly=on"))  # fmt: skip
     here.run("clone", "read", "copy")
+
+
+# A Multiboot kernel that writes the first module's string to the serial port. Its
+# header tells where it is loaded and begins; then: mov eax,[ebx+24]; mov esi,[eax+8];
+# mov dx,0x3f8; and until the string's end: lodsb; out dx,al; then hlt.
+_AT, _MAGIC, _FLAGS = 0x100000, 0x1BADB002, 0x10000
+_HEADER = struct.pack(
+    "<8I", _MAGIC, _FLAGS, -(_MAGIC + _FLAGS) & 0xFFFFFFFF, _AT, _AT, 0, 0, _AT + 32
+)
+_CODE = bytes.fromhex("8b4318 8b7008 66baf803 ac ee 84c0 75fa f4 ebfd")
+
+
+def test_multiboot_modules_are_passed_on_by_arguments_alone(
+    here: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "kernel").write_bytes(_HEADER + _CODE)
+    (tmp_path / "a").write_text("module")
+    modules = f"{tmp_path}/a x y,{tmp_path}/a"
+    spec = tmp_path / "web.yaml"
+    boot = f"name: web\nmemory: 64M\nnics: []\nboot: {{kernel: {tmp_path}/kernel"
+    for initrd in ("a x y,a", modules):
+        spec.write_text(f"{boot}, initrd: '{initrd}'}}\n")
+        for command in (["spec", "check", spec], ["create", "-f", spec]):
+            said = here.words(*command, check=1)
+            assert "web.yaml:4: boot.initrd: no such file: " in said
+            assert "extra_args: [-initrd, '/DIR/FILE ARGUMENTS,/DIR/FILE']" in said
+    spec.write_text(f"{boot}}}\nextra_args: [-initrd, '{modules}']\n")
+    here.run("create", "-f", spec)
+    here.run("start", "web")
+    here.run("wait", "web", "--for", "serial:a x y")
+    here.run("kill", "web")
