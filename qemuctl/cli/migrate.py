@@ -321,7 +321,8 @@ def receive(
 
     `migrate` starts it there, over your own ssh, with --trust: who can run commands
     there could do all that a spec can. A key that is to bring VMs and nothing else has
-    restrict,port-forwarding,command="qemuctl migrate-receive" in authorized_keys.
+    restrict,command="qemuctl migrate-receive" in authorized_keys: VMs that keep to
+    their own files then come by `migrate --offline`.
     """
     from qemuctl.migration.receiver import main
 

@@ -231,7 +231,7 @@ def _unreachable(link: Link, destination: Destination, status: int) -> QemuctlEr
             f"there is no qemuctl in {destination.text}: {words}",
             hint="install it there, or say where it is: --receiver /PATH/TO/qemuctl",
         )
-    if "No such command" in words:
+    if "No such command" in words or "No such option" in words:
         return QemuctlError(
             f"the qemuctl in {destination.text} is too old to receive a VM",
             hint="both sides need the same version of qemuctl",

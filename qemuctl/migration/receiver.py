@@ -14,8 +14,9 @@ What it trusts its peer with:
 - With ``trust`` it may do what whoever can run commands here may do, for a spec can
   name any file and program. `migrate` asks for that: it begins the receiver over the
   user's own ssh, who could run anything. A key that is to bring VMs and no more has
-  ``restrict,command="qemuctl migrate-receive"`` in authorized_keys, whatever its owner
-  asks for; forwarding of unix sockets is needed beside it (``port-forwarding``).
+  ``restrict,command="qemuctl migrate-receive"`` in authorized_keys, and they come by
+  ``migrate --offline``. A live migration needs ``port-forwarding`` beside it, by which
+  ssh also leads to the monitors of all other VMs: that is to trust a peer with all.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Whatever brings one in asks here: an archive (`import`), a saved state (`restore`), a
 peer (`migrate-receive`), a template that was not made where it lies. Such a spec must
 keep to the VM's own files and sockets; anything else needs the user's word (`--trust`).
-What lies in a VM's own folder is the user's, and so is a saved state that a VM here
-remembers to have written.
+What lies in a VM's own folder is the user's, and so is a spec that they name (``-f``)
+and a saved state that a VM here remembers to have written.
 """
 
 from __future__ import annotations
