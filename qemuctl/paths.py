@@ -261,6 +261,11 @@ class VmPaths:
         return self.state / "saved.state"
 
     @property
+    def saves(self) -> Path:
+        """The checksums of the files that the VM was saved to, a line for each."""
+        return self.state / "saves"
+
+    @property
     def moved(self) -> Path:
         """Where the VM has gone, if it has."""
         return self.state / "moved.json"

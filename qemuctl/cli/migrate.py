@@ -311,8 +311,19 @@ def recover(
 
 
 @command("migrate-receive", example="qemuctl migrate-receive", hidden=True)
-def receive() -> None:
-    """Be the other side of a migration: JSON lines on standard input and output."""
+def receive(
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="also files of this host and arguments for QEMU"),
+    ] = False,
+) -> None:
+    """Receive a VM from another host or home.
+
+    `migrate` starts it there, over your own ssh, with --trust: who can run commands
+    there could do all that a spec can. A key that is to bring VMs and nothing else has
+    restrict,command="qemuctl migrate-receive" in authorized_keys: VMs that keep to
+    their own files then come by `migrate --offline`.
+    """
     from qemuctl.migration.receiver import main
 
-    run_async(main())
+    run_async(main(trust=trust))

@@ -81,28 +81,30 @@ def restore(
     wait: Annotated[
         bool, typer.Option("--wait", help="until its agent answers")
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="also files of this host and arguments for QEMU"),
+    ] = False,
     timeout: Timeout = "120",
 ) -> None:
     """Have a guest go on that was saved to a file; the file stays.
 
     It is the VM that was saved, if that is off and its disks are as they were. Under
     a name that no VM has, a new one is made, with copies of the disks that the other
-    one owns. Restore only what you trust: the file says which others QEMU opens.
+    one owns. A file that no VM here has written may name no other files or arguments
+    for QEMU, unless you --trust it; its RAM and devices go into QEMU's sandbox.
     """
     with percent(f"restoring {file.name}") as progress:
-        run_async(
-            _restore(
-                file, name, paused, wait and not paused, seconds(timeout), progress
-            )
-        )
+        patience = seconds(timeout) if wait and not paused else None
+        run_async(_restore(file, name, paused, trust, patience, progress))
 
 
 async def _restore(
     file: Path,
     name: str | None,
     paused: bool,
-    wait: bool,
-    patience: float,
+    trust: bool,
+    patience: float | None,
     progress: Progress,
 ) -> None:
     from qemuctl.cli.notices import say_gone_on
@@ -110,9 +112,9 @@ async def _restore(
 
     stages = building("building its image, once:")
     vm = await restoring(
-        file, name=name, paused=paused, progress=progress, stages=stages
+        file, name=name, paused=paused, trust=trust, progress=progress, stages=stages
     )
     async with vm:
-        if wait:
+        if patience is not None:
             await vm.wait_ready(timeout=patience)
         await say_gone_on(vm)

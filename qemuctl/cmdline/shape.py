@@ -30,6 +30,9 @@ from qemuctl.cmdline.options import MachineOption, Smp
 from qemuctl.cmdline.qapi import JsonOption
 from qemuctl.spec.model import Spec
 
+# Every function of every slot of a PCI bus.
+_MOST_PORTS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
@@ -86,10 +89,24 @@ class Shape:
     others: frozenset[str] = field(default_factory=frozenset)
     sata: bool = True
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no machine tells of itself: a shape may come from
+        a peer or a file, and any other device could be told to read a file."""
+        if not 0 <= self.ports <= _MOST_PORTS:
+            raise ValueError(f"not a number of root ports: {self.ports}")
+        for cpu in self.cpus:
+            if not _is_processor(**cpu):
+                raise ValueError(f"not a processor: {cpu!r}")
+
     @property
     def ids(self) -> frozenset[str]:
         """Every device that is there; ``others`` are those that no bus is known of."""
         return frozenset(self.slots) | self.others
+
+
+def _is_processor(driver: object = None, id: object = "", **place: object) -> bool:
+    named = isinstance(driver, str) and driver.endswith("-cpu")
+    return named and isinstance(id, str) and all(type(n) is int for n in place.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,18 @@ from qemuctl.migration.offer import Offer, PortWanted
 from qemuctl.migration.place import host, place
 from qemuctl.migration.tls import check_certificates
 from qemuctl.paths import VmPaths, vms_dir
-from qemuctl.spec import Spec, check_name, parse_spec
+from qemuctl.spec import Forward, Spec, check_name, parse_spec
 from qemuctl.units import MIB, format_rounded
 from qemuctl.vm.definitions import name_in_use
+from qemuctl.vm.foreign import check_inside, outside
 
 # What QEMU itself takes beside its guest's memory, and a folder beside its disks.
 _MARGIN = 64 * MIB
+# A peer whose key may run no other command is let in, and no further than that.
+TRUST = (
+    "who may give VMs files and arguments of that host is told there: "
+    "qemuctl migrate-receive --trust"
+)
 _ID = re.compile(r"[a-z][a-z0-9-]{0,19}")
 # What a source sends beside the disks.
 _SENT = {"kernel", "initrd", "seed.iso", "instance-id", "known_hosts"}
@@ -35,12 +41,15 @@ def has_image(name: str, sha256: str | None) -> bool:
     return False
 
 
-def check(offer: Offer) -> None:
-    """Raises QemuctlError with the first reason why the VM cannot come here."""
+def check(offer: Offer, *, trust: bool) -> None:
+    """Raises QemuctlError with the first reason why the VM cannot come here; SpecError
+    for what leads outside of it, unless ``trust``."""
     _check_name(offer.name, offer.place)
     VmPaths.of(offer.name).check_sockets()
     spec = parse_spec(offer.spec, source="the spec of what runs")
-    parse_spec(offer.configured, source="the spec")
+    configured = parse_spec(offer.configured, source="the spec")
+    if not trust:  # before the QEMU that it names is asked anything
+        check_kept_inside(offer, spec, configured)
     _check_qemu(spec, offer)
     _check_room(offer)
     if offer.tls is not None:
@@ -66,6 +75,28 @@ def _check_name(name: str, from_: str) -> None:
     check_name(name)
     if VmPaths.of(name).state.exists():
         raise name_in_use(name)
+
+
+def check_kept_inside(offer: Offer, *specs: Spec) -> None:
+    """Raises SpecError for an offer that needs more of this host than its own files."""
+    source = f"from {offer.place}"
+    names = {disk.file for disk in offer.disks}
+    for spec in specs:
+        check_inside(spec, names, source, hint=TRUST)
+    found = {
+        "disks": [disk for disk in offer.disks if disk.backing_format is not None],
+        "shared": offer.shared,
+        "tls": offer.tls,
+        "forward": [
+            text
+            for forwards in offer.forwards.values()
+            for text in forwards
+            if Forward.model_validate(text).address != "127.0.0.1"
+        ],
+    }
+    for key, value in found.items():
+        if value:
+            raise outside(source, key, TRUST)
 
 
 def _check_files_named(offer: Offer) -> None:

@@ -21,6 +21,8 @@ from qemuctl.migration.destination import Destination
 from qemuctl.paths import private_dir, run_home
 from qemuctl.thread import in_full
 
+# Who starts it on the other side could run anything there.
+_RECEIVE = ["migrate-receive", "--trust"]
 RECEIVER = "qemuctl"
 """The command on the other host."""
 
@@ -130,7 +132,7 @@ async def opened(
         process = await _spawned(argv, new_session=True)
     else:
         ssh = _ssh(destination, folder)
-        told = [*ssh[:-1], "-M", ssh[-1], f"exec {receiver} migrate-receive"]
+        told = [*ssh[:-1], "-M", ssh[-1], f"exec {receiver} {shlex.join(_RECEIVE)}"]
         # Without a session of its own, so that it can ask for a password.
         argv = ["/bin/sh", "-c", _DEAF, "sh", *told]
         process = await _spawned(argv, new_session=False)
@@ -166,7 +168,7 @@ async def opened_again(
 def _child(home: Path) -> list[str]:
     root = Path(__file__).parents[2]
     setting = f"QEMUCTL_HOME={home}"
-    program = [sys.executable, "-P", "-c", _PROGRAM, str(root), "migrate-receive"]
+    program = [sys.executable, "-P", "-c", _PROGRAM, str(root), *_RECEIVE]
     return ["/usr/bin/env", setting, *program]
 
 
@@ -229,7 +231,7 @@ def _unreachable(link: Link, destination: Destination, status: int) -> QemuctlEr
             f"there is no qemuctl in {destination.text}: {words}",
             hint="install it there, or say where it is: --receiver /PATH/TO/qemuctl",
         )
-    if "No such command" in words:
+    if "No such command" in words or "No such option" in words:
         return QemuctlError(
             f"the qemuctl in {destination.text} is too old to receive a VM",
             hint="both sides need the same version of qemuctl",

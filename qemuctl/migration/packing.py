@@ -33,6 +33,8 @@ from qemuctl.vm.portable import boot_files, is_everywhere, without_image
 from qemuctl.vm.resolve import SEED_SERIAL, image_of, placed, seeded
 from qemuctl.vm.snapshot_disks import of_running
 from qemuctl.vm.snapshot_topology import topology
+from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -129,6 +131,7 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
 
 def _check_own(vm: Vm, spec: Spec) -> None:
     """Raises StateError for what is of this host alone."""
+    check_drives(spec, Action.MIGRATE, State.RUNNING)
     for argument in spec.extra_args:
         if found := _OF_THIS_HOST.search(argument):
             what = "folder" if found["folder"] else "device"

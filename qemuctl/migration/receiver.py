@@ -2,6 +2,21 @@
 
 What it has made belongs to it, and dies with it, whatever kills it, as any throwaway
 VM does; until it is told ``go``. Then the VM is its user's.
+
+What it trusts its peer with:
+
+- Without ``trust`` a peer brings VMs that keep to their own files (`foreign`), under
+  names that are free, as much as there is room for, and nothing else: no arguments for
+  QEMU, no other QEMU, no file, card or open port of this host, no file below a disk.
+  It can ask whether an image of a name and checksum is here, and what became of a VM
+  that it brought, by the token of that. The RAM and devices that it sends are read by a
+  QEMU in its sandbox, which is no defence that QEMU's authors promise.
+- With ``trust`` it may do what whoever can run commands here may do, for a spec can
+  name any file and program. `migrate` asks for that: it begins the receiver over the
+  user's own ssh, who could run anything. A key that is to bring VMs and no more has
+  ``restrict,command="qemuctl migrate-receive"`` in authorized_keys, and they come by
+  ``migrate --offline``. A live migration needs ``port-forwarding`` beside it, by which
+  ssh also leads to the monitors of all other VMs: that is to trust a peer with all.
 """
 
 from __future__ import annotations
@@ -17,23 +32,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qemuctl.errors import QemuctlError, UsageError
+from qemuctl.errors import QemuctlError, SpecError, UsageError
 from qemuctl.migration import arrival, checks
 from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
 from qemuctl.migration.incoming import Incoming
 from qemuctl.migration.offer import OFFER, Facts, Offer
 from qemuctl.migration.place import home_id, place
 from qemuctl.paths import private_dir, vms_dir
+from qemuctl.spec import check_name
 from qemuctl.thread import in_full
+from qemuctl.vm import foreign
 from qemuctl.vm.archive import import_
 
 Answer = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
-async def receive(channel: Channel) -> None:
+async def receive(channel: Channel, *, trust: bool) -> None:
     """Answers a source until that hangs up; undoes then what it was not told to
     keep."""
-    receiver = Receiver(channel)
+    receiver = Receiver(channel, trust=trust)
     try:
         await channel.send({"hello": PROTOCOL})
         await receiver.serve()
@@ -46,8 +63,8 @@ async def receive(channel: Channel) -> None:
 class Receiver:
     """One VM on its way here."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, *, trust: bool) -> None:
+        self._channel, self._trust = channel, trust
         self._offer: Offer | None = None
         self._staged: Path | None = None
         self._incoming: Incoming | None = None
@@ -116,7 +133,7 @@ class Receiver:
 
     async def _check(self, request: dict[str, Any]) -> None:
         offer = OFFER.validate_python(request["offer"], strict=False)
-        await asyncio.to_thread(checks.check, offer)
+        await asyncio.to_thread(checks.check, offer, trust=self._trust)
         self._offer = offer
 
     def _checked(self) -> Offer:
@@ -143,12 +160,17 @@ class Receiver:
         await asyncio.to_thread(checks.check_files, str(name), str(place_), int(size))
 
     async def _archive(self, request: dict[str, Any]) -> None:
-        name, same = str(request["name"]), bool(request["same"])
+        name, same = check_name(str(request["name"])), bool(request["same"])
         folder = self._folder(name)
         path = folder / "archive"
         size, sha256 = int(request["size"]), str(request["sha256"])
         await self._channel.receive_file(path, size, sha256)
-        await import_(path, name=None if same else name, trust=True)
+        try:
+            await import_(path, name=None if same else name, trust=self._trust)
+        except SpecError as error:
+            if error.hint == foreign.TRUST:
+                error.hint = checks.TRUST
+            raise
 
     async def _prepare(self, _request: dict[str, Any]) -> Any:
         def say(text: str) -> None:
@@ -199,7 +221,7 @@ class Receiver:
         return await arrival.reconnect(str(request["token"]))
 
 
-async def main() -> None:
+async def main(*, trust: bool) -> None:
     """On the standard streams of this process."""
     for fd in (0, 1):
         mode = os.fstat(fd).st_mode
@@ -210,4 +232,4 @@ async def main() -> None:
             )
     channel = await Channel.of_stdio()
     with contextlib.suppress(asyncio.CancelledError):
-        await receive(channel)
+        await receive(channel, trust=trust)

@@ -50,7 +50,9 @@ def parse_spec(
         return resolve_paths(spec, base)
     except SpecError as error:
         line = {dotted(at): line for at, line in lines.items()}.get(error.key or "")
-        raise SpecError(error.problem, path=source, line=line, key=error.key) from error
+        raise SpecError(
+            error.problem, path=source, line=line, key=error.key, hint=error.hint
+        ) from error
 
 
 def validate(
@@ -108,6 +110,7 @@ def _resolved_parts(
 ) -> dict[str, Any]:
     """The parts of ``spec`` that hold paths, each path passed through ``whole``."""
     boot = {key: whole(f"boot.{key}", getattr(spec.boot, key)) for key in _BOOT}
+    _check_one_file(boot["initrd"])
     disks = [
         disk.model_copy(update={"path": whole(f"disks[{index}].path", disk.path)})
         for index, disk in enumerate(spec.disks)
@@ -133,6 +136,17 @@ def _resolved_parts(
         "disks": tuple(disks),
         "nics": tuple(nics),
     }
+
+
+def _check_one_file(initrd: str | None) -> None:
+    """Raises SpecError for what QEMU takes for a list where the kernel is a Multiboot
+    one; a file may have a comma in its name."""
+    if initrd is not None and "," in initrd and not Path(initrd).exists():
+        raise SpecError(
+            f"no such file: {initrd}", key="boot.initrd",
+            hint="Multiboot modules are no initrd; they are given as "
+            "extra_args: [-initrd, '/DIR/FILE ARGUMENTS,/DIR/FILE']",
+        )  # fmt: skip
 
 
 def _resolved_keys(

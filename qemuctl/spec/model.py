@@ -15,10 +15,12 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from qemuctl.spec.arguments import check_arguments, taken_ids
 from qemuctl.spec.base import Model as Model
 from qemuctl.spec.cloud import CloudInit
 from qemuctl.spec.scalars import (
@@ -414,9 +416,13 @@ class Spec(Model):
 
     @field_validator("extra_args")
     @classmethod
-    def _extra_args(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(argument.lstrip("-") == "daemonize" for argument in value):
-            raise ValueError("-daemonize would take QEMU away from its keeper")
+    def _extra_args(
+        cls, value: tuple[str, ...], info: ValidationInfo
+    ) -> tuple[str, ...]:
+        boot = info.data.get("boot", Boot())
+        linux = boot.initrd is not None or info.data.get("image") is not None
+        modules = boot.kernel is not None and not linux
+        check_arguments(value, taken_ids(info.data), modules=modules)
         return value
 
     @field_validator("disks")

@@ -45,17 +45,18 @@ from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
+from qemuctl.vm.foreign import check_inside
 from qemuctl.vm.portable import (
     BOOT_FILES,
     boot_files,
-    check_inside,
     disk_name,
     image_to_go,
     made,
     portable,
 )
 from qemuctl.vm.resolve import image_of
-from qemuctl.vm.states import Action
+from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 _LIST, _SPEC = "qemuctl.json", "vm.yaml"
 _DISK = re.compile(r"disks/[a-z][a-z0-9-]{0,19}\.qcow2")
@@ -96,6 +97,7 @@ async def export_locked(
     name = paths.name
     with whole(target) as fresh:
         spec = load_spec(paths.spec, name=name)
+        check_drives(spec, Action.EXPORT, State.OFF)
         image = await image_to_go(spec)
         disks = disk_files(spec, paths, image)
         text = dump(portable(spec, paths, image, disks))

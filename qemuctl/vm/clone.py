@@ -29,7 +29,8 @@ from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
 from qemuctl.vm.resolve import image_of
-from qemuctl.vm.states import Action
+from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 
 async def clone(
@@ -48,6 +49,7 @@ async def clone(
     validate_name(target)
     with locked(source, Action.CLONE) as paths:
         spec = load_spec(paths.spec, name=source)
+        check_drives(spec, Action.CLONE, State.OFF)
         image = image_of(spec)
         disks = disk_files(spec, paths, image)
         changed = _spec(spec, paths, target, disks)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from qemuctl.errors import SpecError
 from qemuctl.spec import Disk, Nic, Spec
+from qemuctl.spec.arguments import written_drives
 
 # Words of QEMU arguments that take memory, or a machine's state, elsewhere.
 _ELSEWHERE = (
@@ -17,16 +18,9 @@ _ELSEWHERE = (
     "virtio-balloon",
     "ivshmem",
     "vfio-",
-    "-incoming",
-    "-loadvm",
-    "-snapshot",
-    "-m",
 )
-# Those that name a file which a guest may write to.
-_WRITTEN = (
-    "-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-fda", "-fdb", "-sd",
-    "-pflash", "-mtdblock", "-fsdev", "-virtfs",
-)  # fmt: skip
+# Those that bring a folder which a guest may write to.
+_FOLDERS = ("-fsdev", "-virtfs")
 
 
 def check_forkable(spec: Spec) -> None:
@@ -55,9 +49,10 @@ def _problems(spec: Spec) -> Iterator[tuple[str, str]]:
     for argument in spec.extra_args:
         if any(_names(argument, word) for word in _ELSEWHERE):
             yield "extra_args", f"its forks' memory is the template's: {argument}"
-        if any(_names(argument, word) for word in _WRITTEN):
-            problem = f"all forks would write to the same files: {argument}"
-            yield "extra_args", f"{problem} (say it as disks)"
+    folders = [a for a in spec.extra_args if any(_names(a, w) for w in _FOLDERS)]
+    for argument in (*written_drives(spec.extra_args), *folders):
+        problem = f"all forks would write to the same files: {argument}"
+        yield "extra_args", f"{problem} (say it as disks)"
 
 
 def _names(argument: str, word: str) -> bool:

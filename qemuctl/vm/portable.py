@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from qemuctl.errors import SpecError
 from qemuctl.image import Image, build_tiny
 from qemuctl.image.store import TINY
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, CloudInit, Disk, Spec
-from qemuctl.spec.cloud import key_is_path
 from qemuctl.vm.disks import DiskFile
 from qemuctl.vm.resolve import base_of, image_of, resolved, seeded
 
@@ -122,47 +120,3 @@ def _cloud_init(spec: Spec, image: Image | None) -> CloudInit | None:
     if image is not None and cloud.user_data is None:
         update["user"] = cloud.user or image.manifest.user
     return cloud.model_copy(update=update)
-
-
-def check_inside(spec: Spec, names: Collection[str], source: Path) -> None:
-    """Raises SpecError for a spec out of the archive ``source`` that has QEMU open
-    more than the VM's own files, of which the archive has these ``names``."""
-    disks = {name for name in names if name.startswith("disks/")}
-    outside = {
-        "extra_args": spec.extra_args,
-        "qemu": spec.qemu,
-        "cdrom": spec.cdrom,
-        "image": spec.image if spec.image != TINY else None,
-        "trust_backing": spec.trust_backing,
-        "sandbox": not spec.sandbox,
-        "nics": [nic for nic in spec.nics if nic.type in ("tap", "socket")],
-        "forward": [
-            forward
-            for nic in spec.nics
-            for forward in nic.forward
-            if forward.address != "127.0.0.1"
-        ],
-        "display.address": spec.display.address,
-        "boot": [
-            key
-            for key in BOOT_FILES
-            if getattr(spec.boot, key) not in (None, *BOOT_FILES)
-        ],
-        # No other file: the spec itself, written to by a guest, would be obeyed.
-        "disks": [disk for disk in spec.disks if disk.path not in (None, *disks)],
-        "cloud_init": _cloud_files(spec.cloud_init),
-    }
-    for key, value in outside.items():
-        if value:
-            raise SpecError(
-                "leads outside of the VM", path=str(source), key=key,
-                hint="if you trust where the file comes from, add --trust",
-            )  # fmt: skip
-
-
-def _cloud_files(cloud: CloudInit | None) -> list[str]:
-    if cloud is None:
-        return []
-    fields = ("user_data", "meta_data", "network_config")
-    files = [name for name in fields if getattr(cloud, name) is not None]
-    return files + [key for key in cloud.ssh_keys if key_is_path(key)]

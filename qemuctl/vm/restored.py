@@ -22,11 +22,12 @@ from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.clone import own_boot_files
 from qemuctl.vm.definitions import creating, locked, name_in_use, remove
 from qemuctl.vm.disks import DiskFile, disk_files
+from qemuctl.vm.foreign_state import check_state, saved_here
 from qemuctl.vm.made import remember
 from qemuctl.vm.plan import Stages
-from qemuctl.vm.resolve import image_of
+from qemuctl.vm.resolve import image_of, seeded
 from qemuctl.vm.restoring import check_disks, go_on
-from qemuctl.vm.state_file import About, StateFile, read_state
+from qemuctl.vm.state_file import About, StateFile, read_whole_state
 from qemuctl.vm.states import Action
 from qemuctl.vm.vm import Vm
 
@@ -36,6 +37,7 @@ async def restore(
     *,
     name: str | None = None,
     paused: bool = False,
+    trust: bool = False,
     progress: Progress = silent,
     stages: Stages | None = None,
 ) -> Vm:
@@ -43,14 +45,17 @@ async def restore(
 
     It goes on in the VM ``name`` (by default as it was called) where that is off and
     its disks are those of then; where there is no such VM it is made. ``progress`` is
-    told of each disk that is copied. Only for files that one trusts: they say which
-    other files QEMU opens. Raises NameInUse, StateError when the VM is on,
-    StateFileError and ImageError with the reason; a VM that was made is gone then.
+    told of each disk that is copied. A file that no VM of this home has written must
+    keep to the VM's own files, unless ``trust``. Raises NameInUse, StateError when the
+    VM is on, SpecError for what leads outside of it, StateFileError and ImageError with
+    the reason; a VM that was made is gone then.
     """
-    state = await in_thread(lambda _: read_state(file.absolute()))
+    state = await in_thread(partial(read_whole_state, file.absolute()))
     name = name or state.about.name
     validate_name(name)
     paths = VmPaths.of(name)
+    if not trust and not saved_here(state):
+        check_state(state, paths)
     if not paths.state.exists():
         return await _in_new_vm(state, name, paused, progress, stages)
     if not _is_its_own(state.about, paths):
@@ -99,7 +104,8 @@ async def _made(state: StateFile, name: str, progress: Progress) -> StateFile:
             if disk.own:
                 await _copied(disk, fresh, progress, trusted=ran.trust_backing)
         check_disks(state, home)  # nobody has written to them meanwhile
-        files = [source.seed, source.instance, *own_boot_files(ran, source).values()]
+        seed = [source.seed, source.instance] if seeded(ran, image) else []
+        files = [*seed, *own_boot_files(ran, source).values()]
         for file in files:
             await in_thread(partial(_taken, file, fresh.state))
         disks = tuple(disk.as_in(fresh.state) for disk in about.disks)

@@ -7,8 +7,6 @@ the reason, and is still there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemuctl.errors import (
@@ -23,7 +21,6 @@ from qemuctl.process import Child
 from qemuctl.qmp.migration import MigrationFailed, load_state
 from qemuctl.spec import Spec
 from qemuctl.tail import tail
-from qemuctl.thread import in_thread
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.packing import unpacked
@@ -47,7 +44,8 @@ async def go_on(
     progress: Stages | None = None,
 ) -> Vm:
     """Starts a VM with the state in a file (migrate-incoming), its guest running
-    unless it was saved paused, or is to be ``paused``.
+    unless it was saved paused, or is to be ``paused``. The file's checksums are right,
+    and it may say what QEMU opens (`read_whole_state`, `check_state`).
 
     The clock of a guest that runs is set by its agent; `Vm.close` waits for that, and
     `Vm.clock` tells. Raises StateFileError with the reason where the state does not
@@ -57,25 +55,20 @@ async def go_on(
     check_disks(state, paths.state)
     spec = about.ran(paths.state).model_copy(update={"name": paths.name})
     _check_machine(spec, about)
-    async with _verifying(state) as verified:
-        vm, child = await bring_up(
-            spec, paths, attached=False, progress=progress,
-            origin=Origin(shape=about.shape),
-        )  # fmt: skip
-        try:
-            await _check_devices(vm, state)
-            await _load(vm, child, state)
-            await verified
-            if about.ballooned is not None:
-                paths.ballooned.write_text(f"{about.ballooned}\n")
-            paths.booted.touch()
-            child.detach()
-        except BaseException as error:
-            await asyncio.shield(put_down(vm, child))
-            if isinstance(error, StateFileError):
-                # Where the sum is wrong, QEMU's own complaint is only a consequence.
-                await verified
-            raise
+    vm, child = await bring_up(
+        spec, paths, attached=False, progress=progress,
+        origin=Origin(shape=about.shape),
+    )  # fmt: skip
+    try:
+        await _check_devices(vm, state)
+        await _load(vm, child, state)
+        if about.ballooned is not None:
+            paths.ballooned.write_text(f"{about.ballooned}\n")
+        paths.booted.touch()
+        child.detach()
+    except BaseException:
+        await asyncio.shield(put_down(vm, child))
+        raise
     if not paused and not about.paused:
         await carried_out(_resumed(vm, child, state))
     return vm
@@ -113,17 +106,6 @@ def _check_machine(spec: Spec, about: About) -> None:
             f"{about.qemu}: it has no machine {about.shape.machine}",
             hint="the VM's spec may name another binary: qemu: /path/to/it",
         )
-
-
-@contextlib.asynccontextmanager
-async def _verifying(state: StateFile) -> AsyncIterator[asyncio.Future[None]]:
-    """For the block, the file's sum is checked, while QEMU comes up and reads it."""
-    verified = asyncio.ensure_future(in_thread(state.verify))
-    try:
-        yield verified
-    finally:
-        verified.cancel()
-        await asyncio.gather(verified, return_exceptions=True)
 
 
 async def _check_devices(vm: Vm, state: StateFile) -> None:

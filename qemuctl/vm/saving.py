@@ -37,10 +37,12 @@ from qemuctl.qmp.migration import (
 from qemuctl.spec import Spec, dump
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.cpus import lost_one
+from qemuctl.vm.foreign_state import remember_save
 from qemuctl.vm.likeness import likeness
 from qemuctl.vm.packing import pack
 from qemuctl.vm.presence import carried_out
 from qemuctl.vm.saved import is_saved
+from qemuctl.vm.started import started_spec
 from qemuctl.vm.state_file import (
     MAPPED,
     About,
@@ -50,9 +52,11 @@ from qemuctl.vm.state_file import (
     disks_then,
     finish,
     prepare_stream,
+    read_state,
     within,
 )
 from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -84,10 +88,16 @@ async def save(
     async with vm.live.changing(Action.SAVE):
         await _check_not_left(vm)
         state = await vm.state()
+        if target is not None:  # the drive could change before it is restored
+            check_drives(started_spec(vm.paths), Action.SAVE, state)
         path = vm.paths.saved if target is None else target
         async with _standing_still(vm, state):
             with whole(path, replace=target is None) as fresh:
                 about = await _written(vm, fresh, state, compression, progress)
+                if target is not None:
+                    # Where it cannot, `restore` takes it for somebody else's.
+                    with contextlib.suppress(OSError):
+                        remember_save(vm.paths, read_state(fresh))
         # From here on the file is what there is of the VM.
         await carried_out(_end(vm))
     return about

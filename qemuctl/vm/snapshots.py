@@ -32,7 +32,9 @@ from qemuctl.vm.snapshot_records import (
 )
 from qemuctl.vm.snapshot_topology import differences, topology
 from qemuctl.vm.snapshot_tree import Snapshot, snapshots
+from qemuctl.vm.started import started_spec
 from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -86,6 +88,7 @@ class Snapshots:
         description = one_line(description)
         async with self._changing(Action.SNAPSHOT):
             vm, state = self._vm, await self._vm.state()
+            check_drives(started_spec(vm.paths), Action.SNAPSHOT, state)
             records, disks = self._records(), await of_running(vm)
             check_new(vm.name, name, state, records, disks)
             entry = Entry(
@@ -122,6 +125,7 @@ class Snapshots:
         vm = self._vm
         async with self._changing(Action.REVERT):
             state = await vm.state()
+            check_drives(started_spec(vm.paths), Action.REVERT, state)
             disks = await of_running(vm)
             entry = to_revert(
                 vm.name, name, state, self._records(), disks,
@@ -142,6 +146,7 @@ class Snapshots:
         vm = self._vm
         async with self._changing(Action.FORGET):
             state, disks = await vm.state(), await of_running(vm)
+            check_drives(started_spec(vm.paths), Action.FORGET, state)
             check_known(vm.name, name, Action.FORGET, state, self._records(), disks)
             UnderWay(what="remove", name=name).begin(vm.paths)
             try:

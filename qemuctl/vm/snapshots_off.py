@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from qemuctl.errors import QemuctlError, StateError
 from qemuctl.image.snapshots import snapshot_apply, snapshot_create, snapshot_delete
 from qemuctl.paths import VmPaths
-from qemuctl.vm.definitions import find, locked
+from qemuctl.vm.definitions import find, load, locked
 from qemuctl.vm.jobs import loaded, past_load
 from qemuctl.vm.launch import start
 from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
@@ -30,6 +30,7 @@ from qemuctl.vm.snapshot_records import (
 from qemuctl.vm.snapshot_tree import Snapshot, snapshots
 from qemuctl.vm.snapshots import Reverted
 from qemuctl.vm.states import Action, State
+from qemuctl.vm.unknown_drives import check_drives
 from qemuctl.vm.vm import Vm
 
 
@@ -49,6 +50,7 @@ async def create_snapshot(vm: str, name: str, *, description: str = "") -> Snaps
     """
     description = one_line(description)
     async with _locked(vm, Action.SNAPSHOT) as paths:
+        check_drives(load(vm), Action.SNAPSHOT, State.OFF)
         records, disks = Records.read(paths.snapshots), of_files(vm)
         check_new(vm, name, State.OFF, records, disks)
         entry = Entry(
@@ -81,6 +83,7 @@ async def revert(vm: str, name: str) -> Reverted:
     after an error the VM is off.
     """
     async with _locked(vm, Action.REVERT) as paths:
+        check_drives(load(vm), Action.REVERT, State.OFF)
         records, disks = Records.read(paths.snapshots), of_files(vm)
         entry = to_revert(vm, name, State.OFF, records, disks)
         if not entry.has_ram:
@@ -110,6 +113,7 @@ async def remove_snapshot(vm: str, name: str) -> None:
     Raises StateError when there is none or the VM is on, ImageError.
     """
     async with _locked(vm, Action.FORGET) as paths:
+        check_drives(load(vm), Action.FORGET, State.OFF)
         records, disks = Records.read(paths.snapshots), of_files(vm)
         check_known(vm, name, Action.FORGET, State.OFF, records, disks)
         UnderWay(what="remove", name=name).begin(paths)

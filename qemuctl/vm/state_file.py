@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from qemuctl.cmdline.shape import Shape
 from qemuctl.errors import SpecError, StateFileError
@@ -109,7 +109,7 @@ class About:
     ballooned: int | None = None
     compression: Compression | None = None
     mapped: bool = False
-    size: int = 0
+    size: NonNegativeInt = 0
     sha256: str = ""
 
     def ran(self, folder: Path) -> Spec:
@@ -134,6 +134,7 @@ class StateFile:
 
     path: Path
     about: About
+    head_sha256: str
 
     def open(self) -> BinaryIO:
         """The file, at the beginning of the stream."""
@@ -166,12 +167,14 @@ def read_state(path: Path) -> StateFile:
         if not line.startswith(_MAGIC):
             raise StateFileError(f"not a saved machine, or not whole: {path}")
         try:
-            version, size, sum_ = line.removeprefix(_MAGIC).decode().split()
+            version, size, sum_ = line.removeprefix(_MAGIC).decode("ascii").split()
             if int(version) != _FORMAT:
                 raise StateFileError(
                     f"written by a later version of qemuctl: {path}",
                     hint="a newer qemuctl reads it",
                 )
+            if not size.isdecimal():  # a negative one would have all of it read
+                raise ValueError(size)
             text = file.read(min(int(size), START))
         except ValueError as error:
             raise damaged(path, "its first line makes no sense") from error
@@ -184,7 +187,16 @@ def read_state(path: Path) -> StateFile:
             raise damaged(path, f"its head makes no sense: {error}") from error
         if os.fstat(file.fileno()).st_size != START + about.size:
             raise damaged(path, "it has been cut short, or something was added")
-    return StateFile(path=path, about=about)
+    return StateFile(path=path, about=about, head_sha256=sum_)
+
+
+def read_whole_state(path: Path, tick: Tick = lambda: None) -> StateFile:
+    """As `read_state`, with all of the stream read: nothing is done with a file, or as
+    it says, before its checksums are right. Raises also StateFileError where that of
+    the stream is not."""
+    state = read_state(path)
+    state.verify(tick)
+    return state
 
 
 async def prepare_stream(session: Session, *, mapped: bool) -> None:

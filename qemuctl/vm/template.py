@@ -147,6 +147,15 @@ class Template:
             if (self.content / name).is_file():
                 yield self.content / name
 
+    @property
+    def made_here(self) -> bool:
+        """Whether any of its files is the very one that was made: a copy has none."""
+        for name, kept in self.files.items():
+            with contextlib.suppress(OSError):
+                if Stamp.of(self.content / name) == kept.stamp:
+                    return True
+        return False
+
     def problem(self) -> str | None:
         """What is wrong with its files, at a glance; None when they are as made."""
         for name, kept in self.files.items():

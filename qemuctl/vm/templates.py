@@ -25,6 +25,7 @@ from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, dump, validate_name
 from qemuctl.thread import in_thread
 from qemuctl.vm.attached import Furnish, PostMortem
+from qemuctl.vm.foreign import check_inside, without_stored
 from qemuctl.vm.forkable import template_spec
 from qemuctl.vm.freeze import Frozen, freeze
 from qemuctl.vm.plan import Stages
@@ -184,8 +185,13 @@ async def current(
     its files are damaged, or what it was made from is another now.
 
     ``progress`` is told when it is made again, ``status`` of what takes long. Raises
-    TemplateError where it cannot be made again.
+    TemplateError where it cannot be made again, SpecError for one that was brought
+    here from elsewhere and leads outside of its forks.
     """
+    if not template.made_here:  # before the QEMU that it names is asked anything
+        hint = f"qemuctl template rm {template.name}, and create it here"
+        spec, source = without_stored(template.spec), template.folder / FILE
+        check_inside(spec, (), source, hint=hint)
     making = Making(
         spec=template.spec,
         recipe=Recipe(template.wait, template.run),

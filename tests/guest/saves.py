@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from qemuctl.vm.state_file import START
 from tests.guest.conftest import Home
 
@@ -82,6 +84,16 @@ def forge(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Non
     head = b"qemuctl state 1 %d %s\n%s" % (len(text), sum_.encode(), text)
     with path.open("r+b") as file:
         file.write(head.ljust(START, b"\0"))
+
+
+def says(path: Path, **change: object) -> None:
+    """Has the spec in the head of a saved state say something else."""
+
+    def changed(about: dict[str, Any]) -> dict[str, Any]:
+        spec = yaml.safe_load(about["spec"]) | change
+        return about | {"spec": yaml.safe_dump(spec)}
+
+    forge(path, changed)
 
 
 def flip(path: Path, place: int) -> None:

@@ -7,12 +7,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qemuctl.vm.state_file import START, digest
 from tests.guest.conftest import Home
-from tests.guest.saves import flip, forge, row
+from tests.guest.saves import flip, forge, row, says
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,53 @@ def test_a_changed_disk_is_refused(shared: Home, copy: Path) -> None:
     assert "cannot be read" in refused(shared, copy)
     disk.with_suffix(".away").rename(disk)
     os.utime(disk, ns=times)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"extra_args": ["-drive", "file=/etc/hostname,format=raw"]}, "extra_args"),
+        ({"sandbox": False}, "sandbox"),
+        ({"cdrom": "/etc/hostname"}, "cdrom"),
+        ({"boot": {"kernel": "/etc/hostname"}}, "boot"),
+        ({"disks": [{"path": "/etc/hostname", "format": "raw"}]}, "disks"),
+        ({"disks": [{"path": "vm.yaml", "format": "raw"}]}, "disks"),
+        # A disk of the VM that the file does not know by size and time.
+        ({"disks": [{"size": "64M", "id": "disk9"}]}, "home"),
+        ({"nics": [{"type": "tap", "ifname": "tap0"}]}, "nics"),
+    ],
+)
+def test_a_file_that_no_vm_here_has_written_keeps_to_the_vm(
+    shared: Home, copy: Path, change: dict[str, Any], key: str
+) -> None:
+    says(copy, **change)
+    for options in ([], ["--name", "new"]):
+        words = refused(shared, copy, *options)
+        assert f"{copy}: {key}: leads outside of the VM" in words
+        assert "--trust" in words
+
+
+def test_nothing_that_a_file_names_is_run_before_it_is_trusted_and_whole(
+    shared: Home, copy: Path, tmp_path: Path
+) -> None:
+    qemu, ran = tmp_path / "qemu", tmp_path / "ran"
+    qemu.write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
+    qemu.chmod(0o755)
+    says(copy, qemu=str(qemu))
+    assert "qemu: leads outside of the VM" in refused(shared, copy)
+    assert not ran.exists()
+    flip(copy, copy.stat().st_size // 2)
+    for option in (["--trust"], []):
+        assert "checksum of its state is wrong" in refused(shared, copy, *option)
+    assert not ran.exists()
+    flip(copy, copy.stat().st_size // 2)
+    assert f"cannot use this QEMU: {qemu}" in refused(shared, copy, "--trust")
+    assert ran.exists()
+
+
+def test_a_new_vm_takes_nothing_from_a_folder_that_a_file_names(
+    shared: Home, copy: Path
+) -> None:
+    forge(copy, lambda about: about | {"saved_at": 0.0})
+    words = refused(shared, copy, "--name", "new")
+    assert "home: leads outside of the VM" in words

@@ -91,8 +91,8 @@ def test_bad_wishes_are_explained_and_leave_nothing(here: Home) -> None:
          ["t", "--image", "tiny", "--wait", "never"]),
         ("nosuch", 1, ["t", "--image", "nosuch"]),
         ("no such VM: nosuch", 1, ["t", "--vm", "nosuch"]),
-        ("its forks' memory is the template's: -m", 1,
-         ["t", "--image", "tiny", "--qemu-arg=-m", "--qemu-arg=1G"]),
+        ("its forks' memory is the template's: -mem-path", 1,
+         ["t", "--image", "tiny", "--qemu-arg=-mem-path", "--qemu-arg=/dev/shm"]),
     ):  # fmt: skip
         said = here.words("template", "create", *flags, check=status)
         assert words in said, flags

@@ -59,10 +59,8 @@ def test_all_else_is_taken(text: str) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("m", "memory"), ("incoming", "memory"), ("snapshot", "memory"),
-        ("loadvm", "memory"), ("mem-path", "memory"), ("mem-prealloc", "memory"),
-        ("drive", "same files"), ("blockdev", "same files"), ("hda", "same files"),
-        ("pflash", "same files"), ("virtfs", "same files"),
+        ("mem-path", "memory"), ("drive", "same files"), ("blockdev", "same files"),
+        ("fda", "same files"), ("pflash", "same files"), ("virtfs", "same files"),
     ],
 )  # fmt: skip
 def test_an_option_is_known_with_one_dash_and_with_two(

@@ -184,7 +184,7 @@ def test_an_anchor_may_be_used_again():
         ("name: a\nimage: null", "image", None),
         ("name: a\nimage: 'null'", "image", "null"),
         ("name: a\nimage: ~", "image", None),
-        ("name: a\nextra_args: [-smp, 2, on]", "extra_args", ("-smp", "2", "on")),
+        ("name: a\nextra_args: [-k, 2, -usb]", "extra_args", ("-k", "2", "-usb")),
         ("\ufeffname: bom", "name", "bom"),
     ],
 )

@@ -154,7 +154,9 @@ SPECS = st.fixed_dictionaries(
         "nics": st.lists(NICS, max_size=2),
         "serial": st.booleans(),
         "display": st.sampled_from(["none", "vnc", {"vga": "std"}]),
-        "extra_args": st.lists(TEXTS | st.just(""), max_size=3),
+        "extra_args": st.lists(TEXTS | st.just(""), max_size=3).map(
+            lambda texts: [w for text in texts for w in ("-fw_cfg", f"string={text}")]
+        ),
     },
 )
 

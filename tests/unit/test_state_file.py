@@ -124,6 +124,20 @@ def test_no_head_makes_it_fall(tmp_path: Path, tail: bytes) -> None:
         read_state(path)
 
 
+@pytest.mark.parametrize("size", [b"-1", b"-0", b"+5", b"1_0", b"0", b"9" * 90])
+def test_a_size_that_is_none_is_refused_and_not_read(
+    tmp_path: Path, size: bytes
+) -> None:
+    path = tmp_path / "state"
+    rest = b"{}"
+    sum_ = hashlib.sha256(rest).hexdigest().encode()
+    path.write_bytes(b"qemuctl state 1 " + size + b" " + sum_ + b"\n" + rest)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # what would be held if all of it were read
+    with pytest.raises(StateFileError, match=r"damaged|not whole"):
+        read_state(path)
+
+
 def test_a_later_format_is_named(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(b"qemuctl state 2 5 " + b"0" * 64 + b"\nwhatever")
@@ -139,6 +153,19 @@ def test_a_later_format_is_named(tmp_path: Path) -> None:
         lambda about: about | {"shape": None},
         lambda about: about | {"disks": [{"id": "disk0"}]},
         lambda about: about | {"compression": "gzip"},
+        lambda about: about | {"size": -1},
+        lambda about: about | {"shape": about["shape"] | {"ports": -1}},
+        lambda about: about | {"shape": about["shape"] | {"ports": 10**9}},
+        *(
+            lambda about, cpu=cpu: about | {"shape": about["shape"] | {"cpus": [cpu]}}
+            for cpu in (
+                {},
+                {"driver": "loader", "file": "/etc/shadow", "addr": 0},
+                {"driver": "e1000", "romfile": "/etc/shadow"},
+                {"driver": "max-x86_64-cpu", "socket-id": "0,file=/etc/shadow"},
+                {"driver": "max-x86_64-cpu", "id": ["cpu1"]},
+            )
+        ),
         lambda about: {k: v for k, v in about.items() if k != "devices"},
     ],
 )

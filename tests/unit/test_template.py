@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qemuctl.errors import TemplateError
+from qemuctl.errors import SpecError, TemplateError
 from qemuctl.image.digests import Stamp
 from qemuctl.paths import cached_templates_dir, private_dir, templates_dir, vms_dir
 from qemuctl.process.identity import boot_id
@@ -117,6 +117,23 @@ def test_what_makes_no_sense_is_damaged_and_can_be_removed(
     assert "template rm db" in str(caught.value.hint)
     assert templates.named() == [other]
     assert other.damage() is None
+
+
+async def test_one_that_was_brought_here_names_no_files_and_runs_nothing(
+    made: Template, tmp_path: Path
+) -> None:
+    qemu, ran = tmp_path / "qemu", tmp_path / "ran"
+    qemu.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    qemu.chmod(0o755)
+    hostile = f"name: db\nqemu: {qemu}\n"
+    (made.folder / FILE).write_text(changed(made, text=hostile))
+    shutil.copytree(made.folder, templates_dir() / "copy", symlinks=True)
+    copy = templates.find("copy")
+    assert (made.made_here, copy.made_here) == (True, False)
+    with pytest.raises(SpecError, match="qemu: leads outside of the VM") as caught:
+        await templates.current(copy)
+    assert "template rm copy" in str(caught.value.hint)
+    assert not ran.exists()
 
 
 async def test_removing_a_damaged_one_takes_nothing_else(made: Template) -> None:
