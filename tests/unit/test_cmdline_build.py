@@ -76,7 +76,7 @@ def test_a_machine_that_the_binary_lacks_is_named() -> None:
         ({"disks": [DISK]}, True),
         ({"disks": [DISK, {"path": "/e.raw", "bus": "sata"}]}, False),
         ({"cdrom": ""}, False),
-        ({"extra_args": ["-cdrom", "a.iso"]}, False),
+        ({"extra_args": ["-device", "ide-hd"]}, False),
         ({"machine": "pc"}, False),
         ({"machine": "microvm"}, False),
     ],
