@@ -35,9 +35,16 @@ async def follow(
         with path.open("rb", buffering=0) as file, _watch(path) as inotify:
             file.seek(offset)
             while True:
+                # What is written by whoever never stops is not waited for.
                 last = end is not None and end.done()
+                size = path.stat().st_size if last else None
                 while chunk := file.read(_CHUNK):
                     yield chunk
+                    if size is not None and file.tell() >= size:
+                        return
+                    # A file that grows as fast as it is read is no reason to keep
+                    # time-outs and signals waiting.
+                    await asyncio.sleep(0)
                 if last:
                     return
                 if path.stat().st_size < file.tell():

@@ -51,14 +51,20 @@ def logs(
 
 async def _text_log(paths: VmPaths, path: Path, following: bool, raw: bool) -> None:
     from qemuctl.follow import follow
-    from qemuctl.tail import plain
+    from qemuctl.tail import Plain
 
     if not path.exists():
         return
-    async for chunk in follow(path, until=_end(paths, following)):
-        text = chunk if raw else plain(chunk.decode(errors="replace")).encode()
+    plain = Plain()
+
+    def show(chunk: bytes, *, last: bool = False) -> None:
+        text = chunk if raw else plain.feed(chunk, last=last).encode()
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
+
+    async for chunk in follow(path, until=_end(paths, following)):
+        show(chunk)
+    show(b"", last=True)
 
 
 async def _end(paths: VmPaths, following: bool) -> None:

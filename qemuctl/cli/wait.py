@@ -30,7 +30,10 @@ def wait(
     ] = "agent",
     timeout: Timeout = "30",
 ) -> None:
-    """Wait until something is so; a time-out says what was waited for."""
+    """Wait until something is so; a time-out says what was waited for.
+
+    What the console said before counts, too; ^ and $ are the ends of a line.
+    """
     kind, colon, rest = what.partition(":")
     if kind not in ("agent", "running", "paused", "stopped", "serial", "event") or (
         bool(colon and rest) != (kind in ("serial", "event"))

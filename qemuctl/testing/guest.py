@@ -266,7 +266,7 @@ class Guest:
     @verb
     async def wait_for_console(self, pattern: str, *, timeout: float = TIMEOUT) -> str:
         """Waits for a regular expression on the serial console, what it said before
-        included; gives the text that matched."""
+        included; gives the text that matched. ``^`` and ``$`` are a line's ends."""
         return await self.vm.wait_console(pattern, timeout=timeout)
 
     @verb

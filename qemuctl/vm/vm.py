@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import aclosing
@@ -25,14 +24,14 @@ from qemuctl.errors import (
     UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.follow import follow
 from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
 from qemuctl.qmp.commands import Command, R
 from qemuctl.qmp.events import VserportChange
-from qemuctl.tail import plain, tail
+from qemuctl.search import search
+from qemuctl.tail import tail
 from qemuctl.vm.files import Files
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.live import Live
@@ -299,19 +298,9 @@ class Vm:
 
     async def wait_console(self, pattern: str, *, timeout: float) -> str:
         """Waits for a regular expression on the serial console, what it said
-        before included; gives the text that matched."""
+        before included; gives the text that matched, as `search` does."""
         with self.deadline(f"/{pattern}/ on the console", timeout) as left:
-            return await self.unless_ended(self._search(re.compile(pattern)), left)
-
-    async def _search(self, pattern: re.Pattern[str]) -> str:
-        text = b""
-        async with aclosing(follow(self.paths.serial_log)) as chunks:
-            async for chunk in chunks:
-                text += chunk
-                match = pattern.search(plain(text.decode(errors="replace")))
-                if match:
-                    return match.group()
-        raise AssertionError("unreachable")
+            return await self.unless_ended(search(self.paths.serial_log, pattern), left)
 
     @contextlib.contextmanager
     def deadline(self, stage: str, timeout: float) -> Iterator[float]:

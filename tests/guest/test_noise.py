@@ -1,0 +1,64 @@
+"""A guest that writes to its console without end, and what waits for it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.conftest import wait_until
+from tests.guest.conftest import Home
+
+# A guest of one sector: `mov dx, 0x3f8`, then for ever `mov al, c; out dx, al` for
+# each character of "yes, yes\r\n".
+_LINE = b"".join(b"\xb0" + bytes([c]) + b"\xee" for c in b"yes, yes\r\n")
+_BACK = b"\xeb" + bytes([256 - len(_LINE) - 2])
+NOISE = (b"\xba\xf8\x03" + _LINE + _BACK).ljust(510, b"\0") + b"\x55\xaa"
+
+
+@pytest.fixture(scope="module")
+def noisy(shared: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
+    disk = tmp_path_factory.mktemp("noise") / "noise.raw"
+    disk.write_bytes(NOISE.ljust(1 << 20, b"\0"))
+    shared.run(
+        "create", "noisy", "--disk", f"path={disk}", "--memory", "64M", "--nic", "none"
+    )
+    shared.run("start", "noisy", "--paused")
+    return "noisy"
+
+
+@pytest.fixture(autouse=True)
+def runs(shared: Home, noisy: str) -> Iterator[None]:
+    """It writes only while a test needs it."""
+    shared.run("resume", noisy)
+    shared.run("wait", noisy, "--for", "serial:^yes, yes$", "--timeout", "60")
+    yield
+    shared.run("pause", noisy)
+
+
+def test_waiting_for_its_console_ends_at_the_time_out(shared: Home, noisy: str) -> None:
+    waits = "wait", noisy, "--for", "serial:^no$", "--timeout", "500ms"
+    words = shared.words(*waits, check=None, timeout=60)
+    assert "timed out" in words
+    assert "yes, yes" in words
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_its_console_ends_at_a_signal(
+    shared: Home, noisy: str, number: signal.Signals
+) -> None:
+    words = ("wait", noisy, "--for", "serial:never", "--timeout", "10m")
+    waiting = shared.popen(*words, stderr=subprocess.DEVNULL)
+    log = str(shared.path / "state/vms/noisy/serial.log")
+    files = psutil.Process(waiting.pid).open_files
+    wait_until(lambda: log in [file.path for file in files()])
+    waiting.send_signal(number)
+    assert waiting.wait(timeout=60) == 128 + number
+
+
+def test_its_log_is_printed_and_not_followed(shared: Home, noisy: str) -> None:
+    lines = shared.text("logs", noisy, timeout=60).splitlines()
+    assert set(lines[-100:-1]) == {"yes, yes"}
