@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from qemuctl.errors import HostError
+from qemuctl.guest.conversation import Conversation, CopyError
 from qemuctl.guest.copy import (
     PLACE,
     RECEIVE,
@@ -30,7 +31,7 @@ from qemuctl.guest.copy import (
     placed,
     receive,
 )
-from qemuctl.guest.port import Conversation, CopyError, Way
+from qemuctl.guest.port import Way
 from qemuctl.guest.unpack import unpack
 from qemuctl.image.progress import Progress, silent
 from qemuctl.thread import in_thread

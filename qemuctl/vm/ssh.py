@@ -13,15 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import AgentError, HostError, StateError
-from qemuctl.guest.port import (
-    CHUNK,
-    Conversation,
-    Ended,
-    Way,
-    guest_argv,
-    new_token,
-    watched,
-)
+from qemuctl.guest.conversation import CHUNK, Conversation, Ended
+from qemuctl.guest.port import Way, guest_argv, new_token, watched
 from qemuctl.tail import plain
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load

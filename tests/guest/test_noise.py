@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -62,3 +63,20 @@ def test_waiting_for_its_console_ends_at_a_signal(
 def test_its_log_is_printed_and_not_followed(shared: Home, noisy: str) -> None:
     lines = shared.text("logs", noisy, timeout=60).splitlines()
     assert set(lines[-100:-1]) == {"yes, yes"}
+
+
+def test_a_command_that_waits_for_a_lock_says_so_and_ends_at_a_signal(
+    shared: Home,
+) -> None:
+    """Whoever has the lock was stopped in the middle."""
+    images = shared.path / "data/images"
+    images.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (images / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = ("create", "late", "--image", "tiny")
+        with shared.popen(*words, stderr=subprocess.PIPE) as creating:
+            assert creating.stderr is not None
+            assert str(images).encode() in creating.stderr.readline()
+            creating.send_signal(signal.SIGINT)
+            assert creating.wait(timeout=20) in (130, -signal.SIGINT)
+    assert "late" not in shared.text("ls", "-q")
