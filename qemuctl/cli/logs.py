@@ -82,6 +82,7 @@ async def _qmp_log(paths: VmPaths, following: bool) -> None:
     import asyncio
     import json
 
+    from qemuctl.bounded import content
     from qemuctl.follow import lines
     from qemuctl.qmp import Event
 
@@ -96,14 +97,8 @@ async def _qmp_log(paths: VmPaths, following: bool) -> None:
         return value if isinstance(value, dict) and "at" in value else None
 
     if not following:
-        files = (
-            paths.qmp_log.with_name(paths.qmp_log.name + ".1"),
-            paths.qmp_log,
-            paths.events,
-        )
-        every = [
-            entry(x) for f in files if f.exists() for x in f.read_bytes().splitlines()
-        ]
+        files = [file for file in (paths.qmp_log, paths.events) if file.exists()]
+        every = [entry(x) for file in files for x in content(file).splitlines()]
         for value in sorted((e for e in every if e), key=lambda e: float(e["at"])):
             print(json.dumps(value))
         return

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from qemuctl import bounded
 from qemuctl.errors import (
     AgentError,
     AgentRefused,
@@ -257,10 +258,10 @@ class Vm:
 
     async def port_opened(self) -> None:
         """Waits until the guest has the agent's port open."""
-        past = list(eventlog.past(self.paths.events))
+        seen, past = eventlog.end(self.paths.events), eventlog.past(self.paths.events)
         if not _port_is_open(past, self.paths, self.record):
             await eventstream.after(
-                len(past), self.paths.events, lambda event: _last_word([event]) is True
+                seen, self.paths.events, lambda event: _last_word([event]) is True
             )
 
     async def _answering(self) -> None:
@@ -376,7 +377,7 @@ def _port_is_open(past: Iterable[Event], paths: VmPaths, record: Record | None) 
         # about it has been trimmed: asking will tell.
         booted = record is not None and (record.continued or bool(record.template))
         with contextlib.suppress(OSError):
-            return booted or eventlog.start(paths.events) > 0
+            return booted or bounded.start(paths.events) > 0
     return bool(word)
 
 

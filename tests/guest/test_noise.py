@@ -65,6 +65,32 @@ def test_its_log_is_printed_and_not_followed(shared: Home, noisy: str) -> None:
     assert set(lines[-100:-1]) == {"yes, yes"}
 
 
+def test_its_logs_have_a_bound_and_readers_keep_their_place(
+    shared: Home, noisy: str
+) -> None:
+    """The shepherd sees to it, though nothing of Python lives. (What the guest would
+    write in half a minute is written here.)"""
+    vm = shared.path / "state/vms/noisy"
+    with (vm / "serial.log").open("ab") as log:
+        log.write(b"a long story\r\n" * 2_000_000)
+    with (vm / "qemu.log").open("ab") as log:
+        log.write(b"a warning\n" * 1_000_000)
+    follows = "wait", noisy, "--for", "serial:^after$", "--timeout", "2m"
+    with shared.popen(*follows, stderr=subprocess.DEVNULL) as waiting:
+        for name in ("serial.log", "qemu.log"):
+            wait_until(lambda f=vm / name: f.stat().st_blocks * 512 < 6 << 20)
+        with (vm / "serial.log").open("ab") as log:
+            log.write(b"\r\nafter\r\n")
+        assert waiting.wait(timeout=60) == 0
+    # The guest goes on behind it, and nobody sees what is gone.
+    text = shared.run("logs", noisy, "--raw").stdout
+    assert 2 << 20 < len(text) < 16 << 20
+    assert b"\0" not in text
+    assert text.rstrip(b"\r\n,yes ").endswith(b"after")
+    shared.run("wait", noisy, "--for", "serial:yes, yes", "--timeout", "60")
+    assert b"\0" not in shared.run("logs", noisy, "--qemu", "--raw").stdout
+
+
 def test_a_command_that_waits_for_a_lock_says_so_and_ends_at_a_signal(
     shared: Home,
 ) -> None:
