@@ -35,6 +35,7 @@ LINGER = 1.0
 _POLL_FIRST, _POLL_MOST, _POLL_SLOW = 0.002, 0.05, 0.2
 # A reply may hold guest-exec's whole output (16 MiB in base64) or a file's part.
 _LINE_LIMIT = 64 * 1024 * 1024
+_ITEMS = 200_000
 _SILENT = "the guest agent, which does not answer: the guest is paused, or hangs"
 _sync_ids = itertools.count(os.getpid() * 100_000)
 
@@ -91,12 +92,15 @@ def makes_sense(name: str) -> Iterator[None]:
     have: the agent is the guest's, and may send anything."""
     try:
         yield
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise AgentError(f"the guest agent's reply to {name} makes no sense") from error
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     """The object in a line. Raises ValueError when there is none."""
+    # Output is base64, one string; a list of nothing takes many times its room.
+    if sum(map(line.count, (b",", b"[", b"{"))) > _ITEMS:
+        raise ValueError("too many items")
     try:
         value = json.loads(line)
     except RecursionError as error:
