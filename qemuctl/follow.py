@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from asyncinotify import Inotify, Mask
 
+from qemuctl.bounded import begin
+
 T = TypeVar("T")
 
 _CHUNK = 256 * 1024
@@ -28,20 +30,35 @@ async def follow(
 
     Goes on until ``until`` is done and all that was written by then has been
     given; without it, for ever. A file that became shorter is read again from
-    its start. The file must exist.
+    its start; what a log has given back (see `bounded`) is left out. The file must
+    exist.
     """
     end = asyncio.ensure_future(until) if until is not None else None
     try:
         with path.open("rb", buffering=0) as file, _watch(path) as inotify:
-            file.seek(offset)
+            place = offset
             while True:
+                # What is written by whoever never stops is not waited for.
                 last = end is not None and end.done()
-                while chunk := file.read(_CHUNK):
+                size = path.stat().st_size if last else None
+                while True:
+                    # What was there may have given way to a hole, also just now.
+                    place = file.seek(begin(file.fileno(), place))
+                    if not (chunk := file.read(_CHUNK)):
+                        break
+                    if begin(file.fileno(), place) != place:
+                        continue
+                    place += len(chunk)
                     yield chunk
+                    if size is not None and place >= size:
+                        return
+                    # A file that grows as fast as it is read is no reason to keep
+                    # time-outs and signals waiting.
+                    await asyncio.sleep(0)
                 if last:
                     return
-                if path.stat().st_size < file.tell():
-                    file.seek(0)
+                if path.stat().st_size < place:
+                    place = 0
                     continue
                 await _changed(inotify, end)
     finally:

@@ -1,13 +1,23 @@
-"""The end of a log as text that is safe to print."""
+"""Logs as text that is safe to print."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
+# The longest part of a sequence that is waited for: a guest that begins one and
+# never ends it must not be able to hide, or to have us keep, all that follows.
+_LONGEST = 4096
+_MANY = f"{{0,{_LONGEST}}}+"
 # ECMA-48: CSI sequences, OSC strings, and other escapes, such as `ESC ( B`.
 _ESCAPE = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
+    rf"\x1b(?:\[[0-?]{_MANY}[ -/]{_MANY}[@-~]"
+    rf"|\][^\x07\x1b]{_MANY}(?:\x07|\x1b\\)|[ -/]{_MANY}[0-~])"
+)
+# The beginning of one, at the end of what has come so far.
+_BEGUN = re.compile(
+    rf"\x1b(?:\[[0-?]{_MANY}[ -/]{_MANY}|\][^\x07\x1b]{_MANY}\x1b?+|[ -/]{_MANY})\Z"
 )
 
 
@@ -30,4 +40,41 @@ def tail(path: Path, lines: int = 20, *, longest: int = 64 * 1024) -> str:
 def plain(text: str) -> str:
     """Text without terminal escape sequences and control characters."""
     text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in text if c in "\n\t" or c.isprintable())
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """The characters that print, and those that part lines and columns."""
+    return "\n".join(
+        line
+        if line.isprintable()
+        else "".join(c for c in line if c == "\t" or c.isprintable())
+        for line in text.split("\n")
+    )
+
+
+class Plain:
+    """What `plain` makes of a text whose bytes come in parts, cut anywhere.
+
+    All parts together give what the whole gives: characters, sequences and line
+    ends may begin in one part and end in another.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = ""
+        self._returned = False  # the last character was a carriage return
+
+    def feed(self, data: bytes, *, last: bool = False) -> str:
+        """The text of the next part; ``last`` when no other follows it."""
+        text = self._begun + self._decoder.decode(data, last)
+        begun = _BEGUN.search(text, max(0, len(text) - 2 * _LONGEST - 3))
+        end = len(text) if last or begun is None else begun.start()
+        self._begun = text[end:]
+        text = _ESCAPE.sub("", text[:end])
+        if not text:
+            return ""
+        # A carriage return has become a newline already, when it came.
+        skipped = self._returned and text.startswith("\n")
+        self._returned = text.endswith("\r")
+        return plain(text[1:] if skipped else text)

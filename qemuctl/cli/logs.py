@@ -51,14 +51,20 @@ def logs(
 
 async def _text_log(paths: VmPaths, path: Path, following: bool, raw: bool) -> None:
     from qemuctl.follow import follow
-    from qemuctl.tail import plain
+    from qemuctl.tail import Plain
 
     if not path.exists():
         return
-    async for chunk in follow(path, until=_end(paths, following)):
-        text = chunk if raw else plain(chunk.decode(errors="replace")).encode()
+    plain = Plain()
+
+    def show(chunk: bytes, *, last: bool = False) -> None:
+        text = chunk if raw else plain.feed(chunk, last=last).encode()
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
+
+    async for chunk in follow(path, until=_end(paths, following)):
+        show(chunk)
+    show(b"", last=True)
 
 
 async def _end(paths: VmPaths, following: bool) -> None:
@@ -76,6 +82,7 @@ async def _qmp_log(paths: VmPaths, following: bool) -> None:
     import asyncio
     import json
 
+    from qemuctl.bounded import content
     from qemuctl.follow import lines
     from qemuctl.qmp import Event
 
@@ -90,14 +97,8 @@ async def _qmp_log(paths: VmPaths, following: bool) -> None:
         return value if isinstance(value, dict) and "at" in value else None
 
     if not following:
-        files = (
-            paths.qmp_log.with_name(paths.qmp_log.name + ".1"),
-            paths.qmp_log,
-            paths.events,
-        )
-        every = [
-            entry(x) for f in files if f.exists() for x in f.read_bytes().splitlines()
-        ]
+        files = [file for file in (paths.qmp_log, paths.events) if file.exists()]
+        every = [entry(x) for file in files for x in content(file).splitlines()]
         for value in sorted((e for e in every if e), key=lambda e: float(e["at"])):
             print(json.dumps(value))
         return

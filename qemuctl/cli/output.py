@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-SAY_AFTER = 3.0
-"""Seconds after which a wait is told in a pipe too."""
+from qemuctl.waiting import SAY_AFTER as SAY_AFTER
 
 
 def print_json(value: Any) -> None:

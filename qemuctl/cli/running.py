@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from qemuctl.cli.output import note, report
 from qemuctl.errors import ImageInUse, LaunchError, QemuctlError
+from qemuctl.waiting import heard_by
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
             # nohup ignores a signal on our behalf; so be it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, cancel, number)
+        heard_by(note)
         return await work
 
     try:

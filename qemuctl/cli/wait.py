@@ -10,7 +10,7 @@ import typer
 from qemuctl.cli.app import Name, Timeout, command, seconds
 from qemuctl.cli.output import working
 from qemuctl.cli.running import run_async
-from qemuctl.errors import StateError, UsageError
+from qemuctl.errors import NotFound, StateError, UsageError
 from qemuctl.vm.states import State
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def wait(
     ] = "agent",
     timeout: Timeout = "30",
 ) -> None:
-    """Wait until something is so; a time-out says what was waited for."""
+    """Wait until something is so; a time-out says what was waited for.
+
+    What the console said before counts, too; ^ and $ are the ends of a line.
+    """
     kind, colon, rest = what.partition(":")
     if kind not in ("agent", "running", "paused", "stopped", "serial", "event") or (
         bool(colon and rest) != (kind in ("serial", "event"))
@@ -50,18 +53,37 @@ async def _wait(name: str, kind: str, rest: str, patience: float) -> None:
     if kind == "stopped" and not held(find(name).lock):
         return
     with working(f"waiting for {name}: {kind} {rest}"):
-        async with await attach(name) as vm:
-            if kind == "agent":
-                await _not_paused(vm)
-                await vm.wait_ready(timeout=patience)
-            elif kind == "stopped":
-                await _stopped(vm, patience)
-            elif kind == "serial":
-                await vm.wait_console(_regex(rest), timeout=patience)
-            elif kind == "event":
-                print(json.dumps((await vm.wait_event(rest, timeout=patience)).data))
-            else:
-                await vm.wait_state(State(kind), timeout=patience)
+        try:
+            async with await attach(name) as vm:
+                await _wait_in(vm, kind, rest, patience)
+        except (NotFound, StateError):
+            # It may have ended since, and its folder gone with it.
+            if kind != "stopped" or _is_on(name):
+                raise
+
+
+def _is_on(name: str) -> bool:
+    from qemuctl.process import held
+    from qemuctl.vm.definitions import find
+
+    try:
+        return held(find(name).lock)
+    except NotFound:
+        return False
+
+
+async def _wait_in(vm: Vm, kind: str, rest: str, patience: float) -> None:
+    if kind == "agent":
+        await _not_paused(vm)
+        await vm.wait_ready(timeout=patience)
+    elif kind == "stopped":
+        await _stopped(vm, patience)
+    elif kind == "serial":
+        await vm.wait_console(_regex(rest), timeout=patience)
+    elif kind == "event":
+        print(json.dumps((await vm.wait_event(rest, timeout=patience)).data))
+    else:
+        await vm.wait_state(State(kind), timeout=patience)
 
 
 async def _not_paused(vm: Vm) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
+from qemuctl.waiting import waiting_for
 
 REQUEST_TIMEOUT = 10.0
 # Idle seconds after which the next one in the queue may have the agent.
@@ -34,6 +35,8 @@ LINGER = 1.0
 _POLL_FIRST, _POLL_MOST, _POLL_SLOW = 0.002, 0.05, 0.2
 # A reply may hold guest-exec's whole output (16 MiB in base64) or a file's part.
 _LINE_LIMIT = 64 * 1024 * 1024
+_ITEMS = 200_000
+_SILENT = "the guest agent, which does not answer: the guest is paused, or hangs"
 _sync_ids = itertools.count(os.getpid() * 100_000)
 
 
@@ -89,12 +92,15 @@ def makes_sense(name: str) -> Iterator[None]:
     have: the agent is the guest's, and may send anything."""
     try:
         yield
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise AgentError(f"the guest agent's reply to {name} makes no sense") from error
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     """The object in a line. Raises ValueError when there is none."""
+    # Output is base64, one string; a list of nothing takes many times its room.
+    if sum(map(line.count, (b",", b"[", b"{"))) > _ITEMS:
+        raise ValueError("too many items")
     try:
         value = json.loads(line)
     except RecursionError as error:
@@ -303,7 +309,10 @@ class Agent:
         started, pause = time.monotonic(), _POLL_FIRST
         while True:
             # No limit of its own: a paused guest answers when it goes on.
-            status = await self.request("guest-exec-status", {"pid": pid}, timeout=None)
+            with waiting_for(_SILENT, say_after=REQUEST_TIMEOUT):
+                status = await self.request(
+                    "guest-exec-status", {"pid": pid}, timeout=None
+                )
             with makes_sense("guest-exec-status"):
                 ended = dict(status)["exited"]
             yield status

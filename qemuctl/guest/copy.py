@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qemuctl.errors import AgentError, HostError, ImageError
-from qemuctl.guest.port import CHUNK, Conversation, CopyError, Ended, Way
+from qemuctl.guest.conversation import CHUNK, Conversation, CopyError, Ended
+from qemuctl.guest.port import Way
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.whole import scratch
 

@@ -23,6 +23,9 @@ Sink = Callable[[bytes], None]
 _READ_SIZE = 512 * 1024
 _INPUT_PART = 1024 * 1024
 _LOOK_EVERY = 0.01
+# Seconds to end a command in the guest that nobody waits for any more. An agent that
+# does not answer must not keep whoever has typed Ctrl-C.
+_LAST_WORDS = 0.8
 
 _PREPARE = """
 umask 077
@@ -109,24 +112,37 @@ async def run_streaming(
     # r+ does not wait for the other side of the pipe, as w would.
     following = await _open(agent, f"{folder}/next", "r+") if stdin else None
     pid = await agent.start(["/bin/sh", "-c", _WRAPPER, "sh", folder, mode, *argv])
+    handles = [output.handle for output in outputs]
     feeding = None
     if stdin is not None and following is not None:
+        handles.append(following)
         feeding = asyncio.create_task(_feed(agent, folder, following, stdin))
     try:
         status = await _follow(agent, pid, outputs, feeding)
     except BaseException:
         # We were cancelled, or whoever reads the output has gone.
-        await _interrupt(agent, pid)
+        await _stopped(feeding)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                with contextlib.suppress(QemuctlError):
+                    await agent.run(["/bin/kill", "-TERM", str(pid)])
+                await _close(agent, handles)
         raise
-    finally:
-        if feeding is not None:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-        handles = [output.handle for output in outputs]
-        for handle in [*handles, *([following] if following is not None else [])]:
-            with contextlib.suppress(QemuctlError):
-                await agent.request("guest-file-close", {"handle": handle})
+    await _stopped(feeding)
+    await _close(agent, handles)
     return status
+
+
+async def _stopped(feeding: asyncio.Task[None] | None) -> None:
+    if feeding is not None:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _close(agent: Agent, handles: Sequence[int]) -> None:
+    for handle in handles:
+        with contextlib.suppress(QemuctlError):
+            await agent.request("guest-file-close", {"handle": handle})
 
 
 async def _follow(
@@ -199,8 +215,3 @@ async def _write(agent: Agent, handle: int, data: bytes) -> None:
             if taken < 1:
                 raise AgentError("the guest took none of the input: is it full?")
             data = data[taken:]
-
-
-async def _interrupt(agent: Agent, pid: int) -> None:
-    with contextlib.suppress(QemuctlError):
-        await agent.run(["/bin/kill", "-TERM", str(pid)], timeout=1)

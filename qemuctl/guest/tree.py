@@ -10,6 +10,7 @@ with care (`qemuctl.guest.unpack`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from qemuctl.errors import HostError
+from qemuctl.guest.conversation import Conversation, CopyError
 from qemuctl.guest.copy import (
     PLACE,
     RECEIVE,
@@ -30,14 +32,17 @@ from qemuctl.guest.copy import (
     placed,
     receive,
 )
-from qemuctl.guest.port import Conversation, CopyError, Way
+from qemuctl.guest.port import Way
 from qemuctl.guest.unpack import unpack
 from qemuctl.image.progress import Progress, silent
+from qemuctl.peers import at_most
 from qemuctl.thread import in_thread
 
 _BLOCK = tarfile.BLOCKSIZE
 _QUOTED = re.compile(rb"[\n\r\\]")
 _SUM = 32  # hexadecimal digits of MD5
+# The longest list of sums, in bytes: of some hundred thousand files.
+_SUMS = 64 * 1024 * 1024
 
 # After the tar comes a list of the files' sums, as `md5sum -c` takes it. (tar's
 # own bytes would have to pass through tee, by which busybox does 10 MB/s.)
@@ -231,7 +236,12 @@ async def _get_beside(
                 raise HostError(f"not a folder: {place}")
             await receive(talk, file, place, None, progress)
             await talk.send(b"ok\n")
-            sums = b"".join([chunk async for chunk in talk.chunks()])
+            most = min(_SUMS, 2 * file.tell())  # each has a head in the tar, of 512
+            try:
+                async with contextlib.aclosing(talk.chunks()) as chunks:
+                    sums = await at_most(chunks, most)
+            except ValueError as error:
+                raise CopyError("the guest sends sums without an end") from error
             await talk.send(b"ok\n")
             await talk.ended()
         file.seek(0)

@@ -18,8 +18,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Self
 
+from qemuctl.guest.conversation import CHUNK, CopyError
 from qemuctl.guest.copy import md5
-from qemuctl.guest.port import CHUNK, CopyError
 from qemuctl.thread import Tick
 
 Parts = tuple[str, ...]

@@ -130,6 +130,9 @@ class _Download:
                 if not await self._accept(response, resuming=bool(headers)):
                     return False
                 await self._read(response)
+        except Break:
+            await self.part.flush()
+            raise
         except httpx.TransportError as error:
             if fetch.is_unreachable(error) and not self.reached:
                 raise explained(error, self.url) from error

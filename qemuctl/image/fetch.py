@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 REDIRECTS_MAX = 10
 CONNECT_TIMEOUT = 15.0
 STALL_TIMEOUT = 30.0
+HEAD_TIMEOUT = 60.0
+# Bytes a second, on the average of as many seconds, below which a transfer is as good
+# as none: a server that drips would otherwise be waited for without an end.
+SLOWEST = 512
 SILENT_AFTER = 5.0  # then people are told
 # Seconds before the second, third, … try after a break.
 RETRY_DELAYS: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -73,7 +77,7 @@ async def opened(
 
     Redirects are followed to http and https alone, and never from https to
     http. Raises ImageError for what no other try would change, httpx's own
-    TransportError for the rest.
+    TransportError and Break for the rest.
     """
     import httpx
 
@@ -84,7 +88,13 @@ async def opened(
     if request.url.scheme not in ("http", "https") or not request.url.host:
         raise ImageError(f"not an http or https URL: {shown(url)}")
     for _ in range(REDIRECTS_MAX + 1):
-        response = await client.send(request, stream=True, follow_redirects=False)
+        try:
+            async with asyncio.timeout(HEAD_TIMEOUT):
+                response = await client.send(
+                    request, stream=True, follow_redirects=False
+                )
+        except TimeoutError as error:
+            raise Break(f"no whole answer came in {HEAD_TIMEOUT:g} s") from error
         if response.next_request is None:
             break
         await response.aclose()
@@ -133,11 +143,26 @@ def check_status(response: httpx.Response, url: str) -> None:
 async def chunks(
     response: httpx.Response, *, decoded: bool = False
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body in pieces, as they come or with the content coding undone."""
+    """The body in pieces, as they come or with the content coding undone. Reading
+    it raises Break when it comes too slowly."""
     found = response.aiter_bytes() if decoded else response.aiter_raw()
     # An async generator whose reader fails must be closed in this task.
-    async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", found)):
-        yield found
+    body = cast("AsyncGenerator[bytes, None]", found)
+    async with contextlib.aclosing(body), contextlib.aclosing(_paced(body)) as paced:
+        yield paced
+
+
+async def _paced(body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same pieces, as long as they come at a sensible pace."""
+    loop = asyncio.get_running_loop()
+    came, begun = 0, loop.time()
+    async for piece in body:
+        came += len(piece)
+        if (seconds := loop.time() - begun) >= STALL_TIMEOUT:
+            if came < SLOWEST * seconds:
+                raise Break(f"only {came} bytes came in {seconds:.0f} s")
+            came, begun = 0, loop.time()
+        yield piece
 
 
 async def fetch_text(url: str, *, limit: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from qemuctl.peers import last_of
+
 # Seconds that a program has to clean up after itself.
 GRACE = 5
 # Its standard input is a pipe of ours that nothing is ever written to: its end is
@@ -46,7 +48,7 @@ async def run_kept(
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    reading = asyncio.create_task(process.stderr.read())
+    reading = asyncio.create_task(last_of(process.stderr))
     try:
         async for line in process.stdout:
             told(line.decode(errors="replace").strip())

@@ -6,7 +6,6 @@ folder; the public half goes into the seed of every VM that has one.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from qemuctl.errors import HostError
 from qemuctl.paths import data_home, private_dir
+from qemuctl.waiting import lock_for_a_moment
 
 _NAME = "id_ed25519"
 
@@ -38,7 +38,7 @@ def own_key() -> KeyPair:
     private, public = folder / _NAME, folder / f"{_NAME}.pub"
     fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # for as long as ssh-keygen takes
+        lock_for_a_moment(fd, str(folder / ".lock"))
         if not private.exists():
             _make(folder)
         if private.stat().st_mode & 0o777 != 0o600:

@@ -28,6 +28,7 @@ from qemuctl.image.names import RECIPES, stored
 from qemuctl.image.names import TINY as TINY
 from qemuctl.paths import images_dir, private_dir
 from qemuctl.spec import validate_name
+from qemuctl.waiting import lock_for_a_moment
 
 names = stored
 
@@ -159,7 +160,10 @@ def steady(*, alone: bool = False) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+            if alone:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                lock_for_a_moment(fd, str(path), shared=True)
         except BlockingIOError:
             raise ImageError(
                 "another command is making a VM's disks from images",

@@ -19,6 +19,7 @@ from qemuctl.qmp.migration import (
     reached,
 )
 from qemuctl.qmp.session import Session, Subscription
+from qemuctl.waiting import waiting_for
 
 if TYPE_CHECKING:
     from qemuctl.migration.link import Link
@@ -29,12 +30,25 @@ ACTIVE, PAUSED = "postcopy-active", "postcopy-paused"
 _ANSWER = 30.0
 # Seconds in which a link that still carries something shows it.
 _SIGN = 2.0
+# Seconds in which a link that is only slow carries something.
+_STALL = 60.0
 
 
-async def followed(events: Subscription) -> None:
+async def followed(session: Session, events: Subscription) -> None:
     """Waits until all of the memory has followed. Raises QemuctlError when the link
-    is lost: then it waits for another one."""
-    status = await reached(events, {PAUSED})
+    is lost, or nothing comes through: then it waits for another one."""
+    sent = -1
+    with waiting_for("the rest of the guest's memory to follow"):
+        while True:
+            try:
+                async with asyncio.timeout(_STALL):
+                    status = await reached(events, {PAUSED})
+                break
+            except TimeoutError:
+                before, sent = sent, await _sent(session)
+                if sent == before:
+                    # QEMU tells of a link that has gone, not of one that is stuck.
+                    await session.execute(MigratePause())
     if status != "completed":
         raise QemuctlError(f"the link was lost while its memory followed ({status})")
 
@@ -51,7 +65,12 @@ async def resume(vm: Vm, link: Link, token: str) -> None:
         told = await link.channel.ask("reconnect", timeout=_ANSWER, token=token)
         ram = await link.socket(told["ram"], "ram2")
         await session.execute(Migrate(uri=f"unix:{ram}", resume=True))
-        await followed(events)
+        await followed(session, events)
+
+
+async def _sent(session: Session) -> int:
+    ram = (await session.execute(QueryMigrate())).ram
+    return ram.transferred if ram is not None else 0
 
 
 async def _still(session: Session, events: Subscription) -> str:

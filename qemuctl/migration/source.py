@@ -288,7 +288,7 @@ class _Move:
             raise await failure(session, status)
         if status == POSTCOPY:
             await in_full(self._go(link, postcopy=True))
-            await followed(events)
+            await followed(session, events)
             return
         await link.channel.ask("arrived", timeout=_START)
         await in_full(self._go(link, postcopy=False))

@@ -19,12 +19,15 @@ from qemuctl.qmp.nbd import (
     BlockJobSetSpeed,
     QueryBlockJobs,
 )
+from qemuctl.qmp.session import Subscription
 
 # QEMU's names of nodes have 31 characters at most, an id of ours has 20.
 _JOB = _NODE = "move-"
 _READY, _OVER = "ready", ("concluded", "null")
 # Seconds that the last writes may take, and a job that is called off.
 _PATIENCE = 120.0
+# Seconds without a byte after which the copying is given up.
+_STALL = 120.0
 
 
 def served_at(path: Path) -> dict[str, Any]:
@@ -75,7 +78,23 @@ class Storage:
                 self._check(jobs)
                 if all(job.status == _READY for job in jobs.values()):
                     return
-                await events.get()
+                await self._moving(events)
+
+    async def _moving(self, events: Subscription) -> None:
+        """Waits for an event. Raises QemuctlError while nothing is copied."""
+        before = await self.progress()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STALL):
+                    await events.get()
+                    return
+            now = await self.progress()
+            if now == before:
+                raise QemuctlError(
+                    f"nothing has been copied of the disks for {_STALL:g} s: the other "
+                    "side does not take it"
+                )
+            before = now
 
     async def _jobs(self) -> dict[str, JobInfo]:
         ours = {_job(disk.id): disk.id for disk in self.disks}

@@ -37,16 +37,54 @@ watch=$!
 echo "$qemu" >&4
 exec 3<&- 4>&-
 
+# What a guest can have QEMU write without end: at $most bytes the older half gives way
+# to a hole. QEMU and readers keep their places in the file (see qemuctl/bounded.py).
+# On a file system without holes all of it goes.
+most=8388608
+trim() {
+  for log in "$state/serial.log" "$state/qemu.log" "$state/events.out"; do
+    size=$(stat -c '%b %s' "$log" 2>/dev/null) || continue
+    [ $((${size% *} * 512)) -gt "$most" ] || continue
+    old=$(((${size#* } - most / 2) / 4096 * 4096))
+    fallocate -n -p -o 0 -l "$old" "$log" 2>/dev/null || : >"$log"
+  done
+}
+
 # A trapped signal interrupts `wait`, which then says more than 128 though
 # QEMU is still there.
-while :; do
+bury() {
+  trap - EXIT CHLD
+  while [ -z "$status" ]; do
+    wait "$qemu"
+    status=$?
+    ! kill -0 "$qemu" 2>/dev/null || status=
+  done
+  # They have the lock too, and whoever saw us go must find the VM off. KILL, because
+  # a TERM is lost on a shell that has just been forked and still has our trap.
+  [ -z "$nap" ] || { kill -KILL "$nap" && wait "$nap"; } 2>/dev/null
+  echo "$status" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
+  [ -z "$watch" ] || { kill -KILL "$watch" && wait "$watch"; } 2>/dev/null
+  rm -rf -- "$run"
+}
+# A shell ends when it cannot fork; what is needed most must not depend on that.
+trap bury EXIT
+
+# No event tells that a file has grown too long: so we look whenever a nap is over,
+# which does not outlive us.
+if setpriv --pdeathsig KILL true 2>/dev/null; then
+  sleeps="setpriv --pdeathsig KILL sleep"
+else
+  sleeps=sleep
+fi
+trap : CHLD
+nap= status=
+while [ -z "$status" ]; do
+  if [ -z "$nap" ] || ! kill -0 "$nap" 2>/dev/null; then
+    trim
+    $sleeps 5 &
+    nap=$!
+  fi
   wait "$qemu"
   status=$?
-  kill -0 "$qemu" 2>/dev/null || break
+  ! kill -0 "$qemu" 2>/dev/null || status=
 done
-
-echo "$status" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
-# It has the lock too, and whoever saw us go must find the VM off. KILL, because
-# a TERM is lost on a shell that has just been forked and still has our trap.
-[ -z "$watch" ] || { kill -KILL "$watch" && wait "$watch"; } 2>/dev/null
-rm -rf -- "$run"

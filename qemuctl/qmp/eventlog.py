@@ -8,17 +8,16 @@ Python runs, and waiting for an event occupies no monitor.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from qemuctl import bounded
 from qemuctl.qmp.events import Event
 
-LIMIT = 4 * 1024 * 1024
-_BLOCK = 4096
-_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+# A longer line than any event of QEMU.
+_LONGEST = 64 * 1024
 
 NEGOTIATION = '{"execute": "qmp_capabilities"}\n'
 
@@ -40,39 +39,19 @@ def parse(line: bytes) -> Event | None:
 def past(path: Path) -> Iterator[Event]:
     """The events so far, oldest first; none when there is no file."""
     try:
-        with path.open("rb") as file:
-            file.seek(start(path))
-            content = file.read()
+        content = bounded.content(path)
     except OSError:
         return
     yield from filter(None, map(parse, content.splitlines()))
 
 
-def start(path: Path) -> int:
-    """Where the file's content begins, in bytes; not 0 once it was trimmed."""
-    with path.open("rb") as file:
-        try:
-            return os.lseek(file.fileno(), 0, os.SEEK_DATA)
-        except OSError:  # an empty file has no data
-            return 0
-
-
-def trim(path: Path, most: int = LIMIT) -> None:
-    """Gives the room of old events back when the file takes more than ``most``
-    bytes; the younger half stays.
-
-    QEMU goes on writing at its own offset, so the file is not shortened: a
-    hole is made at its beginning (fallocate(2)). A guest that causes events
-    without end can thus not fill the disk while anybody looks now and then.
-    """
+def end(path: Path) -> int:
+    """Where the last whole line ends, in bytes: later events are behind it. 0 without
+    a file."""
     try:
-        with path.open("r+b") as file:
-            status = os.fstat(file.fileno())
-            if status.st_blocks * 512 <= most:
-                return
-            length = (status.st_size - most // 2) // _BLOCK * _BLOCK
-            ctypes.CDLL(None).fallocate(
-                file.fileno(), _PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(length)
-            )
-    except OSError:  # not there, or a file system without holes
-        return
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            first = file.seek(max(bounded.begin(file.fileno(), 0), size - _LONGEST))
+            return first + file.read().rfind(b"\n") + 1
+    except OSError:
+        return 0

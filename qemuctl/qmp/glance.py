@@ -19,6 +19,7 @@ from qemuctl.errors import CommandError, QmpError, WaitTimeout
 from qemuctl.qmp.commands import Command
 
 _CHUNK = 256 * 1024
+_LONGEST = 16 * 1024 * 1024
 _NEGOTIATION = b'{"execute":"qmp_capabilities"}\n'
 
 
@@ -59,6 +60,8 @@ async def _converse(
         data = await loop.sock_recv(client, _CHUNK)
         if not data:
             raise QmpError("QEMU hung up on us")
+        if len(rest) > _LONGEST:
+            raise QmpError("an answer without an end")
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             message = _parsed(line)

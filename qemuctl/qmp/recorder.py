@@ -1,7 +1,7 @@
 """The flight recorder: every command and reply of one VM, as JSON lines.
 
 Events are not here: QEMU writes those to a file itself, with or without any
-of us. The file is bounded: at `LIMIT` it becomes ``….1`` and a new one starts.
+of us. The file is bounded (see `bounded`): the older half of `LIMIT` gives way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+
+from qemuctl import bounded
 
 LIMIT = 2 * 1024 * 1024
 # A longer reply (query-qmp-schema has 200 kB) is noted by its size.
@@ -35,12 +37,9 @@ class Recorder:
         self._path = path
         self._fd = -1
         self._start = b""
-        self._open()
-
-    def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o600)
-        self._size = os.fstat(self._fd).st_size
+        self._size = os.fstat(self._fd).st_blocks * 512
 
     def record(self, **entry: Any) -> None:
         """Writes one line with the time in front. Never fails: a full disk
@@ -48,7 +47,8 @@ class Recorder:
         try:
             line = json.dumps({"at": round(time.time(), 6), **entry}, default=str)
             if self._size > LIMIT:
-                self._turn()
+                bounded.trim(self._path, LIMIT)
+                self._size = LIMIT // 2
             data = self._start + line.encode() + b"\n"
             written = os.write(self._fd, data)
             self._size += written
@@ -68,14 +68,6 @@ class Recorder:
 
     def failure(self, name: str, error: str) -> None:
         self.record(reply=name, error=error)
-
-    def _turn(self) -> None:
-        """Starts a new file, unless another process just did."""
-        if os.fstat(self._fd).st_ino == self._path.stat().st_ino:
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-        before = self._fd
-        self._open()
-        os.close(before)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -32,6 +31,7 @@ from qemuctl.host.resources import available_memory, cpu_count
 from qemuctl.paths import private_dir
 from qemuctl.process import Identity, wait_gone
 from qemuctl.units import format_rounded
+from qemuctl.waiting import lock_for_a_moment
 
 # Seconds of waiting after which the user is told who has the room.
 SAY_AFTER = 1.0
@@ -251,7 +251,7 @@ class Budget:
         lock = private_dir(self._folder) / f"{self._file.name}.lock"
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            lock_for_a_moment(fd, str(lock))
             yield
         finally:
             os.close(fd)

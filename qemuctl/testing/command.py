@@ -179,7 +179,7 @@ def _agent_lost(vm: Vm) -> Coroutine[Any, Any, Event]:
         change = VserportChange.of(event)
         return change.id == AGENT_PORT and not change.open
 
-    seen = sum(1 for _ in eventlog.past(vm.paths.events))
+    seen = eventlog.end(vm.paths.events)
     return eventstream.after(seen, vm.paths.events, is_end)
 
 

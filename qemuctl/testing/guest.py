@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
+from qemuctl import bounded
 from qemuctl.errors import (
     AgentError,
     QemuctlError,
@@ -126,9 +127,10 @@ class Guest:
 
     @property
     def console(self) -> str:
-        """What the guest has written to its serial console so far."""
+        """What the guest has written to its serial console so far, the last megabytes
+        of it if that is much."""
         try:
-            written = self.vm.paths.serial_log.read_bytes()
+            written = bounded.content(self.vm.paths.serial_log)
         except FileNotFoundError:  # the VM has been removed
             return ""
         return plain(written.decode(errors="replace"))
@@ -266,7 +268,7 @@ class Guest:
     @verb
     async def wait_for_console(self, pattern: str, *, timeout: float = TIMEOUT) -> str:
         """Waits for a regular expression on the serial console, what it said before
-        included; gives the text that matched."""
+        included; gives the text that matched. ``^`` and ``$`` are a line's ends."""
         return await self.vm.wait_console(pattern, timeout=timeout)
 
     @verb

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from qemuctl.errors import StateError
 from qemuctl.process import held
-from qemuctl.qmp import eventlog
 from qemuctl.vm.definitions import find
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
@@ -24,5 +23,4 @@ async def attach(name: str, action: Action = Action.QMP) -> Vm:
     if record is None:
         require(action, await state_of(paths), name)
         raise StateError(f"reach {name}", "starting", "it is still starting")
-    eventlog.trim(paths.events)
     return Vm(paths, record)

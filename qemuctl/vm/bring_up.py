@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl import bounded
 from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.cmdline.ram import RamFile
 from qemuctl.cmdline.shape import Shape, exact
@@ -211,7 +212,7 @@ def _turn(log: Path, begun: Path | None) -> None:
     log.touch(0o600)
     if begun is not None:
         with contextlib.suppress(FileNotFoundError):  # it had no console
-            shutil.copyfile(begun, log)
+            log.write_bytes(bounded.content(begun))
 
 
 async def _greeting(paths: VmPaths, child: Child, plan: Plan) -> Session:

@@ -223,7 +223,7 @@ class Cpus:
 
     async def _plug(self, place: HotpluggableCpu, id_: str, timeout: float) -> None:
         vm = self._vm
-        seen = sum(1 for _ in eventlog.past(vm.paths.events))
+        seen = eventlog.end(vm.paths.events)
         async with gone_if_cut_off(vm, _removal(id_)):
             async with vm.live.adding(Change(device=id_, removal=False)):
                 await device_add(vm, {"driver": place.type, "id": id_, **place.props})

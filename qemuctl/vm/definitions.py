@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -25,6 +24,7 @@ from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import held, take
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, State, require
+from qemuctl.waiting import lock_for_a_moment
 
 if TYPE_CHECKING:  # `ls` must not pay for pydantic
     from qemuctl.spec import Spec
@@ -134,12 +134,12 @@ def replace(name: str, text: str, *, expected: str | None = None) -> None:
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[Path]:
     """The file of a VM's spec, which nobody else changes for the block; a short one,
-    for others stand still meanwhile. Raises NotFound."""
+    for others stand still meanwhile. Raises NotFound, HostError."""
     paths = find(name)
     # The folder itself is the lock: no file of ours is left in it.
     fd = os.open(paths.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock_for_a_moment(fd, str(paths.state))
         yield paths.spec
     finally:
         os.close(fd)

@@ -19,6 +19,7 @@ from typing import BinaryIO, Self
 
 from asyncinotify import Inotify, Mask
 
+from qemuctl import bounded
 from qemuctl.follow import readable
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.qmp import Event, eventlog
@@ -130,7 +131,7 @@ class _Log:
             return
         try:
             # Where old events were, there may be gigabytes of nothing.
-            start = eventlog.start(self._path)
+            start = bounded.start(self._path)
             self._file = self._path.open("rb", buffering=0)
         except OSError:
             return
@@ -150,6 +151,9 @@ class _Log:
         if os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._file.seek(0)
             self._rest = b""
+        # Old events give way to a hole.
+        place = self._file.tell()
+        self._file.seek(bounded.begin(self._file.fileno(), place))
         while chunk := self._file.read(_CHUNK):
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qemuctl.guest.conversation import NotAFolder
 from qemuctl.guest.copy import get_file, put_file
-from qemuctl.guest.port import NotAFolder, Way, through_agent
+from qemuctl.guest.port import Way, through_agent
 from qemuctl.guest.tree import get_tree, put_tree
 from qemuctl.image.progress import Progress, silent
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from qemuctl import bounded
 from qemuctl.cmdline.ram import RamFile
 from qemuctl.errors import TemplateError, WaitTimeout
 from qemuctl.host.resources import free_space
@@ -159,7 +160,7 @@ def _keep_files(vm: Vm, content: Path, tick: Tick) -> None:
     what the guest said on its console is kept, too."""
     # A guest may have been given no console.
     with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(vm.paths.serial_log, content / "serial.log")
+        (content / "serial.log").write_bytes(bounded.content(vm.paths.serial_log))
     if vm.paths.seed.exists():
         shutil.copyfile(vm.paths.seed, content / "seed.iso")
     if not vm.paths.disks.is_dir():

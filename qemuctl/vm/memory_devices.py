@@ -185,7 +185,7 @@ class MemoryDevices:
         id_ = next(f"dimm{n}" for n in range(1000) if f"dimm{n}" not in taken)
         memory = MemoryBackendRam(id=f"{id_}-mem", size=size_bytes)
         before = await self._total()
-        seen = sum(1 for _ in eventlog.past(vm.paths.events))
+        seen = eventlog.end(vm.paths.events)
         change = Change(device=id_, removal=False, objects=(memory.id,))
         dimm = Dimm(id=id_, size_bytes=size_bytes)
         async with gone_if_cut_off(vm, _removal(dimm)):

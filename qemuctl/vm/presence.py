@@ -122,8 +122,9 @@ async def device_add(vm: Vm, arguments: dict[str, Any]) -> None:
 
 
 async def accepted(vm: Vm, seen: int, device: str, timeout: float) -> bool | None:
-    """What the guest says of a processor or a DIMM that was plugged in after ``seen``
-    events (ACPI_DEVICE_OST); None when it says nothing. Raises UnexpectedExit."""
+    """What the guest says of a processor or a DIMM that was plugged in, behind ``seen``
+    in the event file (ACPI_DEVICE_OST); None when it says nothing. Raises
+    UnexpectedExit."""
 
     def wanted(event: Event) -> bool:
         if event.name != AcpiDeviceOst.NAME:

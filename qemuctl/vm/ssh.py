@@ -13,15 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import AgentError, HostError, StateError
-from qemuctl.guest.port import (
-    CHUNK,
-    Conversation,
-    Ended,
-    Way,
-    guest_argv,
-    new_token,
-    watched,
-)
+from qemuctl.guest.conversation import CHUNK, Conversation, Ended
+from qemuctl.guest.port import Way, guest_argv, new_token, watched
+from qemuctl.peers import last_of
 from qemuctl.tail import plain
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load
@@ -260,7 +254,7 @@ async def _put_down(process: asyncio.subprocess.Process) -> None:
         async with asyncio.timeout(_PUT_DOWN):
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
-                    await stream.read()
+                    await last_of(stream, 0)
             await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
@@ -270,7 +264,7 @@ async def _put_down(process: asyncio.subprocess.Process) -> None:
 
 async def _ended(process: asyncio.subprocess.Process) -> Ended:
     assert process.stderr is not None
-    words = (await process.stderr.read()).decode(errors="replace")
+    words = (await last_of(process.stderr)).decode(errors="replace")
     status = await process.wait()
     if status == _SSH_FAILED:
         lines = plain(words).strip().splitlines() or ["no reason given"]

@@ -23,7 +23,7 @@ async def in_use(folder: Path) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def alone(
-    folder: Path, waiting: Callable[[], None] = lambda: None
+    folder: Path, waiting: Callable[[], None] | None = None
 ) -> AsyncIterator[None]:
     """For the block nobody else makes, removes or uses the template; ``waiting`` is
     called now and then before."""

@@ -42,7 +42,7 @@ async def unplug(vm: Vm, device: str, *, timeout: float) -> Removal:
     it. Raises CommandError where QEMU itself refuses, and UnexpectedExit.
     """
     end = time.monotonic() + timeout
-    seen = sum(1 for _ in eventlog.past(vm.paths.events))
+    seen = eventlog.end(vm.paths.events)
     if not await _asked(vm, device, end):
         return Removal.PENDING
     while True:

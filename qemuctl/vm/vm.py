@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from qemuctl import bounded
 from qemuctl.errors import (
     AgentError,
     AgentRefused,
@@ -25,14 +25,14 @@ from qemuctl.errors import (
     UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.follow import follow
 from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
 from qemuctl.qmp.commands import Command, R
 from qemuctl.qmp.events import VserportChange
-from qemuctl.tail import plain, tail
+from qemuctl.search import search
+from qemuctl.tail import tail
 from qemuctl.vm.files import Files
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.live import Live
@@ -258,10 +258,10 @@ class Vm:
 
     async def port_opened(self) -> None:
         """Waits until the guest has the agent's port open."""
-        past = list(eventlog.past(self.paths.events))
+        seen, past = eventlog.end(self.paths.events), eventlog.past(self.paths.events)
         if not _port_is_open(past, self.paths, self.record):
             await eventstream.after(
-                len(past), self.paths.events, lambda event: _last_word([event]) is True
+                seen, self.paths.events, lambda event: _last_word([event]) is True
             )
 
     async def _answering(self) -> None:
@@ -299,19 +299,9 @@ class Vm:
 
     async def wait_console(self, pattern: str, *, timeout: float) -> str:
         """Waits for a regular expression on the serial console, what it said
-        before included; gives the text that matched."""
+        before included; gives the text that matched, as `search` does."""
         with self.deadline(f"/{pattern}/ on the console", timeout) as left:
-            return await self.unless_ended(self._search(re.compile(pattern)), left)
-
-    async def _search(self, pattern: re.Pattern[str]) -> str:
-        text = b""
-        async with aclosing(follow(self.paths.serial_log)) as chunks:
-            async for chunk in chunks:
-                text += chunk
-                match = pattern.search(plain(text.decode(errors="replace")))
-                if match:
-                    return match.group()
-        raise AssertionError("unreachable")
+            return await self.unless_ended(search(self.paths.serial_log, pattern), left)
 
     @contextlib.contextmanager
     def deadline(self, stage: str, timeout: float) -> Iterator[float]:
@@ -387,7 +377,7 @@ def _port_is_open(past: Iterable[Event], paths: VmPaths, record: Record | None) 
         # about it has been trimmed: asking will tell.
         booted = record is not None and (record.continued or bool(record.template))
         with contextlib.suppress(OSError):
-            return booted or eventlog.start(paths.events) > 0
+            return booted or bounded.start(paths.events) > 0
     return bool(word)
 
 

@@ -419,3 +419,30 @@ def test_the_rubbish_of_these_tests_is_rubbish() -> None:
             continue
         good = isinstance(value, dict) and isinstance(value.get("return"), dict)
         assert not good or "error" in value
+
+
+@pytest.mark.parametrize("reply", [b'{"return": 1e999}', b'{"return": Infinity}'])
+async def test_a_number_without_a_bound_makes_no_sense(
+    path: Path, agent: Agent, reply: bytes
+) -> None:
+    async def script(peer: AgentPeer) -> None:
+        await peer.sync()
+        await peer.read()
+        await peer.raw(reply.replace(b"1e999", b'{"pid": 1e999}') + b"\n")
+
+    async with serving(path, as_agent(script)):
+        with pytest.raises(AgentError, match="makes no sense"):
+            await agent.start(["true"])
+
+
+async def test_a_reply_of_very_many_items_is_not_taken_apart(
+    path: Path, agent: Agent
+) -> None:
+    async def script(peer: AgentPeer) -> None:
+        await peer.sync()
+        await peer.read()
+        await peer.raw(b'{"return": [' + b"[]," * 1_000_000 + b"0]}\n")
+
+    async with serving(path, as_agent(script)):
+        with pytest.raises(AgentError, match="nonsense"):
+            await agent.request("guest-get-osinfo")

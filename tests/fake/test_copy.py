@@ -15,11 +15,15 @@ import pytest
 from fake_agent import EXITED, FakeGuest, as_agent, encoded
 from fake_qmp import serving
 
-from qemuctl.errors import AgentError, HostError
+from qemuctl import waiting
+from qemuctl.errors import AgentError, HostError, WaitTimeout
+from qemuctl.guest import conversation
 from qemuctl.guest.agent import Agent
+from qemuctl.guest.conversation import CopyError
 from qemuctl.guest.copy import get_file, put_file
-from qemuctl.guest.port import CopyError, Way, through_agent
+from qemuctl.guest.port import Way, through_agent
 from qemuctl.guest.tree import get_tree, put_tree
+from qemuctl.waiting import heard_by
 
 
 class FakePort:
@@ -110,6 +114,31 @@ async def test_bytes_of_an_earlier_copy_are_skipped(
         got = await get_file(way, "/x/name", tmp_path)
     assert got == tmp_path / "name"
     assert got.read_bytes() == b"fresh"
+
+
+async def test_a_guest_that_never_begins_keeps_no_other_copy_waiting_for_ever(
+    path: Path, agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "_FIRST_WORD", 0.3)
+    monkeypatch.setattr(waiting, "SAY_AFTER", 0.1)
+    told: list[str] = []
+    heard_by(told.append)
+
+    async def script(port: FakePort) -> None:
+        await port.started()
+
+    async def copy() -> None:
+        # The other one's script has ended by then, as this guest tells it.
+        with pytest.raises((WaitTimeout, CopyError), match=r"begin the copy|status 1"):
+            await get_file(way, "/x/name", tmp_path)
+
+    async with guest_that(script, path, agent) as way:
+        await asyncio.gather(copy(), copy())
+    heard_by(lambda _: None)
+    assert set(told) == {
+        "waiting for the guest to begin the copy …",
+        "waiting for another copy from or to this guest …",
+    }
 
 
 async def test_the_host_sends_nothing_before_the_guest_has_spoken(

@@ -36,7 +36,7 @@ STATE = {
     "booted", "disks", "events.in", "events.out", "exit", "lock", "made",
     "process.json", "qemu.log", "qmp.jsonl", "serial.log", "started.yaml", "vm.yaml",
     "ballooned", "changing.lock", "moved.json", "plugged.json", "serial.log.1",
-    "qmp.jsonl.1", "saves", "snapshots.json",
+    "saves", "snapshots.json",
 }  # fmt: skip
 
 

@@ -58,6 +58,10 @@ def test_a_followed_log_ends_with_the_vm(shared: Home, web: str) -> None:
     events = shared.popen("logs", web, "--qmp", "-f", stdout=subprocess.PIPE)
     console = spawn(shared, "console", web)
     console.expect("Ctrl-] leaves")
+    said = (
+        "i=0; while [ $((i += 1)) -lt 99 ]; do printf '\\033[32mgrün\\033[0m %s\\n' $i"
+    )
+    shared.run("exec", web, "--", "sh", "-c", f"({said}; done) >/dev/ttyS0")
     shared.run("stop", web)
     console.expect(f"{web} ended: stopped by the guest")
     console.expect(pexpect.EOF)
@@ -66,6 +70,8 @@ def test_a_followed_log_ends_with_the_vm(shared: Home, web: str) -> None:
     text, _ = following.communicate(timeout=60)
     assert following.returncode == 0
     assert b"Power down" in text or b"going down" in text
+    assert text == shared.run("logs", web).stdout
+    assert "\ngrün 97\ngrün 98\n" in text.decode()
     lines = [
         json.loads(line) for line in events.communicate(timeout=60)[0].splitlines()
     ]

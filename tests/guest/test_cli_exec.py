@@ -156,3 +156,25 @@ def test_a_paused_guest_is_named_as_the_reason(shared: Home, web: str) -> None:
     assert "the VM is paused" in words
     assert f"qemuctl resume {web}" in words
     shared.run("resume", web)
+
+
+def test_a_guest_that_does_not_answer_does_not_keep_who_interrupts(
+    shared: Home, web: str
+) -> None:
+    words = ("exec", web, "--", "sh", "-c", "echo begun; sleep 1000")
+    running = shared.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == b"begun\n"
+        shared.run("pause", web)
+        try:
+            assert b"waiting for the guest agent" in running.stderr.readline()
+            running.send_signal(signal.SIGINT)
+            # 40 s if each request to the guest took its time.
+            status = running.wait(timeout=20)
+            assert (status, running.stderr.read()) == (130, b"")
+        finally:
+            shared.run("resume", web)
+    # It could not be told.
+    shared.run("exec", web, "--", "sh", "-c", "kill $(pidof sleep)")

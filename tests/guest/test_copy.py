@@ -16,7 +16,8 @@ import pytest
 
 import qemuctl
 from qemuctl.errors import HostError, QemuctlError, UsageError, WaitTimeout
-from qemuctl.guest.port import CopyError, NoPort, through_agent
+from qemuctl.guest.conversation import CopyError, NoPort
+from qemuctl.guest.port import through_agent
 from qemuctl.vm.ssh import Access, wait_ssh
 from tests.guest.conftest import Home
 

@@ -31,6 +31,7 @@ class Answer:
     content_range: str | None = None
     cut: int | None = None  # the connection breaks after so many bytes
     stall: int | None = None  # nothing more comes after so many bytes
+    drip: float | None = None  # then a byte at a time, so many seconds apart
     mute: bool = False  # nothing comes at all
     gate: asyncio.Event | None = None  # the second half waits for it
     excess: bytes = b""
@@ -121,6 +122,11 @@ class HostileServer:
             frame = b"%x\r\n" % len(piece) if answer.chunked else b""
             writer.write(frame + piece + (b"\r\n" if answer.chunked else b""))
             await writer.drain()
+        while answer.drip is not None:
+            await asyncio.sleep(answer.drip)
+            writer.write(body[end : end + 1])
+            await writer.drain()  # until the client has had enough
+            end += 1
         if answer.stall is not None:
             await reader.read()  # until the client has had enough
         if answer.cut is not None or answer.length is None:

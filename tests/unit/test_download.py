@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -260,6 +261,18 @@ async def test_a_stall_is_a_break(
     assert await fetched(server.url, folder, told, expected=RIGHT) == BODY
     assert told.notes[0].startswith("nothing came for 0.1 s")
     assert server.ranges == [None, f"bytes={MIB}-"]
+
+
+async def test_a_drip_is_a_break(
+    server: HostileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "STALL_TIMEOUT", 0.3)
+    server.answer(Answer(stall=1000, drip=0.01), Answer())
+    monkeypatch.setattr(fetch, "SLOWEST", 10_000)
+    told = Told()
+    assert await fetched(server.url, folder, told, expected=RIGHT) == BODY
+    assert re.match(r"only 1\d\d\d bytes came in 0 s: going on after", told.notes[0])
+    assert len(server.requests) == 2
 
 
 async def test_progress_moves_with_what_comes_however_fast(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qemuctl import bounded
 from qemuctl.qmp import Event, eventlog, eventstream
 from qemuctl.qmp.events import GuestPanicked, Shutdown, VserportChange
 
@@ -141,11 +142,11 @@ def test_old_events_are_trimmed_while_the_writer_goes_on(tmp_path: Path) -> None
     line = b'{"event": "RTC_CHANGE", "data": {"n": "%07d"}}\n'
     with path.open("wb", buffering=0) as writer:
         writer.write(b"".join(line % number for number in range(40_000)))
-        eventlog.trim(path, most=2 * 1024 * 1024)
+        bounded.trim(path, most=2 * 1024 * 1024)
         assert len(list(eventlog.past(path))) == 40_000  # it was not too long
-        eventlog.trim(path, most=256 * 1024)
+        bounded.trim(path, most=256 * 1024)
         assert path.stat().st_blocks * 512 < 256 * 1024
-        assert eventlog.start(path) > 0
+        assert bounded.start(path) > 0
         writer.write(line % 40_000)
     kept = [int(event.data["n"]) for event in eventlog.past(path)]
     assert kept[-1] == 40_000
@@ -157,7 +158,7 @@ async def test_a_trimmed_file_is_followed_from_where_it_begins(tmp_path: Path) -
     path = tmp_path / "events.out"
     line = b'{"event": "RTC_CHANGE"}\n'
     path.write_bytes(line * 40_000)
-    eventlog.trim(path, most=256 * 1024)
+    bounded.trim(path, most=256 * 1024)
     waiting = eventstream.upcoming(path, "STOP")
     with path.open("ab") as writer:
         writer.write(b'{"event": "STOP"}\n')
@@ -165,4 +166,4 @@ async def test_a_trimmed_file_is_followed_from_where_it_begins(tmp_path: Path) -
 
 
 def test_trimming_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    eventlog.trim(tmp_path / "nothing")
+    bounded.trim(tmp_path / "nothing")

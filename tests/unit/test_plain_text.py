@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemuctl.tail import plain, tail
+from qemuctl.tail import Plain, plain, tail
 
 PRINTABLE = st.text(alphabet=string.ascii_letters + string.digits + " äß漢.,:")
 SEQUENCES = st.sampled_from(
@@ -80,3 +80,50 @@ def test_the_tail_has_no_sequences_and_no_broken_bytes(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"\x1b[31mred\x1b[0m \xff\xfe\x1b]0;t\x07end\x00\n")
     assert tail(path) == "red \ufffd\ufffdend"
+
+
+def in_parts(data: bytes, cuts: list[int]) -> str:
+    """What a text gives whose bytes come in parts, cut at these places."""
+    coming = Plain()
+    ends = [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    text = "".join(
+        coming.feed(data[start:end])
+        for start, end in zip([0, *ends], ends, strict=False)
+    )
+    return text + coming.feed(b"", last=True)
+
+
+@given(
+    st.lists(
+        SEQUENCES | PRINTABLE | st.sampled_from(["\r\n", "\r", "\n", "\x1b", "\x1b["])
+    ),
+    st.lists(st.integers(min_value=0)),
+)
+def test_parts_cut_anywhere_give_what_the_whole_gives(
+    pieces: list[str], cuts: list[int]
+) -> None:
+    data = "".join(pieces).encode()
+    assert in_parts(data, cuts) == plain(data.decode())
+
+
+@given(st.binary(), st.lists(st.integers(min_value=0)))
+def test_so_do_parts_of_what_is_no_text(data: bytes, cuts: list[int]) -> None:
+    assert in_parts(data, cuts) == plain(data.decode(errors="replace"))
+
+
+@pytest.mark.parametrize("begin", ["\x1b]", "\x1b[", "\x1b "])
+def test_a_sequence_without_an_end_hides_nothing_for_long(begin: str) -> None:
+    coming = Plain()
+    text = begin + "1" * 10_000
+    shown = "".join(
+        coming.feed(text[i : i + 1000].encode()) for i in range(0, 10_002, 1000)
+    )
+    assert shown == plain(text)
+    assert len(shown) > 9_990
+
+
+def test_a_line_shows_when_its_carriage_return_has_come() -> None:
+    coming = Plain()
+    assert coming.feed(b"one\r") == "one\n"
+    assert coming.feed(b"\x1b[0m") == ""
+    assert coming.feed(b"\ntwo") == "two"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qemuctl import bounded, follow
 from qemuctl.qmp import Recorder, recorder
 
 SECRET = "hunter2"
@@ -87,40 +90,42 @@ def test_a_huge_reply_is_noted_by_its_size(path: Path, recording: Recorder) -> N
 def test_the_file_is_bounded_and_keeps_the_newest(
     path: Path, recording: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "LIMIT", 1000)
-    for number in range(200):
-        recording.command("query-status", {"number": number})
-    kept = [path.with_name("qmp.jsonl.1"), path]
-    assert sorted(path.parent.iterdir()) == sorted(kept)
-    assert all(file.stat().st_size < 1200 for file in kept)
-    numbers = [e["arguments"]["number"] for file in kept for e in entries(file)]
-    assert numbers == list(range(numbers[0], 200))
+    monkeypatch.setattr(recorder, "LIMIT", 64 * 1024)
+    second = Recorder(path)
+    for number in range(1000):
+        recording.command("first", {"number": number, "x": "x" * 100})
+        second.command("second", {"number": number, "x": "x" * 100})
+    second.close()
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_size > 200_000
+    assert path.stat().st_blocks * 512 < 200_000
+    # The first line may have lost its beginning.
+    lines = bounded.content(path).splitlines()[1:]
+    numbers = [json.loads(line)["arguments"]["number"] for line in lines]
+    assert numbers[-2:] == [999, 999]
+    assert sorted(set(numbers)) == list(range(numbers[0], 1000))
 
 
-def test_a_file_that_was_full_before_is_turned_too(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_reader_keeps_its_place_in_it(
+    path: Path, recording: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "LIMIT", 1000)
-    path.write_text("x" * 1001)
-    recording = Recorder(path)
-    recording.command("stop", None)
-    recording.close()
-    assert path.with_name("qmp.jsonl.1").stat().st_size == 1001
-    assert len(entries(path)) == 1
-
-
-def test_when_another_process_turned_it_we_follow(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder, "LIMIT", 1000)
-    first, second = Recorder(path), Recorder(path)
-    for number in range(100):
-        first.command("first", {"number": number})
-        second.command("second", {"number": number})
-    assert {e["arguments"]["number"] for e in entries(path)} >= {99}
-    assert {e["execute"] for e in entries(path)} == {"first", "second"}
-    for made in (first, second):
-        made.close()
+    monkeypatch.setattr(recorder, "LIMIT", 64 * 1024)
+    recording.command("none", {"number": 0})
+    async with aclosing(follow.lines(path)) as lines, asyncio.timeout(60):
+        for number in range(1000):
+            recording.command("query-status", {"number": number, "x": "x" * 200})
+            if number % 10 == 0:  # it reads well behind, and not all that is there
+                await anext(lines)
+        recording.command("last", {})
+        read = []
+        async for line in lines:
+            read.append(line)
+            if b'"last"' in line:
+                break
+    assert b"\0" not in b"".join(read)
+    # All that is left comes; the first line of it may have lost its beginning.
+    numbers = [json.loads(line)["arguments"]["number"] for line in read[-100:-1]]
+    assert numbers == list(range(901, 1000))
 
 
 def test_a_full_disk_stops_nothing(path: Path, recording: Recorder) -> None:

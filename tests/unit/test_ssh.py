@@ -19,8 +19,9 @@ import pytest
 
 from qemuctl.cli.copy import _machine
 from qemuctl.errors import HostError, UsageError
+from qemuctl.guest.conversation import CopyError, NotAFolder
 from qemuctl.guest.copy import get_file, put_file
-from qemuctl.guest.port import CopyError, NotAFolder, Way
+from qemuctl.guest.port import Way
 from qemuctl.guest.tree import get_tree, put_tree
 from qemuctl.spec import Spec
 from qemuctl.vm.ssh import Access, SshFailed, login_user, through_ssh

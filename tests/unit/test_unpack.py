@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qemuctl.guest.port import CopyError
+from qemuctl.guest.conversation import CopyError
 from qemuctl.guest.unpack import unpack
 
 BLOCK = tarfile.BLOCKSIZE
