@@ -125,7 +125,7 @@ async def _list(name: str) -> list[Snapshot]:
         try:
             await settle(name)
         except QemuctlError as error:
-            note(error.message)
+            note(error.message + (f"\nhint: {error.hint}" if error.hint else ""))
         return list_snapshots(name)
     try:
         async with await attach(name, Action.FORGET) as vm:

@@ -17,14 +17,16 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from qemuctl import durable
 from qemuctl.cmdline.network import backend_of, hostfwd
-from qemuctl.errors import CommandError, QemuctlError
+from qemuctl.errors import CommandError, DamagedFile, QemuctlError
 from qemuctl.image.keys import own_key
 from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.clocks import guest_lag
@@ -39,7 +41,6 @@ from qemuctl.qmp.net import forward_problem, hostfwd_add
 from qemuctl.spec import Forward
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import THROWAWAY, load, names, remove
-from qemuctl.vm.leaving import write_durably
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.nic_state import refresh
 from qemuctl.vm.record import Record
@@ -84,17 +85,20 @@ class Mark:
     forwards: dict[str, list[str]]
 
     def write(self, paths: VmPaths) -> None:
-        write_durably(paths.arriving, asdict(self))
+        durable.write_json(paths.arriving, asdict(self))
 
     @classmethod
     def read(cls, paths: VmPaths) -> Mark | None:
-        """None where there is none that makes sense."""
+        """None where there is none. Raises DamagedFile: it may be of any migration."""
+        hint = f"if {paths.name} is to stay here: rm {shlex.quote(str(paths.arriving))}"
+        hint += f"; else: qemuctl rm --force {paths.name}"
         try:
-            values = json.loads(paths.arriving.read_text())
-            if values["undertaker"] is not None:
-                values["undertaker"] = Identity(**values["undertaker"])
-            return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError):
+            with durable.understood(paths.arriving, hint):
+                values = json.loads(paths.arriving.read_text())
+                if values["undertaker"] is not None:
+                    values["undertaker"] = Identity(**values["undertaker"])
+                return cls(**values)
+        except FileNotFoundError:
             return None
 
 
@@ -162,13 +166,21 @@ async def _answer(token: str) -> Answer:
 
 
 def _find(token: str) -> VmPaths | None:
-    """The VM that comes, or has come, under a token."""
+    """The VM that comes, or has come, under a token. Raises DamagedFile where one
+    that cannot be read may be it."""
+    damaged: DamagedFile | None = None
     for name in names():
         paths = VmPaths.of(name)
-        found = Mark.read(paths)
+        try:
+            found = Mark.read(paths)
+        except DamagedFile as error:
+            damaged = error
+            continue
         if found is not None and found.token == token:
             record = Record.read(paths.record)
             return VmPaths(paths.state, Path(record.run)) if record else paths
+    if damaged is not None:
+        raise damaged
     return None
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.paths import private_dir, state_home
-from qemuctl.vm.leaving import write_durably
 
 # Seconds in which a source whose migration was cut short is recovered: 90 days.
 _ASKED_WITHIN = 90 * 24 * 3600.0
@@ -36,17 +37,20 @@ class Arrival:
     def write(self) -> None:
         """On the disk when it returns."""
         private_dir(_arrivals())
-        write_durably(_arrivals() / _checked(self.token), asdict(self))
+        durable.write_json(_arrivals() / _checked(self.token), asdict(self))
 
     def forget(self) -> None:
         """It never took a step here, and never will."""
-        (_arrivals() / _checked(self.token)).unlink(missing_ok=True)
+        durable.remove(_arrivals() / _checked(self.token))
 
     @classmethod
     def read(cls, token: str) -> Arrival | None:
-        """None where no VM of this token was told to go on."""
+        """None where no VM of this token was told to go on. Raises DamagedFile."""
+        path = _arrivals() / _checked(token)
+        hint = "look whether its VM is here and ran; if not: "
         try:
-            return cls(**json.loads((_arrivals() / _checked(token)).read_text()))
+            with durable.understood(path, f"{hint}rm {shlex.quote(str(path))}"):
+                return cls(**json.loads(path.read_text()))
         except FileNotFoundError:
             return None
 

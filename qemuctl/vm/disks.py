@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image import Image
 from qemuctl.image.chain import Layer, chain, check_trusted
@@ -166,7 +168,7 @@ def _check_trusted(path: Path, format: Format, spec: Spec) -> list[Layer]:
 
 def another_instance(paths: VmPaths) -> None:
     """Has cloud-init in copied disks begin anew, and take nobody else's identity."""
-    paths.instance.write_text(f"{uuid.uuid4()}\n{_COPIED}\n")
+    durable.write(paths.instance, f"{uuid.uuid4()}\n{_COPIED}\n")
 
 
 def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
@@ -183,17 +185,27 @@ def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
     ):
         return
     if not paths.instance.exists():
-        paths.instance.write_text(f"{uuid.uuid4()}\n")
-    instance, *copied = paths.instance.read_text().split()
+        durable.write(paths.instance, f"{uuid.uuid4()}\n")
+    instance, copied = _instance(paths)
     write_seed(
         paths.seed,
         name=spec.name,
         instance_id=instance,
-        fresh_instance=bool(copied),
+        fresh_instance=copied,
         cloud_init=spec.cloud_init,
         default_user=image.manifest.user if image else None,
         keys=[own_key().public],
     )
+
+
+def _instance(paths: VmPaths) -> tuple[str, bool]:
+    """The identity, and whether its disks are copies. Raises DamagedFile: with another
+    one cloud-init takes the guest for a new machine, and makes its keys anew."""
+    path = paths.instance
+    hint = "put it back; or, to have cloud-init set the guest up anew: "
+    with durable.understood(path, f"{hint}rm {shlex.quote(str(path))}"):
+        instance, *copied = path.read_text(encoding="utf-8").split()
+        return instance, bool(copied)
 
 
 def check_files(spec: Spec) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.errors import ImageError
 from qemuctl.paths import VmPaths
 
 
 def made_names(paths: VmPaths) -> list[str]:
     """The names of the files that were made for the disks that the VM has."""
+    hint = "the names of the files of its disks belong there, a line for each"
     with contextlib.suppress(FileNotFoundError):
-        return paths.made.read_text().splitlines()
+        with durable.understood(paths.made, hint):
+            return paths.made.read_text(encoding="utf-8").splitlines()
     return []
 
 
@@ -32,14 +35,15 @@ def check_not_lost(path: Path, paths: VmPaths) -> None:
 def remember(path: Path, paths: VmPaths) -> None:
     """Notes that a disk's file was made, so that nobody makes it a second time."""
     if path.exists() and path.name not in made_names(paths):
-        with paths.made.open("a") as file:
-            file.write(f"{path.name}\n")
+        _write(paths, [*made_names(paths), path.name])
 
 
 def disown(path: Path, paths: VmPaths) -> None:
     """Forgets that a disk's file was made: the VM has no such disk any more."""
     kept = [name for name in made_names(paths) if name != path.name]
     if path.parent == paths.disks and kept != made_names(paths):
-        fresh = paths.made.with_name(f"{paths.made.name}.new")
-        fresh.write_text("".join(f"{name}\n" for name in kept))
-        fresh.replace(paths.made)
+        _write(paths, kept)
+
+
+def _write(paths: VmPaths, names: list[str]) -> None:
+    durable.write(paths.made, "".join(f"{name}\n" for name in names))
