@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,41 @@ def write(path: Path, text: str, *, durable: bool = True) -> None:
     It is on the disk at the end, unless ``durable`` is False: for what is of no use
     once the host has gone down. Raises HostError, with the old file in its place.
     """
-    with _prepared(path, text, durable=durable) as fresh:
-        _replace(fresh, path, durable=durable)
+    with prepared(path, text, durable=durable) as fresh:
+        fresh.rename(path)
+        if durable:
+            sync(path.parent)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """As `write`, for a JSON document."""
     write(path, json.dumps(value, indent=1) + "\n", durable=durable)
+
+
+@contextlib.contextmanager
+def prepared(path: Path, text: str, *, durable: bool = True) -> Iterator[Path]:
+    """A new file beside another one, for the block to put in its place: it is this
+    writer's own. What a writer that was killed has left is written over.
+
+    Raises HostError, also for an OSError in the block.
+    """
+    fresh = _fresh(path)
+    try:
+        fd = _alone(fresh)
+        try:
+            os.truncate(fd, 0)
+            with os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
+                file.write(text)
+            if durable:
+                os.fsync(fd)
+            yield fresh
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -86,10 +114,15 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def sync_tree(folder: Path) -> None:
-    """Has a folder be on the disk, with all files and folders in it."""
+def sync_tree(folder: Path, tick: Callable[[], None] = lambda: None) -> None:
+    """Has a folder be on the disk, with all files and folders in it.
+
+    With disks in it that takes long where it was not done before; ``tick`` is called
+    before each file.
+    """
     for where, _, files in os.walk(folder, topdown=False):
         for name in files:
+            tick()
             path = Path(where, name)
             # Neither a link nor a socket has content.
             if path.is_file() and not path.is_symlink():
@@ -101,29 +134,6 @@ def _fresh(path: Path) -> Path:
     return path.with_name(f"{path.name}.new")
 
 
-@contextlib.contextmanager
-def _prepared(path: Path, text: str, *, durable: bool) -> Iterator[Path]:
-    """A new file beside another one, which is this writer's own for the block. What a
-    writer that was killed has left is written over."""
-    fresh = _fresh(path)
-    try:
-        fd = _alone(fresh)
-        try:
-            os.truncate(fd, 0)
-            with os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
-                file.write(text)
-            if durable:
-                os.fsync(fd)
-            yield fresh
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
-
-
 def _alone(fresh: Path) -> int:
     """A descriptor of a new file, which no other writer has."""
     while True:
@@ -133,10 +143,3 @@ def _alone(fresh: Path) -> int:
             if os.path.samestat(os.fstat(fd), fresh.stat()):
                 return fd
         os.close(fd)  # it has taken the place of the other one meanwhile
-
-
-def _replace(fresh: Path, path: Path, *, durable: bool) -> None:
-    if durable:
-        move(fresh, path)
-    else:
-        fresh.rename(path)

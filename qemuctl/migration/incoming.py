@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qemuctl.durable import sync, sync_tree
 from qemuctl.errors import MonitorLost, QemuctlError, WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.overlay import create_disk, create_overlay
@@ -16,7 +17,7 @@ from qemuctl.migration import tls
 from qemuctl.migration.arrival import Mark, accept, finish, step
 from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.offer import DiskOffer, Offer
-from qemuctl.paths import VmPaths, private_dir
+from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import (
     OVER,
@@ -209,7 +210,11 @@ def _put(offer: Offer, staged: Path | None, paths: VmPaths, tick: Tick) -> None:
     for disk in offer.disks:
         tick()
         _make(disk, paths.state / disk.file)
-        remember(paths.state / disk.file, paths)
+        remember(paths.state / disk.file, paths, durable=False)
+    # All but what the source writes to the disks, and has flushed at the end (QEMU's
+    # mirror job): nothing of this is left to do while the guest stands still.
+    sync_tree(paths.state, tick)
+    sync(vms_dir())
 
 
 def _make(disk: DiskOffer, path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.cmdline.ram import RamFile
 from qemuctl.cmdline.shape import Shape, exact
@@ -138,12 +139,12 @@ async def _spawned(
     # First of all: while the lock is held, an old record would be believed.
     for stale in (
         paths.record, paths.exit, paths.busy, paths.journal, paths.plugged,
-        # Of a run that has ended before it went anywhere, or that had come.
-        paths.migration, paths.arriving,
+        # Of a run that has ended before it went anywhere.
+        paths.migration,
     ):  # fmt: skip
         stale.unlink(missing_ok=True)
     paths.ballooned.unlink(missing_ok=True)
-    paths.started.write_text(dump(spec))
+    durable.write(paths.started, dump(spec), durable=False)
     once = boot or (None if paths.booted.exists() else spec.boot.once)
     origin = origin or Origin()
     if origin.shape is not None:

@@ -228,7 +228,7 @@ def _furnish(template: Template, paths: VmPaths, _: Tick) -> None:
         for overlay in template.overlays.iterdir():
             disk = paths.disks / overlay.name
             shutil.copyfile(overlay, disk)
-            remember(disk, paths)
+            remember(disk, paths, durable=False)
     if template.seed.exists():
         # After the spec, so that it counts as made from it.
         shutil.copyfile(template.seed, paths.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from qemuctl import durable
+from qemuctl.durable import understood, write
 from qemuctl.errors import ImageError
 from qemuctl.paths import VmPaths
 
@@ -14,7 +14,7 @@ def made_names(paths: VmPaths) -> list[str]:
     """The names of the files that were made for the disks that the VM has."""
     hint = "the names of the files of its disks belong there, a line for each"
     with contextlib.suppress(FileNotFoundError):
-        with durable.understood(paths.made, hint):
+        with understood(paths.made, hint):
             return paths.made.read_text(encoding="utf-8").splitlines()
     return []
 
@@ -32,10 +32,11 @@ def check_not_lost(path: Path, paths: VmPaths) -> None:
         )
 
 
-def remember(path: Path, paths: VmPaths) -> None:
-    """Notes that a disk's file was made, so that nobody makes it a second time."""
+def remember(path: Path, paths: VmPaths, *, durable: bool = True) -> None:
+    """Notes that a disk's file was made, so that nobody makes it a second time; on the
+    disk, but for a VM that is thrown away, or synced as a whole later."""
     if path.exists() and path.name not in made_names(paths):
-        _write(paths, [*made_names(paths), path.name])
+        _write(paths, [*made_names(paths), path.name], durable=durable)
 
 
 def disown(path: Path, paths: VmPaths) -> None:
@@ -45,5 +46,5 @@ def disown(path: Path, paths: VmPaths) -> None:
         _write(paths, kept)
 
 
-def _write(paths: VmPaths, names: list[str]) -> None:
-    durable.write(paths.made, "".join(f"{name}\n" for name in names))
+def _write(paths: VmPaths, names: list[str], *, durable: bool = True) -> None:
+    write(paths.made, "".join(f"{name}\n" for name in names), durable=durable)

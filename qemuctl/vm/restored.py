@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from qemuctl.durable import sync_tree
 from qemuctl.errors import QemuctlError
 from qemuctl.image.convert import convert
 from qemuctl.image.progress import Progress, silent
@@ -103,6 +104,7 @@ async def _made(state: StateFile, name: str, progress: Progress) -> StateFile:
         for file in files:
             await in_thread(partial(_taken, file, fresh.state))
         disks = tuple(disk.as_in(fresh.state) for disk in about.disks)
+        await in_thread(partial(sync_tree, fresh.state))
     return replace(state, about=replace(about, disks=disks))
 
 
