@@ -7,6 +7,9 @@
      └── waiting, dies with its    │         └── arrived, of this home
          receiver and QEMU         └── waiting, dies with nobody
 
+A VM that is off comes in a folder out of sight (`land`), and is there by that folder's
+rename, with its mark (`landed`). Before that it may be discarded.
+
 Before `step` it may be discarded; after it its guest has run, and the one that it
 comes from never must again. In a postcopy migration it is accepted before it has all.
 """
@@ -18,6 +21,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -31,7 +35,7 @@ from qemuctl.image.keys import own_key
 from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.clocks import guest_lag
 from qemuctl.migration.place import home_id
-from qemuctl.paths import VmPaths
+from qemuctl.paths import VmPaths, vms_dir
 from qemuctl.process import Identity, held, wait_gone
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import QueryStatus
@@ -78,11 +82,13 @@ class Answer:
 class Mark:
     """A note in the folder of a VM that comes: under which ``token``, who removes the
     folder when its QEMU ends, and the ``forwards``, by the cards' ids, that are to be
-    made once the other side has let go of the ports."""
+    made once the other side has let go of the ports. One that came while it was
+    ``off`` has arrived as soon as it is in sight."""
 
     token: str
     undertaker: Identity | None
     forwards: dict[str, list[str]]
+    off: bool = False
 
     def write(self, paths: VmPaths) -> None:
         durable.write_json(paths.arriving, asdict(self))
@@ -107,10 +113,26 @@ def accept(paths: VmPaths, token: str) -> None:
     Arrival(token=token, name=paths.name).write()
 
 
+def land(paths: VmPaths, token: str) -> None:
+    """Marks a VM that is off in its folder, which is out of sight yet."""
+    Mark(token=token, undertaker=None, forwards={}, off=True).write(paths)
+
+
+def landed(paths: VmPaths) -> bool:
+    """Whether a VM has come while it was off. That is then written down for good: it
+    may be removed, or move on, before its source asks."""
+    found = Mark.read(paths)
+    if found is None or not found.off:
+        return False
+    Arrival(token=found.token, name=paths.name, stepped=True).write()
+    return True
+
+
 async def step(vm: Vm, token: str, *, running: bool) -> None:
     """Has the VM be its user's, and its guest run if it is ``running``."""
     paths = vm.paths
-    (paths.state / THROWAWAY).unlink(missing_ok=True)
+    # What comes back after a power cut must not be taken for a throwaway VM.
+    durable.remove(paths.state / THROWAWAY)
     record = replace(vm.record, attached=False, owner=None)
     record.write(paths.record)
     vm.record = record
@@ -151,6 +173,8 @@ async def _answer(token: str) -> Answer:
         return Answer(fate=Fate.ARRIVED)
     if paths is None:  # its QEMU ended before its first step, and all went with it
         return Answer(fate=Fate.UNKNOWN)
+    if landed(paths):
+        return Answer(fate=Fate.ARRIVED)
     if any(event.name == Resumed.NAME for event in eventlog.past(paths.events)):
         return Answer(fate=Fate.ARRIVED)
     record = Record.read(paths.record)
@@ -191,6 +215,7 @@ async def discard(token: str) -> None:
     if answer.fate is Fate.ARRIVED:
         raise QemuctlError("it has arrived, and cannot be discarded")
     paths = _find(token)
+    _discard_landing(token)
     if paths is not None:
         record = Record.read(paths.record)
         if record is not None and held(paths.lock):
@@ -201,6 +226,16 @@ async def discard(token: str) -> None:
     arrival = Arrival.read(token)
     if arrival is not None:
         arrival.forget()
+
+
+def _discard_landing(token: str) -> None:
+    """Removes a VM that has not landed; a receiver that lives cannot have it land."""
+    for folder in vms_dir().glob(".new-*"):
+        with contextlib.suppress(DamagedFile, FileNotFoundError):
+            found = Mark.read(VmPaths(folder, folder))
+            if found is not None and found.token == token:
+                doomed = folder.with_name(f".removed-{token}-{os.getpid()}")
+                shutil.rmtree(folder.rename(doomed), ignore_errors=True)
 
 
 async def take(token: str, *, running: bool) -> None:
@@ -231,14 +266,17 @@ async def finish(token: str) -> list[str]:
     found = Mark.read(paths) if paths is not None else None
     if paths is None or found is None:
         return []  # done before, or the VM has gone again
-    notes = []
+    notes: list[str] = []
+    if landed(paths):
+        durable.remove(paths.arriving)
+        return notes
     async with await attach(paths.name) as vm:
         for card, forwards in found.forwards.items():
             for text in forwards:
                 notes += await _forward(vm, card, text)
         notes += await _own_key(vm)
     if not notes:  # else it is tried once more when somebody asks again
-        paths.arriving.unlink(missing_ok=True)
+        durable.remove(paths.arriving)
     return notes
 
 
