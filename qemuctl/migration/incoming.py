@@ -36,6 +36,7 @@ from qemuctl.tail import tail
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.attached import Attached, begin
 from qemuctl.vm.bring_up import Origin
+from qemuctl.vm.disks import date_seed
 from qemuctl.vm.made import remember
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.snapshot_topology import unlike
@@ -204,9 +205,8 @@ def _put(offer: Offer, staged: Path | None, paths: VmPaths, tick: Tick) -> None:
         paths.ballooned.write_text(f"{offer.ballooned}\n")
     for file in sorted(staged.iterdir()) if staged is not None else ():
         tick()
-        # After the spec: a seed that is older would be made anew.
         shutil.move(file, paths.state / file.name)
-        (paths.state / file.name).touch()
+    date_seed(paths)
     for disk in offer.disks:
         tick()
         _make(disk, paths.state / disk.file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shlex
 import uuid
 from collections.abc import Sequence
@@ -172,17 +173,14 @@ def another_instance(paths: VmPaths) -> None:
 
 
 def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
-    """Makes the seed of a VM that has one, again when the spec is newer than it."""
+    """Makes the seed of a VM that has one, again when the spec is another by now."""
     if not seeded(spec, image):
         return
     from qemuctl.image.keys import own_key
     from qemuctl.image.seed import write_seed
 
-    if (
-        paths.seed.exists()
-        and paths.spec.exists()
-        and paths.seed.stat().st_mtime_ns > paths.spec.stat().st_mtime_ns
-    ):
+    written = _written_at(paths.spec)
+    if written is not None and _written_at(paths.seed) == written:
         return
     if not paths.instance.exists():
         durable.write(paths.instance, f"{uuid.uuid4()}\n")
@@ -196,6 +194,26 @@ def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
         default_user=image.manifest.user if image else None,
         keys=[own_key().public],
     )
+    date_seed(paths, written)
+
+
+def date_seed(paths: VmPaths, written: int | None = None) -> None:
+    """Has a VM's seed count as made from its spec, or from one that was ``written`` at
+    this time (nanoseconds since the epoch).
+
+    It has the very time of that one. Which of two is newer would tell nothing: a clock
+    may be set back.
+    """
+    written = written or _written_at(paths.spec)
+    if written is not None:
+        with contextlib.suppress(FileNotFoundError):  # not every VM has one
+            os.utime(paths.seed, ns=(written, written))
+
+
+def _written_at(path: Path) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
 
 
 def _instance(paths: VmPaths) -> tuple[str, bool]:
