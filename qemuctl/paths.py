@@ -301,11 +301,6 @@ class VmPaths:
         return self.state / "changing.lock"
 
     @property
-    def busy(self) -> Path:
-        """There while a command works on the VM, which is off, under its lock."""
-        return self.state / "busy"
-
-    @property
     def booted(self) -> Path:
         """There once the VM has been started for the first time."""
         return self.state / "booted"

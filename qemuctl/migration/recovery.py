@@ -28,7 +28,7 @@ from qemuctl.migration.following import resume
 from qemuctl.migration.leave import go_back, leave, left
 from qemuctl.migration.phases import Phase
 from qemuctl.paths import VmPaths
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.qmp.migration import QueryMigrate
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import find
@@ -122,7 +122,7 @@ async def recover(name: str, *, here: bool = False) -> bool:
         leaving = _read(paths, here=here)
         if leaving is None:  # another one has done it
             return False
-        is_on = held(paths.lock) and not paths.busy.exists()
+        is_on = runs(paths.lock)
         vm = await attach(name) if is_on else None
         try:
             return await _recovered(paths, leaving, vm, here=here)

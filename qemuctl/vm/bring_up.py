@@ -138,7 +138,7 @@ async def _spawned(
     check_here(paths, Action.START)  # once more, now that nobody else can start it
     # First of all: while the lock is held, an old record would be believed.
     for stale in (
-        paths.record, paths.exit, paths.busy, paths.journal, paths.plugged,
+        paths.record, paths.exit, paths.journal, paths.plugged,
         # Of a run that has ended before it went anywhere.
         paths.migration,
     ):  # fmt: skip

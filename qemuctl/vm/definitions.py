@@ -22,7 +22,7 @@ from qemuctl.errors import (
     UsageError,
 )
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
-from qemuctl.process import held, take
+from qemuctl.process import at_work, held, take
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, State, require
 
@@ -172,24 +172,21 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
     """
     paths = find(name)
     try:
-        lock = take(paths.lock)
+        # Who meets the lock must not take us for a QEMU, and kill us.
+        lock = take(paths.lock, to_work=True)
     except FileNotFoundError as error:  # removed in this moment
         raise NotFound(name) from error
     if lock is None:
-        busy = paths.busy.exists()
-        require(action, State.BUSY if busy else State.RUNNING, name)
+        state = State.BUSY if at_work(paths.lock) else State.RUNNING
+        require(action, state, name)
         raise StateError(f"{action} {name}", "on", "the VM is on")
     try:
         find(name)  # whoever had the lock before may have removed it
-        # Who meets the lock must not take us for a QEMU, and kill us.
-        with contextlib.suppress(OSError):  # on a full disk, too, one can remove
-            paths.busy.touch()
         _check_whole(paths, action)
         check_not_saved(paths, action)
         _conclude(paths, action)
         yield paths
     finally:
-        paths.busy.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -332,7 +329,6 @@ def rename(name: str, new: str) -> None:
             except OSError as error:
                 raise name_in_use(new) from error
             durable.move(target.state / fresh.name, target.spec)
-        target.busy.unlink(missing_ok=True)
 
 
 def leftovers() -> list[Path]:
