@@ -271,6 +271,11 @@ class VmPaths:
         return self.state / "arriving.json"
 
     @property
+    def landed(self) -> Path:
+        """Under which token a VM has come that was off, until its source knows."""
+        return self.state / "landed.json"
+
+    @property
     def migration(self) -> Path:
         """How far a migration has come, from here or to here."""
         return self.state / "migration.json"

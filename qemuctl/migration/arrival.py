@@ -7,8 +7,8 @@
      └── waiting, dies with its    │         └── arrived, of this home
          receiver and QEMU         └── waiting, dies with nobody
 
-A VM that is off comes in a folder out of sight (`land`), and is there by that folder's
-rename, with its mark (`landed`). Before that it may be discarded.
+A VM that is off comes in a folder out of sight (`arrivals.land`), and is there by that
+folder's rename. Before that it may be discarded.
 
 Before `step` it may be discarded; after it its guest has run, and the one that it
 comes from never must again. In a postcopy migration it is accepted before it has all.
@@ -32,7 +32,7 @@ from qemuctl import durable
 from qemuctl.cmdline.network import backend_of, hostfwd
 from qemuctl.errors import CommandError, DamagedFile, QemuctlError
 from qemuctl.image.keys import own_key
-from qemuctl.migration.arrivals import Arrival
+from qemuctl.migration.arrivals import Arrival, landed, landing
 from qemuctl.migration.clocks import guest_lag
 from qemuctl.migration.place import home_id
 from qemuctl.paths import VmPaths, vms_dir
@@ -82,13 +82,11 @@ class Answer:
 class Mark:
     """A note in the folder of a VM that comes: under which ``token``, who removes the
     folder when its QEMU ends, and the ``forwards``, by the cards' ids, that are to be
-    made once the other side has let go of the ports. One that came while it was
-    ``off`` has arrived as soon as it is in sight."""
+    made once the other side has let go of the ports."""
 
     token: str
     undertaker: Identity | None
     forwards: dict[str, list[str]]
-    off: bool = False
 
     def write(self, paths: VmPaths) -> None:
         durable.write_json(paths.arriving, asdict(self))
@@ -111,21 +109,6 @@ class Mark:
 def accept(paths: VmPaths, token: str) -> None:
     """From here on it is a VM of this home, if its guest takes a step."""
     Arrival(token=token, name=paths.name).write()
-
-
-def land(paths: VmPaths, token: str) -> None:
-    """Marks a VM that is off in its folder, which is out of sight yet."""
-    Mark(token=token, undertaker=None, forwards={}, off=True).write(paths)
-
-
-def landed(paths: VmPaths) -> bool:
-    """Whether a VM has come while it was off. That is then written down for good: it
-    may be removed, or move on, before its source asks."""
-    found = Mark.read(paths)
-    if found is None or not found.off:
-        return False
-    Arrival(token=found.token, name=paths.name, stepped=True).write()
-    return True
 
 
 async def step(vm: Vm, token: str, *, running: bool) -> None:
@@ -197,10 +180,11 @@ def _find(token: str) -> VmPaths | None:
         paths = VmPaths.of(name)
         try:
             found = Mark.read(paths)
+            tokens = (found.token if found is not None else None, landing(paths))
         except DamagedFile as error:
             damaged = error
             continue
-        if found is not None and found.token == token:
+        if token in tokens:
             record = Record.read(paths.record)
             return VmPaths(paths.state, Path(record.run)) if record else paths
     if damaged is not None:
@@ -232,8 +216,7 @@ def _discard_landing(token: str) -> None:
     """Removes a VM that has not landed; a receiver that lives cannot have it land."""
     for folder in vms_dir().glob(".new-*"):
         with contextlib.suppress(DamagedFile, FileNotFoundError):
-            found = Mark.read(VmPaths(folder, folder))
-            if found is not None and found.token == token:
+            if landing(VmPaths(folder, folder)) == token:
                 doomed = folder.with_name(f".removed-{token}-{os.getpid()}")
                 shutil.rmtree(folder.rename(doomed), ignore_errors=True)
 
@@ -263,13 +246,12 @@ async def finish(token: str) -> list[str]:
     """Does what could not be done while the VM was on both sides: its forwards are
     made. Gives what did not come along, for people."""
     paths = _find(token)
+    if paths is not None and landed(paths):
+        durable.remove(paths.landed)
     found = Mark.read(paths) if paths is not None else None
     if paths is None or found is None:
         return []  # done before, or the VM has gone again
-    notes: list[str] = []
-    if landed(paths):
-        durable.remove(paths.arriving)
-        return notes
+    notes = []
     async with await attach(paths.name) as vm:
         for card, forwards in found.forwards.items():
             for text in forwards:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qemuctl import durable
-from qemuctl.paths import private_dir, state_home
+from qemuctl.paths import VmPaths, private_dir, state_home
 
 # Seconds in which a source whose migration was cut short is recovered: 90 days.
 _ASKED_WITHIN = 90 * 24 * 3600.0
@@ -53,6 +53,32 @@ class Arrival:
                 return cls(**json.loads(path.read_text()))
         except FileNotFoundError:
             return None
+
+
+def land(paths: VmPaths, token: str) -> None:
+    """Marks a VM that comes while it is off, in its folder, which is out of sight."""
+    durable.write_json(paths.landed, {"token": token})
+
+
+def landing(paths: VmPaths) -> str | None:
+    """The token under which a VM comes, or has come, that was off; None for any other
+    one, and where its source knows. Raises DamagedFile."""
+    hint = f"if {paths.name} is nowhere else: rm {shlex.quote(str(paths.landed))}"
+    try:
+        with durable.understood(paths.landed, hint):
+            return _checked(json.loads(paths.landed.read_text())["token"])
+    except FileNotFoundError:
+        return None
+
+
+def landed(paths: VmPaths) -> bool:
+    """Whether a VM has come while it was off, and its source may not know. That is then
+    written down for good: it may be removed, or move on, before its source asks."""
+    token = landing(paths)
+    if token is None:
+        return False
+    Arrival(token=token, name=paths.name, stepped=True).write()
+    return True
 
 
 def _checked(token: str) -> str:

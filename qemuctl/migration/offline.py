@@ -22,7 +22,7 @@ from qemuctl.errors import MigrationError, QemuctlError
 from qemuctl.image.manifest import sha256_of
 from qemuctl.image.whole import scratch
 from qemuctl.migration import link as links
-from qemuctl.migration.arrival import landed
+from qemuctl.migration.arrivals import landed
 from qemuctl.migration.destination import Destination
 from qemuctl.migration.leave import left
 from qemuctl.migration.options import Options

@@ -19,6 +19,7 @@ from typing import Any
 
 from qemuctl.errors import QemuctlError, UsageError
 from qemuctl.migration import arrival, checks
+from qemuctl.migration.arrivals import land, landed
 from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
 from qemuctl.migration.incoming import Incoming
 from qemuctl.migration.offer import OFFER, Facts, Offer
@@ -159,7 +160,7 @@ class Receiver:
         fresh = await self._landing.enter_async_context(
             importing(path, name=None if same else name, trust=True)
         )
-        arrival.land(fresh, str(request["token"]))
+        land(fresh, str(request["token"]))
 
     async def _prepare(self, _request: dict[str, Any]) -> Any:
         def say(text: str) -> None:
@@ -190,7 +191,7 @@ class Receiver:
         if self._landing is not None:
             landing, self._landing = self._landing, None
             await landing.aclose()
-            arrival.landed(VmPaths.of(self._name))
+            landed(VmPaths.of(self._name))
             return
         await self._coming().go(running=bool(request["running"]))
 

@@ -20,7 +20,7 @@ from qemuctl.errors import (
 )
 from qemuctl.migration import link as links
 from qemuctl.migration import tls
-from qemuctl.migration.arrival import landed
+from qemuctl.migration.arrivals import landed
 from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.clocks import behind, guest_lag
 from qemuctl.migration.destination import Destination

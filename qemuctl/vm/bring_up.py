@@ -139,8 +139,8 @@ async def _spawned(
     # First of all: while the lock is held, an old record would be believed.
     for stale in (
         paths.record, paths.exit, paths.journal, paths.plugged,
-        # Of a run that has ended before it went anywhere.
-        paths.migration,
+        # Of a run that has ended before it went anywhere, or that had come.
+        paths.migration, paths.arriving,
     ):  # fmt: skip
         stale.unlink(missing_ok=True)
     paths.ballooned.unlink(missing_ok=True)

@@ -136,6 +136,10 @@ def _unreadable_mark(web: VmPaths) -> Path:
     return web.arriving
 
 
+def _unreadable_landing(web: VmPaths) -> Path:
+    return web.landed
+
+
 def _unreadable_arrival(_web: VmPaths) -> Path:
     path = state_home() / "arrivals" / TOKEN
     path.parent.mkdir()
@@ -143,7 +147,9 @@ def _unreadable_arrival(_web: VmPaths) -> Path:
 
 
 @damaged
-@pytest.mark.parametrize("where", [_unreadable_mark, _unreadable_arrival])
+@pytest.mark.parametrize(
+    "where", [_unreadable_mark, _unreadable_landing, _unreadable_arrival]
+)
 async def test_nobody_is_told_that_a_vm_never_came(
     web: VmPaths, where: Callable[[VmPaths], Path], damage: bytes
 ) -> None:
