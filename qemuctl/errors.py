@@ -6,6 +6,7 @@
     ├ UsageError                               2: the request makes no sense
     ├ SpecError(path, line, key)               the user's YAML or flags
     ├ HostError                                this host lacks something
+    ├ DamagedFile(path)                        a file of qemuctl's own makes no sense
     ├ ImageError(argv, returncode, stderr)     an image, or qemu-img, said no
     │ └ ImageInUse(path)                       another process has it open
     ├ LaunchError(argv, returncode, stderr)    QEMU did not start
@@ -82,6 +83,17 @@ class SpecError(QemuctlError):
 
 class HostError(QemuctlError):
     """This host lacks something that the request needs."""
+
+
+class DamagedFile(QemuctlError):
+    """A file that qemuctl keeps makes no sense, and is not taken for one that is not
+    there; ``hint`` says what to do about it."""
+
+    def __init__(
+        self, path: Path, *, problem: str = "makes no sense", hint: str
+    ) -> None:
+        self.path = path
+        super().__init__(f"the file {path} {problem}", hint=hint)
 
 
 class ToolError(QemuctlError):

@@ -276,6 +276,11 @@ class VmPaths:
         return self.state / "arriving.json"
 
     @property
+    def landed(self) -> Path:
+        """Under which token a VM has come that was off, until its source knows."""
+        return self.state / "landed.json"
+
+    @property
     def migration(self) -> Path:
         """How far a migration has come, from here or to here."""
         return self.state / "migration.json"
@@ -304,11 +309,6 @@ class VmPaths:
     def changing(self) -> Path:
         """The lock of whoever plugs things in or out."""
         return self.state / "changing.lock"
-
-    @property
-    def busy(self) -> Path:
-        """There while a command works on the VM, which is off, under its lock."""
-        return self.state / "busy"
 
     @property
     def booted(self) -> Path:

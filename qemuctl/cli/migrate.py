@@ -95,7 +95,8 @@ def migrate(
         auto_converge, timeout, paused_ok, keep, tls,
     )  # fmt: skip
     if offline:
-        moved = run_async(_offline(name, destination, options, receiver, json))
+        with _said_when_called_off(name):
+            moved = run_async(_offline(name, destination, options, receiver, json))
     else:
         with _said_when_called_off(name), _shown(name, json) as report:
             moved = run_async(_migrate(name, destination, options, receiver, report))

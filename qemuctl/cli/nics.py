@@ -40,13 +40,13 @@ def list_nics(name: Name, json: Json = False) -> None:
 
 async def _rows(name: str) -> list[NicStatus]:
     from qemuctl.errors import QmpError, StateError, WaitTimeout
-    from qemuctl.process import held
+    from qemuctl.process import runs
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import find
     from qemuctl.vm.nic_listing import written
 
     paths = find(name)
-    if not held(paths.lock) or paths.busy.exists():
+    if not runs(paths.lock):
         return written(name)
     try:
         async with await attach(name) as vm:

@@ -204,7 +204,7 @@ def reboot(names: Names, timeout: Timeout = "60") -> None:
 
 async def power(name: str, verb: str, **options: Any) -> Any:
     """Carries out one verb of the power facet on a VM that may be off."""
-    from qemuctl.process import held
+    from qemuctl.process import at_work, held
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import find
     from qemuctl.vm.power import kill_unknown
@@ -215,7 +215,7 @@ async def power(name: str, verb: str, **options: Any) -> Any:
         require(Action(verb), State.OFF, name)
         return None
     paths = find(name)
-    if paths.busy.exists():
+    if at_work(paths.lock):
         require(Action(verb), State.BUSY, name)
     if verb == "kill" and Record.read(paths.record) is None:
         await kill_unknown(paths)

@@ -95,11 +95,11 @@ def remove(name: Name, snap: SnapshotName) -> None:
 
 
 def _is_on(name: str) -> bool:
-    from qemuctl.process import held
+    from qemuctl.process import runs
     from qemuctl.vm.definitions import find
 
     paths = find(name)
-    return held(paths.lock) and not paths.busy.exists()
+    return runs(paths.lock)
 
 
 async def _create(name: str, snap: str, description: str, disk_only: bool) -> Snapshot:
@@ -125,7 +125,7 @@ async def _list(name: str) -> list[Snapshot]:
         try:
             await settle(name)
         except QemuctlError as error:
-            note(error.message)
+            note(error.message + (f"\nhint: {error.hint}" if error.hint else ""))
         return list_snapshots(name)
     try:
         async with await attach(name, Action.FORGET) as vm:

@@ -46,11 +46,11 @@ def wait(
 
 
 async def _wait(name: str, kind: str, rest: str, patience: float) -> None:
-    from qemuctl.process import held
+    from qemuctl.process import runs
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import find
 
-    if kind == "stopped" and not held(find(name).lock):
+    if kind == "stopped" and not runs(find(name).lock):
         return
     with working(f"waiting for {name}: {kind} {rest}"):
         try:
@@ -63,11 +63,11 @@ async def _wait(name: str, kind: str, rest: str, patience: float) -> None:
 
 
 def _is_on(name: str) -> bool:
-    from qemuctl.process import held
+    from qemuctl.process import runs
     from qemuctl.vm.definitions import find
 
     try:
-        return held(find(name).lock)
+        return runs(find(name).lock)
     except NotFound:
         return False
 

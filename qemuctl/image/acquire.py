@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from qemuctl.durable import sync_tree
 from qemuctl.errors import ImageError, QemuctlError, SpecError, UsageError
 from qemuctl.image import store
 from qemuctl.image.catalog import Entry, catalog
@@ -143,6 +144,7 @@ async def _add(name: str, url: str, entry: Entry | None, got: Downloaded) -> Non
     with store.fresh(name) as folder:
         store.describe(folder, manifest)
         await in_thread(partial(_move, got.path, folder / f"disk.{kind}"))
+        await in_thread(partial(sync_tree, folder))
 
 
 async def _looked_at(path: Path, entry: Entry | None, url: str) -> tuple[Format, int]:
@@ -249,6 +251,7 @@ async def import_file(
             cloud_init=user is not None,
         )
         store.describe(folder, manifest)
+        await in_thread(partial(sync_tree, folder))
     return store.find(name)
 
 

@@ -54,7 +54,7 @@ async def convert(
     replaced = replace and target.exists()
     with (
         _kept_from_others(target, layers) if replaced else nullcontext(),
-        whole(target, replace=replaced, durable=replaced) as fresh,
+        whole(target, replace=replaced) as fresh,
     ):
         await qemu_img.job(
             "convert", "-f", source_format, "-O", format, *more,

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from qemuctl.errors import ImageError
+from qemuctl import durable
+from qemuctl.errors import HostError, ImageError
 from qemuctl.paths import cache_home
 from qemuctl.thread import Tick
 from qemuctl.units import MIB
@@ -114,8 +115,7 @@ def _known(path: Path) -> tuple[Stamp, str] | None:
 def _remember(path: Path, stamp: Stamp, found: str) -> None:
     """Without it the work is done again, and no more."""
     kept = _kept(path)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, HostError):
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = kept.with_name(f"{kept.name}.new-{os.getpid()}")
-        fresh.write_text(json.dumps({"stamp": asdict(stamp), "digest": found}))
-        fresh.replace(kept)
+        value = {"stamp": asdict(stamp), "digest": found}
+        durable.write_json(kept, value, durable=False)

@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.errors import HostError
 from qemuctl.paths import data_home, private_dir
 from qemuctl.waiting import lock_for_a_moment
@@ -46,7 +47,7 @@ def own_key() -> KeyPair:
         text = _read(public)
         if text is None:
             text = _keygen("-y", "-P", "", "-f", str(private)).strip()
-            _write(public, f"{text}\n")
+            durable.write(public, f"{text}\n")
         return KeyPair(private, text)
     except OSError as error:
         raise HostError(
@@ -60,9 +61,10 @@ def _make(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as fresh:
         made = Path(fresh, _NAME)
         _keygen("-q", "-t", "ed25519", "-N", "", "-C", "qemuctl", "-f", str(made))
+        durable.sync_tree(Path(fresh))
         # The private half last: without it the pair counts as not made.
-        made.with_suffix(".pub").replace(folder / f"{_NAME}.pub")
-        made.replace(folder / _NAME)
+        durable.move(made.with_suffix(".pub"), folder / f"{_NAME}.pub")
+        durable.move(made, folder / _NAME)
 
 
 def _read(public: Path) -> str | None:
@@ -72,13 +74,6 @@ def _read(public: Path) -> str | None:
         return None
     whole = text.startswith("ssh-ed25519 ") and len(text.splitlines()) == 1
     return text if whole and len(text.split()[1]) == 68 else None
-
-
-def _write(path: Path, text: str) -> None:
-    fd, fresh = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        file.write(text)
-    Path(fresh).replace(path)
 
 
 def _keygen(*arguments: str) -> str:

@@ -49,7 +49,7 @@ def create_overlay(
     name = f"file:{backing}" if backing.is_absolute() else str(backing)
     # Not waited for until it is on the disk: neither is the VM it belongs to, and
     # a throwaway one is to start at once.
-    with whole(path, durable=False) as fresh:
+    with whole(path) as fresh:
         qemu_img.run(
             "create", "-q", "-f", "qcow2", "-b", name, "-F", format,
             f"file:{fresh}", *([str(size)] if size is not None else []),
@@ -112,7 +112,7 @@ def _bases(path: Path) -> list[str]:
 
 def create_disk(path: Path, format: Format, size: int) -> None:
     """Makes an empty disk, whole or not at all. Raises ImageError."""
-    with whole(path, durable=False) as fresh:
+    with whole(path) as fresh:
         try:
             qemu_img.create(fresh, format, size)
         except ImageError as error:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from qemuctl.durable import move, sync_tree
 from qemuctl.errors import ImageError, UsageError
 from qemuctl.image import store
 from qemuctl.image.claim import claimed
@@ -98,7 +99,8 @@ async def build_tiny(
                 shutil.rmtree(left, ignore_errors=True)
             async with _scratch(folder) as made:
                 await _run(TINY, [os.fspath(made), *options], progress)
-                made.rename(image.folder)
+                await in_thread(partial(sync_tree, made))
+                move(made, image.folder)
     return image
 
 
@@ -138,6 +140,7 @@ async def build(
             }
             known = read_manifest(source / FILE)
             store.describe(folder, known.model_copy(update=described))
+            await in_thread(partial(sync_tree, folder))
     return store.find(name)
 
 

@@ -87,7 +87,7 @@ def write_seed(
                 BytesIO(content), len(content), _ISO_NAMES[file],
                 rr_name=file, joliet_path=f"/{file}", file_mode=0o100400,
             )  # fmt: skip
-        with whole(path, replace=True, durable=False) as fresh:
+        with whole(path, replace=True) as fresh:
             fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(fd, "w+b") as target:
                 iso.write_fp(target)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image.manifest import FILE, Manifest, read_manifest, write_manifest
 from qemuctl.image.names import RECIPES, stored
@@ -109,7 +110,8 @@ def unknown(name: str) -> ImageError:
 
 @contextlib.contextmanager
 def fresh(name: str) -> Iterator[Path]:
-    """A folder to put a new image's files into, which then becomes the image.
+    """A folder to put a new image's files into, which then becomes the image, and is
+    on the disk: large files are best synced in the block, in a thread.
 
     Raises SpecError for a bad name, ImageError when there is such an image.
     """
@@ -124,8 +126,9 @@ def fresh(name: str) -> Iterator[Path]:
         for file in folder.iterdir():
             file.chmod(0o444)
         try:
+            durable.sync_tree(folder)
             # rename(2) refuses to replace a folder that is not empty.
-            folder.rename(images_dir() / name)
+            durable.move(folder, images_dir() / name)
         except OSError as error:
             check_free(name)
             raise ImageError(
@@ -184,7 +187,7 @@ def remove(name: str) -> None:
     # Out of sight first: a removal that is cut short leaves no half image.
     doomed = folder.with_name(f".removed-{name}-{os.getpid()}")
     try:
-        folder.rename(doomed)
+        durable.move(folder, doomed)
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {name}") from error
     shutil.rmtree(doomed)

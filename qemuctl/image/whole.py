@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from qemuctl.durable import sync
 from qemuctl.errors import ImageError, QemuctlError
 from qemuctl.paths import blocking_folder
 from qemuctl.process import Identity
@@ -44,10 +45,10 @@ def whole(path: Path, *, replace: bool = False, durable: bool = True) -> Iterato
         yield fresh
         try:
             if durable:
-                _sync(fresh)
+                sync(fresh)
             _settle(fresh, path, replace)
             if durable:
-                _sync(path.parent)
+                sync(path.parent)
         except OSError as error:
             raise _cannot(path, error) from error
 
@@ -145,14 +146,6 @@ def _settle(fresh: Path, path: Path, replace: bool) -> None:
 
 def _taken(path: Path) -> ImageError:
     return ImageError(f"there is a file already: {path}")
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @functools.cache

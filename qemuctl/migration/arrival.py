@@ -7,6 +7,9 @@
      └── waiting, dies with its    │         └── arrived, of this home
          receiver and QEMU         └── waiting, dies with nobody
 
+A VM that is off comes in a folder out of sight (`arrivals.land`), and is there by that
+folder's rename. Before that it may be discarded.
+
 Before `step` it may be discarded; after it its guest has run, and the one that it
 comes from never must again. In a postcopy migration it is accepted before it has all.
 """
@@ -17,19 +20,22 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
+import shutil
 import signal
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from qemuctl import durable
 from qemuctl.cmdline.network import backend_of, hostfwd
-from qemuctl.errors import CommandError, QemuctlError
+from qemuctl.errors import CommandError, DamagedFile, QemuctlError
 from qemuctl.image.keys import own_key
-from qemuctl.migration.arrivals import Arrival
+from qemuctl.migration.arrivals import Arrival, landed, landing
 from qemuctl.migration.clocks import guest_lag
 from qemuctl.migration.place import home_id
-from qemuctl.paths import VmPaths
+from qemuctl.paths import VmPaths, vms_dir
 from qemuctl.process import Identity, held, wait_gone
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import QueryStatus
@@ -39,7 +45,6 @@ from qemuctl.qmp.net import forward_problem, hostfwd_add
 from qemuctl.spec import Forward
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import THROWAWAY, load, names, remove
-from qemuctl.vm.leaving import write_durably
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.nic_state import refresh
 from qemuctl.vm.record import Record
@@ -84,17 +89,20 @@ class Mark:
     forwards: dict[str, list[str]]
 
     def write(self, paths: VmPaths) -> None:
-        write_durably(paths.arriving, asdict(self))
+        durable.write_json(paths.arriving, asdict(self))
 
     @classmethod
     def read(cls, paths: VmPaths) -> Mark | None:
-        """None where there is none that makes sense."""
+        """None where there is none. Raises DamagedFile: it may be of any migration."""
+        hint = f"if {paths.name} is to stay here: rm {shlex.quote(str(paths.arriving))}"
+        hint += f"; else: qemuctl rm --force {paths.name}"
         try:
-            values = json.loads(paths.arriving.read_text())
-            if values["undertaker"] is not None:
-                values["undertaker"] = Identity(**values["undertaker"])
-            return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError):
+            with durable.understood(paths.arriving, hint):
+                values = json.loads(paths.arriving.read_text())
+                if values["undertaker"] is not None:
+                    values["undertaker"] = Identity(**values["undertaker"])
+                return cls(**values)
+        except FileNotFoundError:
             return None
 
 
@@ -106,7 +114,8 @@ def accept(paths: VmPaths, token: str) -> None:
 async def step(vm: Vm, token: str, *, running: bool) -> None:
     """Has the VM be its user's, and its guest run if it is ``running``."""
     paths = vm.paths
-    (paths.state / THROWAWAY).unlink(missing_ok=True)
+    # What comes back after a power cut must not be taken for a throwaway VM.
+    durable.remove(paths.state / THROWAWAY)
     record = replace(vm.record, attached=False, owner=None)
     record.write(paths.record)
     vm.record = record
@@ -147,6 +156,8 @@ async def _answer(token: str) -> Answer:
         return Answer(fate=Fate.ARRIVED)
     if paths is None:  # its QEMU ended before its first step, and all went with it
         return Answer(fate=Fate.UNKNOWN)
+    if landed(paths):
+        return Answer(fate=Fate.ARRIVED)
     if any(event.name == Resumed.NAME for event in eventlog.past(paths.events)):
         return Answer(fate=Fate.ARRIVED)
     record = Record.read(paths.record)
@@ -162,13 +173,22 @@ async def _answer(token: str) -> Answer:
 
 
 def _find(token: str) -> VmPaths | None:
-    """The VM that comes, or has come, under a token."""
+    """The VM that comes, or has come, under a token. Raises DamagedFile where one
+    that cannot be read may be it."""
+    damaged: DamagedFile | None = None
     for name in names():
         paths = VmPaths.of(name)
-        found = Mark.read(paths)
-        if found is not None and found.token == token:
+        try:
+            found = Mark.read(paths)
+            tokens = (found.token if found is not None else None, landing(paths))
+        except DamagedFile as error:
+            damaged = error
+            continue
+        if token in tokens:
             record = Record.read(paths.record)
             return VmPaths(paths.state, Path(record.run)) if record else paths
+    if damaged is not None:
+        raise damaged
     return None
 
 
@@ -179,6 +199,7 @@ async def discard(token: str) -> None:
     if answer.fate is Fate.ARRIVED:
         raise QemuctlError("it has arrived, and cannot be discarded")
     paths = _find(token)
+    _discard_landing(token)
     if paths is not None:
         record = Record.read(paths.record)
         if record is not None and held(paths.lock):
@@ -189,6 +210,15 @@ async def discard(token: str) -> None:
     arrival = Arrival.read(token)
     if arrival is not None:
         arrival.forget()
+
+
+def _discard_landing(token: str) -> None:
+    """Removes a VM that has not landed; a receiver that lives cannot have it land."""
+    for folder in vms_dir().glob(".new-*"):
+        with contextlib.suppress(DamagedFile, FileNotFoundError):
+            if landing(VmPaths(folder, folder)) == token:
+                doomed = folder.with_name(f".removed-{token}-{os.getpid()}")
+                shutil.rmtree(folder.rename(doomed), ignore_errors=True)
 
 
 async def take(token: str, *, running: bool) -> None:
@@ -216,6 +246,8 @@ async def finish(token: str) -> list[str]:
     """Does what could not be done while the VM was on both sides: its forwards are
     made. Gives what did not come along, for people."""
     paths = _find(token)
+    if paths is not None and landed(paths):
+        durable.remove(paths.landed)
     found = Mark.read(paths) if paths is not None else None
     if paths is None or found is None:
         return []  # done before, or the VM has gone again
@@ -226,7 +258,7 @@ async def finish(token: str) -> list[str]:
                 notes += await _forward(vm, card, text)
         notes += await _own_key(vm)
     if not notes:  # else it is tried once more when somebody asks again
-        paths.arriving.unlink(missing_ok=True)
+        durable.remove(paths.arriving)
     return notes
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from qemuctl.errors import QemuctlError
 
-PROTOCOL = 1
+PROTOCOL = 2
 # A spec may hold a guest's whole user-data.
 _LONGEST = 16 * 1024 * 1024
 _PART = 256 * 1024

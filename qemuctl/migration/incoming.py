@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qemuctl.durable import sync, sync_tree
 from qemuctl.errors import MonitorLost, QemuctlError, WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.overlay import create_disk, create_overlay
@@ -16,7 +17,7 @@ from qemuctl.migration import tls
 from qemuctl.migration.arrival import Mark, accept, finish, step
 from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.offer import DiskOffer, Offer
-from qemuctl.paths import VmPaths, private_dir
+from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import (
     OVER,
@@ -35,6 +36,7 @@ from qemuctl.tail import tail
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.attached import Attached, begin
 from qemuctl.vm.bring_up import Origin
+from qemuctl.vm.disks import date_seed
 from qemuctl.vm.made import remember
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.snapshot_topology import unlike
@@ -203,13 +205,16 @@ def _put(offer: Offer, staged: Path | None, paths: VmPaths, tick: Tick) -> None:
         paths.ballooned.write_text(f"{offer.ballooned}\n")
     for file in sorted(staged.iterdir()) if staged is not None else ():
         tick()
-        # After the spec: a seed that is older would be made anew.
         shutil.move(file, paths.state / file.name)
-        (paths.state / file.name).touch()
+    date_seed(paths)
     for disk in offer.disks:
         tick()
         _make(disk, paths.state / disk.file)
-        remember(paths.state / disk.file, paths)
+        remember(paths.state / disk.file, paths, durable=False)
+    # All but what the source writes to the disks, and has flushed at the end (QEMU's
+    # mirror job): nothing of this is left to do while the guest stands still.
+    sync_tree(paths.state, tick)
+    sync(vms_dir())
 
 
 def _make(disk: DiskOffer, path: Path) -> None:

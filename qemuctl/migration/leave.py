@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import (
@@ -51,14 +52,18 @@ async def leave(vm: Vm, leaving: Leaving) -> None:
     left(vm.paths, leaving)
 
 
-def left(paths: VmPaths, leaving: Leaving) -> None:
-    """The same for a VM whose QEMU has gone."""
+def left(
+    paths: VmPaths,
+    leaving: Leaving,
+    remove: Callable[[VmPaths], object] = lambda paths: definitions.remove(paths.name),
+) -> None:
+    """The same for a VM whose QEMU has gone, or that was off."""
     if leaving.keep:
         note_moved(paths, leaving.name, leaving.destination)
         end(paths)
         return
     try:
-        definitions.remove(paths.name)
+        remove(paths)
     except NotFound:  # done before
         return
     except StateError:  # disks of other VMs are made from its own

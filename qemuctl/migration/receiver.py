@@ -34,15 +34,16 @@ from typing import Any
 
 from qemuctl.errors import QemuctlError, SpecError, UsageError
 from qemuctl.migration import arrival, checks
+from qemuctl.migration.arrivals import land, landed
 from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
 from qemuctl.migration.incoming import Incoming
 from qemuctl.migration.offer import OFFER, Facts, Offer
 from qemuctl.migration.place import home_id, place
-from qemuctl.paths import private_dir, vms_dir
+from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.spec import check_name
 from qemuctl.thread import in_full
 from qemuctl.vm import foreign
-from qemuctl.vm.archive import import_
+from qemuctl.vm.archive import importing
 
 Answer = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -67,7 +68,9 @@ class Receiver:
         self._channel, self._trust = channel, trust
         self._offer: Offer | None = None
         self._staged: Path | None = None
+        self._name = ""
         self._incoming: Incoming | None = None
+        self._landing: contextlib.AsyncExitStack | None = None
         self._answers: dict[str, Answer] = {
             "ping": self._ping,
             "look": self._look,
@@ -114,6 +117,10 @@ class Receiver:
 
     async def end(self) -> None:
         """Undoes what was not to be kept."""
+        if self._landing is not None:
+            with contextlib.suppress(ChannelLost):
+                async with self._landing:
+                    raise ChannelLost("the other side has gone")
         if self._incoming is not None:
             await self._incoming.end()
         if self._staged is not None:
@@ -161,16 +168,20 @@ class Receiver:
 
     async def _archive(self, request: dict[str, Any]) -> None:
         name, same = check_name(str(request["name"])), bool(request["same"])
+        self._name = name
         folder = self._folder(name)
         path = folder / "archive"
         size, sha256 = int(request["size"]), str(request["sha256"])
         await self._channel.receive_file(path, size, sha256)
+        self._landing = contextlib.AsyncExitStack()
+        arriving = importing(path, name=None if same else name, trust=self._trust)
         try:
-            await import_(path, name=None if same else name, trust=self._trust)
+            fresh = await self._landing.enter_async_context(arriving)
         except SpecError as error:
             if error.hint == foreign.TRUST:
                 error.hint = checks.TRUST
             raise
+        land(fresh, str(request["token"]))
 
     async def _prepare(self, _request: dict[str, Any]) -> Any:
         def say(text: str) -> None:
@@ -198,6 +209,11 @@ class Receiver:
         await self._coming().arm()
 
     async def _go(self, request: dict[str, Any]) -> None:
+        if self._landing is not None:
+            landing, self._landing = self._landing, None
+            await landing.aclose()
+            landed(VmPaths.of(self._name))
+            return
         await self._coming().go(running=bool(request["running"]))
 
     async def _finish(self, request: dict[str, Any]) -> Any:

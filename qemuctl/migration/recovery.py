@@ -19,15 +19,16 @@ import shutil
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from qemuctl.errors import QemuctlError, StateError, WaitTimeout
+from qemuctl.errors import DamagedFile, QemuctlError, StateError, WaitTimeout
 from qemuctl.image.claim import claimed
 from qemuctl.migration import link as links
 from qemuctl.migration.arrival import Fate
 from qemuctl.migration.destination import parse_destination
 from qemuctl.migration.following import resume
 from qemuctl.migration.leave import go_back, leave, left
+from qemuctl.migration.phases import Phase
 from qemuctl.paths import VmPaths
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.qmp.migration import QueryMigrate
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import find
@@ -108,7 +109,7 @@ async def recover(name: str, *, here: bool = False) -> bool:
     QemuctlError where the other side does not answer.
     """
     paths = find(name)
-    leaving = Leaving.read(paths)
+    leaving = _read(paths, here=here)
     if leaving is None:
         raise StateError(f"recover {name}", "here", "no migration of it was cut short")
     if leaving.attended:
@@ -118,10 +119,10 @@ async def recover(name: str, *, here: bool = False) -> bool:
             f"qemuctl migrate-cancel {name}",
         )  # fmt: skip
     async with _alone(paths):
-        leaving = Leaving.read(paths)
+        leaving = _read(paths, here=here)
         if leaving is None:  # another one has done it
             return False
-        is_on = held(paths.lock) and not paths.busy.exists()
+        is_on = runs(paths.lock)
         vm = await attach(name) if is_on else None
         try:
             return await _recovered(paths, leaving, vm, here=here)
@@ -130,6 +131,20 @@ async def recover(name: str, *, here: bool = False) -> bool:
                 await vm.close()
             # Sockets of the command that was killed.
             shutil.rmtree(paths.run / "move", ignore_errors=True)
+
+
+def _read(paths: VmPaths, *, here: bool) -> Leaving | None:
+    """As `Leaving.read`; with ``here``, what is damaged is ended like any other."""
+    try:
+        return Leaving.read(paths)
+    except DamagedFile:
+        if not here:
+            raise
+        # Its user lets the guest run, who knows whether it ran.
+        return Leaving(
+            token="", destination="", name=paths.name, receiver="", controller=None,
+            phase=Phase.CHECK, ran=False, keep=False,
+        )  # fmt: skip
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from qemuctl.errors import (
 )
 from qemuctl.migration import link as links
 from qemuctl.migration import tls
+from qemuctl.migration.arrivals import landed
 from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.clocks import behind, guest_lag
 from qemuctl.migration.destination import Destination
@@ -86,6 +87,7 @@ async def migrate(
             f"migrate {vm.name}", "unknown", "an earlier migration was cut short",
             hint=f"first: qemuctl migrate-recover {vm.name}",
         )  # fmt: skip
+    landed(vm.paths)
     async with vm.live.changing(Action.MIGRATE):
         # Another one may have been at it until now.
         if Leaving.read(vm.paths) is not None:

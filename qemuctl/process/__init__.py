@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qemuctl.process.child import Child, Undertaker, bury, spawn, wait_gone
     from qemuctl.process.exited import Exited, read_exit
     from qemuctl.process.identity import Identity
-    from qemuctl.process.lock import held, take
+    from qemuctl.process.lock import at_work, held, runs, take
 
 __getattr__ = exports(
     __name__,
@@ -30,9 +30,11 @@ __getattr__ = exports(
         "Exited": "qemuctl.process.exited",
         "Identity": "qemuctl.process.identity",
         "Undertaker": "qemuctl.process.child",
+        "at_work": "qemuctl.process.lock",
         "bury": "qemuctl.process.child",
         "held": "qemuctl.process.lock",
         "read_exit": "qemuctl.process.exited",
+        "runs": "qemuctl.process.lock",
         "spawn": "qemuctl.process.child",
         "take": "qemuctl.process.lock",
         "wait_gone": "qemuctl.process.child",
@@ -44,9 +46,11 @@ __all__ = [
     "Exited",
     "Identity",
     "Undertaker",
+    "at_work",
     "bury",
     "held",
     "read_exit",
+    "runs",
     "spawn",
     "take",
     "wait_gone",

@@ -25,6 +25,7 @@ from typing import Any
 
 from asyncinotify import Inotify, Mask
 
+from qemuctl import durable
 from qemuctl.errors import HostError
 from qemuctl.follow import SCARCE
 from qemuctl.host.resources import available_memory, cpu_count
@@ -264,9 +265,7 @@ class Budget:
             return Ledger(Limits(0, 0))  # there is none yet, or it makes no sense
 
     def _write(self, ledger: Ledger) -> None:
-        fresh = self._file.with_name(f"{self._file.name}.new")
-        fresh.write_text(json.dumps(asdict(ledger)))
-        fresh.replace(self._file)
+        durable.write_json(self._file, asdict(ledger), durable=False)
 
 
 def _claim(data: dict[str, Any]) -> Claim:

@@ -26,12 +26,13 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
+from qemuctl.durable import sync_tree
 from qemuctl.errors import ImageError
 from qemuctl.image.chain import chain
 from qemuctl.image.convert import convert
@@ -203,8 +204,24 @@ async def import_(
 
     ``trust`` takes a spec that leads outside of the VM: to files of the host,
     or with arguments for QEMU. Raises ImageError for a file that is damaged or
-    no archive, SpecError, NameInUse. The VM is there whole or not at all.
+    no archive, SpecError, NameInUse. The VM is there whole or not at all, and on the
+    disk.
     """
+    async with importing(source, name=name, trust=trust, progress=progress) as fresh:
+        pass
+    return fresh.run.name
+
+
+@contextlib.asynccontextmanager
+async def importing(
+    source: Path,
+    *,
+    name: str | None = None,
+    trust: bool = False,
+    progress: Progress = silent,
+) -> AsyncIterator[VmPaths]:
+    """As `import_`, with a block in which all of the VM is on the disk, in a folder
+    out of sight: it is there once the block has ended well."""
     try:
         with _opened(source) as tar:
             members = _members(tar, _about(tar, source), source)
@@ -219,11 +236,12 @@ async def import_(
                     await asyncio.to_thread(_check_disk, disk, source)
                 there = resolve_paths(spec, fresh.state)
                 await asyncio.to_thread(make_seed, there, fresh, image_of(there))
+                await in_thread(partial(sync_tree, fresh.state))
+                yield fresh
     except (tarfile.TarError, EOFError) as error:
         raise ImageError(
             f"not an archive of a VM, or damaged: {source}: {error}"
         ) from error
-    return spec.name
 
 
 def _opened(source: Path) -> tarfile.TarFile:

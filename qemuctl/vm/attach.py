@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qemuctl.errors import StateError
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.vm.definitions import find
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
@@ -18,7 +18,7 @@ async def attach(name: str, action: Action = Action.QMP) -> Vm:
     """
     paths = find(name)
     # While it is busy, the record is that of an earlier run.
-    is_on = held(paths.lock) and not paths.busy.exists()
+    is_on = runs(paths.lock)
     record = Record.read(paths.record) if is_on else None
     if record is None:
         require(action, await state_of(paths), name)

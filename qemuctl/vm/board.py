@@ -18,7 +18,7 @@ from typing import Self
 
 from qemuctl.errors import QmpError, WaitTimeout
 from qemuctl.paths import VmPaths
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.vm.definitions import names
 from qemuctl.vm.gauge import FULL, QUICK, Commands, Gauge
 from qemuctl.vm.reach import mute
@@ -132,7 +132,7 @@ class Board:
                 stamp = os.stat(paths.record).st_mtime_ns  # noqa: PTH116 (faster)
             except OSError:
                 continue
-            if not held(paths.lock) or paths.busy.exists():
+            if not runs(paths.lock):
                 continue
             known = self._watched.get(name)
             if known is not None and known.stamp == stamp:

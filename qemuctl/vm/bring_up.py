@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemuctl import bounded
+from qemuctl import bounded, durable
 from qemuctl.cmdline.boot import boot_indexes
 from qemuctl.cmdline.ram import RamFile
 from qemuctl.cmdline.shape import Shape, exact
@@ -138,13 +138,13 @@ async def _spawned(
     check_here(paths, Action.START)  # once more, now that nobody else can start it
     # First of all: while the lock is held, an old record would be believed.
     for stale in (
-        paths.record, paths.exit, paths.busy, paths.journal, paths.plugged,
+        paths.record, paths.exit, paths.journal, paths.plugged,
         # Of a run that has ended before it went anywhere, or that had come.
         paths.migration, paths.arriving,
     ):  # fmt: skip
         stale.unlink(missing_ok=True)
     paths.ballooned.unlink(missing_ok=True)
-    paths.started.write_text(dump(spec))
+    durable.write(paths.started, dump(spec), durable=False)
     once = boot or (None if paths.booted.exists() else spec.boot.once)
     origin = origin or Origin()
     if origin.shape is not None:

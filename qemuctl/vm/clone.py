@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from qemuctl.durable import sync_tree
 from qemuctl.image.convert import convert
 from qemuctl.image.overlay import create_overlay, freeze
 from qemuctl.image.progress import Progress, silent
@@ -72,6 +73,7 @@ async def clone(
             await in_thread(lambda _: make_seed(changed, fresh, image))
             if paths.booted.exists():  # nothing is to be installed again
                 fresh.booted.touch()
+            await in_thread(partial(sync_tree, fresh.state))
     return copied
 
 

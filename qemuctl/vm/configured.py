@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from qemuctl.errors import ImageError, SpecError, StateError
 from qemuctl.paths import VmPaths
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.spec import Nic, Spec, dump, parse_spec, resolve_paths
 from qemuctl.spec.model import nic_ids
 from qemuctl.spec.rewrite import rewritten
@@ -41,7 +41,7 @@ def scope_of(name: str, wanted: Scope | None = None) -> Scope:
     Raises NotFound, and StateError for a live change of a VM that is off.
     """
     paths = definitions.find(name)
-    is_on = held(paths.lock) and not paths.busy.exists()
+    is_on = runs(paths.lock)
     if not is_on:
         conclude_if_off(paths)  # what its last run has left undone
     if wanted is None:

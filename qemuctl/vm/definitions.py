@@ -12,8 +12,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qemuctl import durable
 from qemuctl.errors import (
-    HostError,
     NameInUse,
     NotFound,
     QemuctlError,
@@ -21,7 +21,7 @@ from qemuctl.errors import (
     UsageError,
 )
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
-from qemuctl.process import held, take
+from qemuctl.process import at_work, held, take
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, State, require
 from qemuctl.waiting import lock_for_a_moment
@@ -87,7 +87,8 @@ def create(spec: Spec, text: str | None = None) -> VmPaths:
 def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
     """As `create`, with a block in which files can be put into the new folder.
 
-    The VM is there, by a rename, once the block has ended well.
+    The VM is there, by a rename, once the block has ended well, and on the disk with
+    all of it: large files are best synced in the block, in a thread.
     """
     from qemuctl.spec import dump
 
@@ -103,8 +104,9 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
         (fresh / paths.lock.name).touch(0o600)
         yield VmPaths(fresh, paths.run)
         try:
+            durable.sync_tree(fresh)
             # rename(2) refuses to replace a folder that is not empty.
-            fresh.rename(paths.state)
+            durable.move(fresh, paths.state)
         except OSError as error:
             if paths.state.exists():
                 raise name_in_use(spec.name) from error
@@ -146,19 +148,8 @@ def writing(name: str) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Puts a spec's text in the place of another, as a whole."""
-    _beside(path, text).replace(path)
-
-
-def _beside(path: Path, text: str) -> Path:
-    """A new file next to another one, there as a whole."""
-    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
-    try:
-        fresh.write_text(text)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
-    return fresh
+    """Puts a spec's text in the place of another, as a whole and on the disk."""
+    durable.write(path, text)
 
 
 def set_cdrom(name: str, medium: str) -> None:
@@ -181,24 +172,21 @@ def locked(name: str, action: Action) -> Iterator[VmPaths]:
     """
     paths = find(name)
     try:
-        lock = take(paths.lock)
+        # Who meets the lock must not take us for a QEMU, and kill us.
+        lock = take(paths.lock, to_work=True)
     except FileNotFoundError as error:  # removed in this moment
         raise NotFound(name) from error
     if lock is None:
-        busy = paths.busy.exists()
-        require(action, State.BUSY if busy else State.RUNNING, name)
+        state = State.BUSY if at_work(paths.lock) else State.RUNNING
+        require(action, state, name)
         raise StateError(f"{action} {name}", "on", "the VM is on")
     try:
         find(name)  # whoever had the lock before may have removed it
-        # Who meets the lock must not take us for a QEMU, and kill us.
-        with contextlib.suppress(OSError):  # on a full disk, too, one can remove
-            paths.busy.touch()
         _check_whole(paths, action)
         check_not_saved(paths, action)
         _conclude(paths, action)
         yield paths
     finally:
-        paths.busy.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -265,9 +253,10 @@ def remove_locked(paths: VmPaths, *, keep_disks: bool = False) -> Path | None:
     (paths.state / _KEEP).unlink(missing_ok=True)
     if keep_disks and paths.disks.exists():
         (paths.state / _KEEP).touch()
+        durable.sync(paths.state)
     # Out of sight first: a removal that is cut short leaves no half VM.
     doomed = vms_dir() / f".removed-{paths.name}-{os.getpid()}"
-    paths.state.rename(doomed)
+    durable.move(paths.state, doomed)
     shutil.rmtree(paths.run, ignore_errors=True)
     return clear(doomed)
 
@@ -311,7 +300,7 @@ def _keep(doomed: Path) -> Path | None:
     name = doomed.name.removeprefix(".removed-").rpartition("-")[0]
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     target = next(folder / name for name in names if not (folder / name).exists())
-    disks.rename(target)
+    durable.move(disks, target)
     return target
 
 
@@ -334,14 +323,12 @@ def rename(name: str, new: str) -> None:
         text = paths.spec.read_text()
         text = renamed(text, parse_spec(text, source=str(paths.spec)), new)
         # Before the folder has its new name: the disk may be full.
-        fresh = _beside(paths.spec, text)
-        try:
-            paths.state.rename(target.state)
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise name_in_use(new) from error
-        (target.state / fresh.name).replace(target.spec)
-        target.busy.unlink(missing_ok=True)
+        with durable.prepared(paths.spec, text) as fresh:
+            try:
+                durable.move(paths.state, target.state)
+            except OSError as error:
+                raise name_in_use(new) from error
+            durable.move(target.state / fresh.name, target.spec)
 
 
 def leftovers() -> list[Path]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qemuctl.errors import CommandError, ImageError
 from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.qmp.commands import QueryCpusFast
 from qemuctl.qmp.net import Card, HostForward
 from qemuctl.qmp.plug import QomGet
@@ -58,7 +58,7 @@ async def differences(name: str) -> Differences:
     starts, and as `Vm.execute` does: then nobody knows.
     """
     paths = find(name)
-    if not held(paths.lock) or paths.busy.exists():
+    if not runs(paths.lock):
         return {}
     configured, started = load(name), started_spec(paths)
     async with await attach(name) as vm:

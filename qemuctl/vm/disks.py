@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image import Image
 from qemuctl.image.chain import Layer, chain, check_trusted
@@ -166,34 +169,61 @@ def _check_trusted(path: Path, format: Format, spec: Spec) -> list[Layer]:
 
 def another_instance(paths: VmPaths) -> None:
     """Has cloud-init in copied disks begin anew, and take nobody else's identity."""
-    paths.instance.write_text(f"{uuid.uuid4()}\n{_COPIED}\n")
+    durable.write(paths.instance, f"{uuid.uuid4()}\n{_COPIED}\n")
 
 
 def make_seed(spec: Spec, paths: VmPaths, image: Image | None) -> None:
-    """Makes the seed of a VM that has one, again when the spec is newer than it."""
+    """Makes the seed of a VM that has one, again when the spec is another by now."""
     if not seeded(spec, image):
         return
     from qemuctl.image.keys import own_key
     from qemuctl.image.seed import write_seed
 
-    if (
-        paths.seed.exists()
-        and paths.spec.exists()
-        and paths.seed.stat().st_mtime_ns > paths.spec.stat().st_mtime_ns
-    ):
+    written = _written_at(paths.spec)
+    if written is not None and _written_at(paths.seed) == written:
         return
     if not paths.instance.exists():
-        paths.instance.write_text(f"{uuid.uuid4()}\n")
-    instance, *copied = paths.instance.read_text().split()
+        durable.write(paths.instance, f"{uuid.uuid4()}\n")
+    instance, copied = _instance(paths)
     write_seed(
         paths.seed,
         name=spec.name,
         instance_id=instance,
-        fresh_instance=bool(copied),
+        fresh_instance=copied,
         cloud_init=spec.cloud_init,
         default_user=image.manifest.user if image else None,
         keys=[own_key().public],
     )
+    date_seed(paths, written)
+
+
+def date_seed(paths: VmPaths, written: int | None = None) -> None:
+    """Has a VM's seed count as made from its spec, or from one that was ``written`` at
+    this time (nanoseconds since the epoch).
+
+    It has the very time of that one. Which of two is newer would tell nothing: a clock
+    may be set back.
+    """
+    written = written or _written_at(paths.spec)
+    if written is not None:
+        with contextlib.suppress(FileNotFoundError):  # not every VM has one
+            os.utime(paths.seed, ns=(written, written))
+
+
+def _written_at(path: Path) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
+
+
+def _instance(paths: VmPaths) -> tuple[str, bool]:
+    """The identity, and whether its disks are copies. Raises DamagedFile: with another
+    one cloud-init takes the guest for a new machine, and makes its keys anew."""
+    path = paths.instance
+    hint = "put it back; or, to have cloud-init set the guest up anew: "
+    with durable.understood(path, f"{hint}rm {shlex.quote(str(path))}"):
+        instance, *copied = path.read_text(encoding="utf-8").split()
+        return instance, bool(copied)
 
 
 def check_files(spec: Spec) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from qemuctl import durable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import parse_spec
 from qemuctl.vm.definitions import names
@@ -26,9 +27,7 @@ def remember_save(paths: VmPaths, state: StateFile) -> None:
     """Notes that the VM was saved to this file, which `saved_here` then knows. Raises
     OSError."""
     lines = [*_sums(paths), state.head_sha256][-_REMEMBERED:]
-    fresh = paths.saves.with_name(f"{paths.saves.name}.new")
-    fresh.write_text("".join(f"{line}\n" for line in lines))
-    fresh.replace(paths.saves)
+    durable.write(paths.saves, "".join(f"{line}\n" for line in lines))
 
 
 def _sums(paths: VmPaths) -> list[str]:

@@ -23,7 +23,7 @@ from qemuctl.units import format_size
 from qemuctl.vm.attached import Attached, PostMortem, begin, examined
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.definitions import creating, remove
-from qemuctl.vm.disks import another_instance
+from qemuctl.vm.disks import another_instance, date_seed
 from qemuctl.vm.forkable import check_alike, fork_spec
 from qemuctl.vm.made import remember
 from qemuctl.vm.pooled import pooled
@@ -228,10 +228,10 @@ def _furnish(template: Template, paths: VmPaths, _: Tick) -> None:
         for overlay in template.overlays.iterdir():
             disk = paths.disks / overlay.name
             shutil.copyfile(overlay, disk)
-            remember(disk, paths)
+            remember(disk, paths, durable=False)
     if template.seed.exists():
-        # After the spec, so that it counts as made from it.
         shutil.copyfile(template.seed, paths.seed)
+        date_seed(paths)
 
 
 def spec_like(template: Template, wanted: Spec) -> Spec:

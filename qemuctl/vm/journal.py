@@ -9,9 +9,12 @@ written here first, and done by whichever command comes next.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from qemuctl import durable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,13 @@ class Journal:
         self._path = path
 
     def changes(self) -> list[Change]:
-        """All of them, oldest first; none where the file makes no sense."""
+        """All of them, oldest first. Raises DamagedFile: a device may be on its way."""
+        hint = "see that its disks and NICs are as they should be, then: "
+        hint += f"rm {shlex.quote(str(self._path))}"
         try:
-            return [_change(entry) for entry in json.loads(self._path.read_text())]
-        except (OSError, ValueError, TypeError):
+            with durable.understood(self._path, hint):
+                return [_change(entry) for entry in json.loads(self._path.read_text())]
+        except FileNotFoundError:
             return []
 
     def begin(self, change: Change) -> None:
@@ -62,12 +68,10 @@ class Journal:
         if kept:
             self._write(kept)
         else:
-            self._path.unlink(missing_ok=True)
+            durable.remove(self._path)
 
     def _write(self, changes: list[Change]) -> None:
-        fresh = self._path.with_name(f"{self._path.name}.new")
-        fresh.write_text(json.dumps([asdict(change) for change in changes]) + "\n")
-        fresh.replace(self._path)
+        durable.write_json(self._path, [asdict(change) for change in changes])
 
 
 def _change(entry: dict[str, Any]) -> Change:

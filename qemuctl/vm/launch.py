@@ -94,7 +94,7 @@ async def start(
         # Its disks may be of two times, one here and one there.
         from qemuctl.vm.snapshots_off import settle
 
-        await settle(name, Action.START)
+        await settle(name, Action.START, as_they_are=fresh)
     paths = VmPaths.of(name)
     check_here(paths, "start")
     if not fresh:

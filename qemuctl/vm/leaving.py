@@ -7,12 +7,11 @@ above all whether the other side may have been told to go on.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from qemuctl.errors import StateError
+from qemuctl import durable
+from qemuctl.errors import DamagedFile, StateError
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
 
@@ -45,25 +44,23 @@ class Leaving:
         return self.controller is not None and self.controller.alive()
 
     def write(self, paths: VmPaths) -> None:
-        """On the disk when it returns."""
-        write_durably(paths.migration, asdict(self))
+        """On the disk when it returns. Raises HostError."""
+        durable.write_json(paths.migration, asdict(self))
 
     @classmethod
     def read(cls, paths: VmPaths) -> Leaving | None:
-        """None where the VM is not on its way; one that cannot be read counts as on
-        its way, for its guest may run elsewhere."""
+        """None where the VM is not on its way. Raises DamagedFile for one that cannot
+        be read: its guest may run elsewhere."""
+        hint = "look for it where it was to go; if it is not there: qemuctl "
+        hint += f"migrate-recover {paths.name} --here"
         try:
-            values: dict[str, Any] = json.loads(paths.migration.read_text())
-            if values["controller"] is not None:
-                values["controller"] = Identity(**values["controller"])
-            return cls(**values)
+            with durable.understood(paths.migration, hint):
+                values: dict[str, Any] = json.loads(paths.migration.read_text())
+                if values["controller"] is not None:
+                    values["controller"] = Identity(**values["controller"])
+                return cls(**values)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StateError(
-                f"use {paths.name}", "unknown",
-                f"what is known of its migration cannot be read: {paths.migration}",
-            ) from error  # fmt: skip
 
 
 def on_its_way(paths: VmPaths) -> str | None:
@@ -72,8 +69,8 @@ def on_its_way(paths: VmPaths) -> str | None:
         return None
     try:
         leaving = Leaving.read(paths)
-    except StateError as error:
-        return error.reason
+    except DamagedFile as error:
+        return f"migration: {error.message}"
     if leaving is None:
         return None
     if leaving.attended:
@@ -105,24 +102,4 @@ def check_here(paths: VmPaths, action: str) -> None:
 
 def end(paths: VmPaths) -> None:
     """The migration is over, here."""
-    for path in (paths.migration, _fresh(paths.migration)):
-        path.unlink(missing_ok=True)
-
-
-def _fresh(path: Path) -> Path:
-    return path.with_name(f"{path.name}.new")
-
-
-def write_durably(path: Path, values: dict[str, Any]) -> None:
-    """Puts a JSON document in the place of a file; on the disk when it returns."""
-    fresh = _fresh(path)
-    with fresh.open("w") as file:
-        file.write(json.dumps(values, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.remove(paths.migration)

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qemuctl import durable
 from qemuctl.errors import CommandError, HotplugError, StateError
 from qemuctl.qmp.commands import QueryBalloon
 from qemuctl.qmp.memory import Balloon, BalloonChange, QueryMemoryDevices
@@ -241,7 +242,8 @@ class Memory:
     async def _inflate(self, size_bytes: int, timeout: float) -> None:
         vm, now = self._vm, await self.now()
         before = now.balloon_bytes
-        vm.paths.ballooned.write_text(f"{now.fixed_bytes - size_bytes}\n")
+        held = f"{now.fixed_bytes - size_bytes}\n"
+        durable.write(vm.paths.ballooned, held, durable=False)
         await again(vm, Balloon(value=size_bytes))
 
         async def read() -> int:

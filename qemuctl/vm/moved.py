@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import time
 
+from qemuctl import durable
 from qemuctl.errors import StateError
 from qemuctl.paths import VmPaths
-from qemuctl.vm.leaving import write_durably
 
 
 def note_moved(paths: VmPaths, name: str, destination: str) -> None:
     """Writes down where it went, and what it is called there."""
     values = {"name": name, "destination": destination, "at": time.time()}
-    write_durably(paths.moved, values)
+    durable.write_json(paths.moved, values)
 
 
 def moved_to(paths: VmPaths) -> str | None:

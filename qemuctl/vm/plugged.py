@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from qemuctl import durable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Nic
 
@@ -22,9 +23,8 @@ def note_plugged(paths: VmPaths, part: str, device: Disk | Nic) -> None:
         "part": part,
         "device": device.model_dump(mode="json", exclude_defaults=True),
     }
-    fresh = paths.plugged.with_name(f"{paths.plugged.name}.new")
-    fresh.write_text(json.dumps(notes, indent=1) + "\n")
-    fresh.replace(paths.plugged)
+    # Of no use once this run has ended.
+    durable.write_json(paths.plugged, notes, durable=False)
 
 
 def plugged_disks(paths: VmPaths) -> list[Disk]:
@@ -41,9 +41,13 @@ def _of(paths: VmPaths, part: str) -> list[Any]:
     return [note["device"] for note in _read(paths).values() if note["part"] == part]
 
 
-def _read(paths: VmPaths) -> dict[str, Any]:
+def _read(paths: VmPaths) -> dict[str, dict[str, Any]]:
+    """All notes. Raises DamagedFile: without them a disk would be taken for none."""
+    name = paths.name
+    hint = f"it is begun anew by a start: qemuctl stop {name}, qemuctl start {name}"
     try:
-        notes = json.loads(paths.plugged.read_text())
-    except (OSError, ValueError):
+        with durable.understood(paths.plugged, hint):
+            notes = json.loads(paths.plugged.read_text())
+            return {id_: {**note, "part": note["part"]} for id_, note in notes.items()}
+    except FileNotFoundError:
         return {}
-    return notes if isinstance(notes, dict) else {}

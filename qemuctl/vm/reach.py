@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qemuctl.errors import QmpError, WaitTimeout
 from qemuctl.paths import VmPaths
-from qemuctl.process import held
+from qemuctl.process import at_work, held
 from qemuctl.qmp import Recorder, Session
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.vm.record import Record
@@ -28,7 +28,7 @@ async def state_of(
     ``patience`` seconds."""
     if not held(paths.lock):
         return State.OFF
-    if paths.busy.exists():
+    if at_work(paths.lock):
         return State.BUSY
     record = Record.read(paths.record)
     if record is None:

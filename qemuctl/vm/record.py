@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qemuctl import durable
 from qemuctl.process import Identity
 
 
@@ -58,9 +59,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        fresh.replace(path)
+        durable.write_json(path, asdict(self), durable=False)
 
     @classmethod
     def read(cls, path: Path) -> Record | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from qemuctl.durable import sync_tree
 from qemuctl.errors import QemuctlError
 from qemuctl.image.convert import convert
 from qemuctl.image.progress import Progress, silent
@@ -21,7 +22,7 @@ from qemuctl.spec import parse_spec, validate_name
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.clone import own_boot_files
 from qemuctl.vm.definitions import creating, locked, name_in_use, remove
-from qemuctl.vm.disks import DiskFile, disk_files
+from qemuctl.vm.disks import DiskFile, date_seed, disk_files
 from qemuctl.vm.foreign_state import check_state, saved_here
 from qemuctl.vm.made import remember
 from qemuctl.vm.plan import Stages
@@ -108,7 +109,9 @@ async def _made(state: StateFile, name: str, progress: Progress) -> StateFile:
         files = [*seed, *own_boot_files(ran, source).values()]
         for file in files:
             await in_thread(partial(_taken, file, fresh.state))
+        date_seed(fresh)
         disks = tuple(disk.as_in(fresh.state) for disk in about.disks)
+        await in_thread(partial(sync_tree, fresh.state))
     return replace(state, about=replace(about, disks=disks))
 
 

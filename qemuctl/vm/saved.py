@@ -7,6 +7,7 @@ has left that file behind, also when whoever wrote or read it was killed.
 
 from __future__ import annotations
 
+from qemuctl.durable import remove
 from qemuctl.paths import VmPaths
 from qemuctl.qmp import eventlog
 
@@ -20,8 +21,9 @@ def is_saved(paths: VmPaths) -> bool:
 
 
 def discard(paths: VmPaths) -> None:
-    """Forgets the saved state of a VM; its next start is one from its disks."""
-    paths.saved.unlink(missing_ok=True)
+    """Forgets the saved state of a VM; its next start is one from its disks, also
+    after a power cut: they do not fit that state any more."""
+    remove(paths.saved)
 
 
 def _gone_on(paths: VmPaths) -> bool:

@@ -40,15 +40,13 @@ def conclude_if_off(paths: VmPaths) -> None:
     when the VM is on, or another command has it."""
     if not paths.journal.exists():
         return
-    lock = take(paths.lock)
+    # Who meets the lock must not take us for a QEMU, and kill us.
+    lock = take(paths.lock, to_work=True)
     if lock is None:
         return
     try:
-        # Who meets the lock must not take us for a QEMU, and kill us.
-        paths.busy.touch()
         conclude_all(paths)
     finally:
-        paths.busy.unlink(missing_ok=True)
         os.close(lock)
 
 

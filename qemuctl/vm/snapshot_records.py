@@ -9,13 +9,13 @@ killed one has begun.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from qemuctl.errors import HostError, UsageError
+from qemuctl import durable
+from qemuctl.errors import DamagedFile, UsageError
 from qemuctl.paths import VmPaths
 from qemuctl.spec.scalars import check_name
 
@@ -93,7 +93,7 @@ class Records:
         }
         if self.damaged:
             path.replace(path.with_name(f"{path.name}.damaged"))
-        write_whole(path, value)
+        durable.write_json(path, value)
 
     def added(self, entry: Entry) -> Records:
         """With one more, a child of the current one, which it becomes."""
@@ -151,31 +151,54 @@ class UnderWay:
 
     def begin(self, paths: VmPaths) -> None:
         """Writes it down. Raises HostError."""
-        write_whole(paths.snapshotting, asdict(self))
+        durable.write_json(paths.snapshotting, asdict(self))
 
 
 def under_way(paths: VmPaths) -> UnderWay | None:
-    """What was begun and not ended; None where the file makes no sense."""
+    """What was begun and not ended; None where there is nothing.
+
+    Raises DamagedFile where nobody can tell what it was: a snapshot may be on some
+    disks only, or some may be taken back to one.
+    """
     try:
-        return UnderWay(**json.loads(paths.snapshotting.read_text()))
-    except (OSError, ValueError, TypeError):
+        with durable.understood(paths.snapshotting, _either_way(paths)):
+            return _under_way(json.loads(paths.snapshotting.read_text()))
+    except FileNotFoundError:
         return None
+
+
+def _under_way(value: dict[str, Any]) -> UnderWay:
+    mark = UnderWay(**value)
+    if mark.what not in ("create", "load", "apply", "remove"):
+        raise ValueError("no such work")
+    if not isinstance(mark.name, str):
+        raise TypeError("not a name")
+    return mark
+
+
+def to_settle(paths: VmPaths) -> tuple[UnderWay, Records] | None:
+    """What is to be ended, and the snapshots that are written down. Raises DamagedFile
+    where one of the two makes no sense."""
+    mark, records = under_way(paths), Records.read(paths.snapshots)
+    if mark is None:
+        return None
+    if records.damaged and mark.what in ("create", "load"):
+        # What was made is not known from what was not, nor what was to be loaded.
+        raise DamagedFile(paths.snapshots, hint=_either_way(paths))
+    return mark, records
+
+
+def _either_way(paths: VmPaths) -> str:
+    return (
+        "disks may be of two times, one here and one there; once the VM is off, take "
+        f"all of them back to a snapshot: qemuctl snapshot revert {paths.name} SNAP; "
+        f"or go on from them as they are: qemuctl start {paths.name} --fresh"
+    )
 
 
 def ended(paths: VmPaths) -> None:
     """Nothing is under way any more."""
-    paths.snapshotting.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, value: Any) -> None:
-    """Puts JSON in the place of a file, as a whole. Raises HostError."""
-    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
-    try:
-        fresh.write_text(json.dumps(value, indent=1) + "\n")
-        fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    durable.remove(paths.snapshotting)
 
 
 def check_snapshot_name(name: str) -> str:

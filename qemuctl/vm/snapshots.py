@@ -28,7 +28,7 @@ from qemuctl.vm.snapshot_records import (
     Records,
     UnderWay,
     ended,
-    under_way,
+    to_settle,
 )
 from qemuctl.vm.snapshot_topology import differences, topology
 from qemuctl.vm.snapshot_tree import Snapshot, snapshots
@@ -220,25 +220,24 @@ class Snapshots:
         once the VM is off.
         """
         paths = self._vm.paths
-        if not paths.snapshotting.exists():
+        begun = to_settle(paths)
+        if begun is None:
             return
-        mark = under_way(paths)
+        mark, records = begun
         past = await jobs.clear(self._vm)
-        if mark is not None:
-            if mark.frozen:
-                with contextlib.suppress(AgentError):
-                    await thaw(self._vm)
-            records = self._records()
-            if mark.what == "load":
-                await self._end_load(mark, past.get(mark.job or ""), action)
-            if mark.what == "apply":
-                await self._delete(GUARD)
-            if mark.what == "remove" or (
-                mark.what == "create" and mark.name not in records.entries
-            ):
-                await self._delete(mark.name)
-                if mark.name in records.entries:
-                    records.removed(mark.name).write(paths.snapshots)
+        if mark.frozen:
+            with contextlib.suppress(AgentError):
+                await thaw(self._vm)
+        if mark.what == "load":
+            await self._end_load(mark, past.get(mark.job or ""), action)
+        if mark.what == "apply":
+            await self._delete(GUARD)
+        if mark.what == "remove" or (
+            mark.what == "create" and mark.name not in records.entries
+        ):
+            await self._delete(mark.name)
+            if mark.name in records.entries:
+                records.removed(mark.name).write(paths.snapshots)
         ended(paths)
 
     async def _end_load(

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from qemuctl.errors import QemuctlError, StateError
+from qemuctl.errors import DamagedFile, QemuctlError, StateError
 from qemuctl.image.snapshots import snapshot_apply, snapshot_create, snapshot_delete
 from qemuctl.paths import VmPaths
 from qemuctl.vm.definitions import find, load, locked
@@ -25,7 +25,7 @@ from qemuctl.vm.snapshot_records import (
     Records,
     UnderWay,
     ended,
-    under_way,
+    to_settle,
 )
 from qemuctl.vm.snapshot_tree import Snapshot, snapshots
 from qemuctl.vm.snapshots import Reverted
@@ -82,13 +82,15 @@ async def revert(vm: str, name: str) -> Reverted:
     it stays off. Raises as `Snapshots.revert`, `start` and `create_snapshot`;
     after an error the VM is off.
     """
-    async with _locked(vm, Action.REVERT) as paths:
+    async with _locked(vm, Action.REVERT, damaged_too=True) as paths:
         check_drives(load(vm), Action.REVERT, State.OFF)
         records, disks = Records.read(paths.snapshots), of_files(vm)
         entry = to_revert(vm, name, State.OFF, records, disks)
-        if not entry.has_ram:
+        # Where nobody knows what was begun, it is the disks that come first.
+        if paths.snapshotting.exists() or not entry.has_ram:
             await _apply(paths, entry, disks)
             records.at(name).write(paths.snapshots)
+        if not entry.has_ram:
             return Reverted(name=name, state=State.OFF)
     started = await start(vm, paused=True)
     if started is None:
@@ -126,41 +128,51 @@ async def remove_snapshot(vm: str, name: str) -> None:
         ended(paths)
 
 
-async def settle(vm: str, action: Action = Action.FORGET) -> None:
+async def settle(
+    vm: str, action: Action = Action.FORGET, *, as_they_are: bool = False
+) -> None:
     """Ends what a killed command has begun on the disks of a VM that is off.
 
-    Raises StateError when it is on, or another command is at work; ImageError.
+    Where nobody can tell what that was it raises DamagedFile, or forgets it, if the
+    disks are to be taken ``as_they_are``. Raises StateError when the VM is on, or
+    another command is at work; ImageError.
     """
     if find(vm).snapshotting.exists():
-        async with _locked(vm, action):
-            pass
+        async with _locked(vm, action, damaged_too=as_they_are) as paths:
+            ended(paths)
 
 
 @contextlib.asynccontextmanager
-async def _locked(vm: str, action: Action) -> AsyncIterator[VmPaths]:
+async def _locked(
+    vm: str, action: Action, *, damaged_too: bool = False
+) -> AsyncIterator[VmPaths]:
+    """With ``damaged_too`` a note that makes no sense is still there in the block."""
     with locked(vm, action) as paths:
-        await _settle(paths)
+        try:
+            await _settle(paths)
+        except DamagedFile:
+            if not damaged_too:
+                raise
         yield paths
 
 
 async def _settle(paths: VmPaths) -> None:
     """Ends what was begun: what is not written down was not made, and a load that
     QEMU has begun is finished."""
-    if not paths.snapshotting.exists():
+    begun = to_settle(paths)
+    if begun is None:
         return
-    mark = under_way(paths)
-    if mark is not None:
-        records = Records.read(paths.snapshots)
-        if mark.what == "load":
-            await _finish(paths, mark, records)
-        if mark.what == "apply":
-            await _take_back(paths, mark.name)
-        if mark.what == "remove" or (
-            mark.what == "create" and mark.name not in records.entries
-        ):
-            await _delete(paths, mark.name)
-            if mark.name in records.entries:
-                records.removed(mark.name).write(paths.snapshots)
+    mark, records = begun
+    if mark.what == "load":
+        await _finish(paths, mark, records)
+    if mark.what == "apply":
+        await _take_back(paths, mark.name)
+    if mark.what == "remove" or (
+        mark.what == "create" and mark.name not in records.entries
+    ):
+        await _delete(paths, mark.name)
+        if mark.name in records.entries:
+            records.removed(mark.name).write(paths.snapshots)
     ended(paths)
 
 
@@ -169,6 +181,9 @@ async def _apply(paths: VmPaths, entry: Entry, disks: Sequence[Carrier]) -> None
 
     What they hold is kept until all of them are there.
     """
+    for disk in disks:
+        if GUARD in disk.tags:  # of another one, of which nobody knows how it ended
+            await snapshot_delete(disk.path, GUARD)
     UnderWay(what="apply", name=entry.name).begin(paths)
     try:
         for disk in disks:

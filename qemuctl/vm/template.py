@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -30,8 +29,10 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter
 
-from qemuctl.errors import SpecError, TemplateError
+from qemuctl import durable
+from qemuctl.errors import QemuctlError, SpecError, TemplateError
 from qemuctl.image.digests import Stamp, compute
+from qemuctl.paths import cached_templates_dir
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, parse_spec
 from qemuctl.thread import Tick
@@ -191,12 +192,13 @@ class Template:
             for name, kept in self.files.items()
         }
         fresh = replace(self, boot=boot_id(), files=files)
-        with contextlib.suppress(OSError, TemplateError):  # else they are read again
+        with contextlib.suppress(OSError, QemuctlError):  # else they are read again
             fresh.update()
         return fresh
 
     def distrust(self) -> None:
-        """Has whoever uses it next read its files through. Raises OSError."""
+        """Has whoever uses it next read its files through. Raises OSError or
+        HostError."""
         replace(self, boot="").update()
 
     def update(self) -> None:
@@ -222,9 +224,11 @@ class Template:
         """Makes it known, as a whole."""
         value = asdict(self)
         del value["folder"]
-        fresh = self.folder / f".{FILE}.{secrets.token_hex(4)}.new"
-        fresh.write_text(json.dumps({"format": _FORMAT} | value, indent=1) + "\n")
-        fresh.replace(self.folder / FILE)
+        # One that is made again by itself may be lost.
+        named = self.folder.parent != cached_templates_dir()
+        durable.write_json(
+            self.folder / FILE, {"format": _FORMAT} | value, durable=named
+        )
 
 
 def read_template(folder: Path) -> Template | None:

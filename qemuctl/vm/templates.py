@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
+from qemuctl.durable import sync, sync_tree
 from qemuctl.errors import TemplateError
 from qemuctl.image import build_tiny
 from qemuctl.paths import PoolPaths, cached_templates_dir, private_dir, templates_dir
@@ -262,6 +263,9 @@ async def _make(
         )
         files = await in_thread(partial(kept_files, content))
         template = _described(folder, id_, making, key, frozen, files)
+        if folder.parent == templates_dir():  # else it is made again where it is lost
+            await in_thread(partial(sync_tree, folder))
+            sync(folder.parent)
         template.write()
     except BaseException:
         shutil.rmtree(content, ignore_errors=True)

@@ -15,7 +15,7 @@ from qemuctl.image.chain import DEEPEST, backing_path
 from qemuctl.image.qcow2 import is_qcow2, read_header
 from qemuctl.image.trust import of_template
 from qemuctl.paths import VmPaths, images_dir, kept_dir, templates_dir, vms_dir
-from qemuctl.process import held
+from qemuctl.process import runs
 from qemuctl.spec import Disk, Spec, load_spec
 from qemuctl.vm.definitions import names
 from qemuctl.vm.record import Record
@@ -38,7 +38,7 @@ def opened() -> Iterator[Opened]:
     come and go while a VM runs, and each has others below it."""
     for name in names():
         paths = VmPaths.of(name)
-        is_on = held(paths.lock) and not paths.busy.exists()
+        is_on = runs(paths.lock)
         record = Record.read(paths.record) if is_on else None
         if record is not None:
             yield from _descriptors(name, record.qemu.pid)

@@ -84,7 +84,7 @@ SAVE = (
     "rename saved.state", "qmp quit",
 )  # fmt: skip
 START = (
-    "make started.yaml", "start sh shepherd.sh", "rename process.json",
+    "rename started.yaml", "start sh shepherd.sh", "rename process.json",
     "qmp migrate-incoming", "qmp cont", "remove saved.state",
 )  # fmt: skip
 # In the others no QEMU is there yet, or the one before is.

@@ -18,7 +18,7 @@ MAKE = ("run", "tiny", "--memory", "160M", "--", "echo", "works")
 # What changes something before the guest boots, and once it is ready.
 STEPS = (
     "make .*.lock", "start sh undertaker.sh", "mkdir template-*", "make vm.yaml",
-    "make started.yaml", "make launch.sh", "start sh shepherd.sh",
+    "rename started.yaml", "make launch.sh", "start sh shepherd.sh",
     "rename process.json", "qmp cont", "qmp migrate",
     "rename template.json",
 )  # fmt: skip

@@ -249,6 +249,31 @@ def test_a_load_that_qemu_did_not_finish_is_finished_by_the_next_start(
     assert not under_way(here, "cold")
 
 
+def test_a_note_that_makes_no_sense_is_refused_with_what_to_do(
+    here: Home, torn: Path
+) -> None:
+    note = torn / "snapshotting.json"
+    note.write_bytes(b"")  # as a power cut leaves it
+    for command in (["start", "cold", "--paused"], ["snapshot", "create", "cold", "x"]):
+        words = here.words(*command, check=1)
+        assert f"{note} makes no sense" in words
+        assert "qemuctl snapshot revert cold SNAP" in words
+        assert "qemuctl start cold --fresh" in words
+    shown = here.run("snapshot", "ls", "cold")
+    assert b"later" in shown.stdout
+    assert b"qemuctl start cold --fresh" in shown.stderr
+    assert [first(torn, 0), first(torn, 1)] == [1, 2]
+    # What it names works: all disks are of one time, and the RAM is.
+    here.run("snapshot", "revert", "cold", "then")
+    assert state(here) == "paused"
+    here.run("kill", "cold")
+    assert [first(torn, 0), first(torn, 1)] == [1, 1]
+    note.write_bytes(b"")
+    here.run("start", "cold", "--paused", "--fresh")
+    here.run("kill", "cold")
+    assert names(here, "cold") == ["then", "later"]
+
+
 def test_what_a_guest_wrote_after_a_load_stays(here: Home, torn: Path) -> None:
     disk(torn, 0, "write -P 2 0 512")
     loading(torn, "RESUME")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from qemuctl.paths import VmPaths, images_dir
 from qemuctl.spec import CloudInit, Disk, Spec, load_spec
 from qemuctl.vm import definitions
 from qemuctl.vm.clone import clone
-from qemuctl.vm.disks import check_disks_kept, check_media, disk_files, make_disks
+from qemuctl.vm.disks import (
+    check_disks_kept,
+    check_media,
+    disk_files,
+    make_disks,
+    make_seed,
+)
 from qemuctl.vm.resolve import image_of, resolved
 from qemuctl.vm.users import check_not_written, needing
 from tests.unit.disk_images import MIB, qcow2, raw
@@ -152,3 +159,18 @@ def test_tiny_has_no_cloud_init() -> None:
     spec = Spec(name="x", image="tiny", cloud_init=CloudInit(user="me"))
     with pytest.raises(SpecError, match="tiny has no cloud-init"):
         resolved(spec, VmPaths.of("x"), None)
+
+
+def test_an_edit_counts_also_where_the_clock_was_set_back() -> None:
+    web = add_vm("web", cloud_init=CloudInit(hostname="one"))
+    image = image_of(definitions.load("web"))
+    made = web.seed.stat()
+    make_seed(definitions.load("web"), web, image)
+    assert web.seed.stat() == made
+    text = web.spec.read_text()
+    definitions.replace("web", text.replace("hostname: one", "hostname: two"))
+    os.utime(web.spec, (1000, 1000))
+    for _ in range(2):
+        make_seed(definitions.load("web"), web, image)
+        assert b"hostname: two" in web.seed.read_bytes()
+    assert web.seed.stat().st_mtime == 1000

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qemuctl.process import held, take
+from qemuctl.process import at_work, held, runs, take
 
 
 @pytest.fixture
@@ -53,6 +53,21 @@ def test_asking_neither_takes_it_nor_lets_it_go(path: Path) -> None:
     assert held(path)
     assert take(path) is None
     os.close(fd)
+
+
+def test_a_command_at_work_is_told_from_a_vm(path: Path) -> None:
+    assert not runs(path)
+    assert not at_work(path)
+    for to_work in (True, False):
+        fd = take(path, to_work=to_work)
+        assert fd is not None
+        assert held(path)
+        assert at_work(path) == to_work
+        assert runs(path) != to_work
+        assert take(path) is None
+        assert take(path, to_work=True) is None
+        os.close(fd)
+    assert not held(path)
 
 
 def test_only_its_owner_can_open_it(path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemuctl.errors import HostError, UsageError
+from qemuctl.errors import DamagedFile, HostError, UsageError
 from qemuctl.paths import VmPaths
 from qemuctl.vm.snapshot_records import (
     GUARD,
@@ -199,7 +199,8 @@ def test_what_is_under_way_is_known_until_it_has_ended(tmp_path: Path) -> None:
     mark.begin(paths)
     assert under_way(paths) == mark
     paths.snapshotting.write_text("{")
-    assert under_way(paths) is None
+    with pytest.raises(DamagedFile, match="makes no sense"):
+        under_way(paths)
     ended(paths)
     ended(paths)
     assert not paths.snapshotting.exists()

@@ -216,7 +216,7 @@ def test_content_and_name_are_on_the_disk_before_and_after(
 ) -> None:
     order: list[str] = []
     settle = whole_module._settle
-    monkeypatch.setattr(whole_module, "_sync", lambda path: order.append(path.name))
+    monkeypatch.setattr(whole_module, "sync", lambda path: order.append(path.name))
 
     def settling(*arguments: Any) -> None:
         order.append("settle")
