@@ -37,7 +37,7 @@ def gc(
     from qemuctl.image import store
     from qemuctl.migration import arrivals
     from qemuctl.vm import templates
-    from qemuctl.vm.definitions import clear, leftovers
+    from qemuctl.vm.definitions import clear, clear_run_homes, leftovers
 
     found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
     found += arrivals.leftovers()
@@ -45,6 +45,8 @@ def gc(
         kept = clear(path)
         if kept is not None:
             note(f"kept the disks of a VM that was being removed: {kept}")
+    if not dry_run:
+        clear_run_homes()
     if json:
         print_json([str(path) for path in found])
         return

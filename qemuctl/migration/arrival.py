@@ -168,7 +168,7 @@ def _find(token: str) -> VmPaths | None:
         found = Mark.read(paths)
         if found is not None and found.token == token:
             record = Record.read(paths.record)
-            return VmPaths(paths.state, Path(record.run)) if record else paths
+            return paths.ran_in(Path(record.run)) if record else paths
     return None
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from qemuctl.errors import QemuctlError
 from qemuctl.migration.channel import PROTOCOL, Channel, ChannelLost
 from qemuctl.migration.destination import Destination
-from qemuctl.paths import private_dir, run_home
+from qemuctl.paths import made_run_home, private_dir
 from qemuctl.thread import in_full
 
 RECEIVER = "qemuctl"
@@ -157,7 +157,7 @@ async def opened_again(
     destination: Destination, receiver: str = RECEIVER
 ) -> AsyncIterator[Link]:
     """As `opened`, for a VM whose own folders may have gone."""
-    runs = private_dir(run_home())
+    runs = made_run_home()
     with tempfile.TemporaryDirectory(prefix="move-", dir=runs) as folder:
         async with opened(destination, Path(folder) / "s", receiver) as link:
             yield link

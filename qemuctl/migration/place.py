@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from pathlib import Path
 
+from qemuctl.home_id import made_id
 from qemuctl.paths import private_dir, state_home, vms_dir
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -14,10 +13,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 def home_id() -> str:
     """What tells this home from all others, for good: made when it is first asked
     for."""
-    path = private_dir(state_home()) / "id"
-    with contextlib.suppress(FileExistsError), path.open("x") as file:
-        file.write(f"{secrets.token_hex(16)}\n")
-    return path.read_text().strip()
+    return made_id(private_dir(state_home()))
 
 
 def host() -> str:

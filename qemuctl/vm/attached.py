@@ -91,9 +91,9 @@ async def begin(
     ``furnish`` puts files into its new folder. Raises SpecError, HostError,
     ImageError, LaunchError or NameInUse, and leaves nothing then.
     """
+    private_dir(vms_dir())
     paths = VmPaths.of(name)
     paths.check_sockets()
-    private_dir(vms_dir())
     # The undertaker is there before the first file is.
     undertaker = bury(paths.state, paths.run)
     try:

@@ -49,7 +49,7 @@ def find(name: str) -> VmPaths:
         raise NotFound(name, hint=f"did you mean {close[0]}?" if close else None)
     record = Record.read(paths.record)
     if record is not None and held(paths.lock):
-        return VmPaths(paths.state, Path(record.run))
+        return paths.ran_in(Path(record.run))
     return paths
 
 
@@ -91,12 +91,13 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
     """
     from qemuctl.spec import dump
 
+    private_dir(vms_dir())
     paths = VmPaths.of(spec.name)
     if paths.state.exists():
         raise name_in_use(spec.name)
     # Another task of this process may be making one of the same name.
     unique = f".new-{spec.name}-{secrets.token_hex(4)}-{os.getpid()}"
-    fresh = private_dir(vms_dir()) / unique
+    fresh = vms_dir() / unique
     fresh.mkdir(mode=0o700)
     try:
         (fresh / paths.spec.name).write_text(text if text is not None else dump(spec))
@@ -278,12 +279,42 @@ def clear(path: Path) -> Path | None:
     Disks that were to be kept are moved to the folder that is returned.
     """
     kept = None
+    if path.parent == run_home():
+        _clear_run(VmPaths.of(path.name))
+        return None
     if (path / _KEEP).exists():
         kept = _keep(path)
     if path.is_file():
         path.unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
     return kept
+
+
+def _clear_run(paths: VmPaths) -> None:
+    """Removes a run folder, unless its VM has been started meanwhile."""
+    lock = None
+    if paths.state.exists():
+        with contextlib.suppress(OSError):
+            lock = take(paths.lock)
+        if lock is None:
+            return
+    try:
+        shutil.rmtree(paths.run, ignore_errors=True)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def clear_run_homes() -> list[Path]:
+    """Removes the empty run folders of all homes: one that is in use is not empty, and
+    one that is needed again is made again."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(run_home().parent):
+            with contextlib.suppress(OSError):  # most often: it is not empty
+                os.rmdir(entry.path)  # noqa: PTH106 (of a DirEntry)
+                found.append(Path(entry.path))
+    return found
 
 
 def _refuse_needed(paths: VmPaths, action: Action) -> None:
@@ -346,7 +377,7 @@ def rename(name: str, new: str) -> None:
 
 def leftovers() -> list[Path]:
     """What crashes left behind: throwaway VMs without a process, half-made or
-    half-removed folders, and run folders that belong to nobody."""
+    half-removed folders, and this home's run folders that no VM uses."""
     found: list[Path] = []
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(vms_dir()):

@@ -284,9 +284,17 @@ def test_a_vm_that_somebody_removes_at_the_same_time_is_not_found(
 def test_a_vm_that_is_on_is_found_where_it_was_started(
     locked: VmPaths, tmp_path: Path
 ) -> None:
-    elsewhere = tmp_path / "another login"
+    elsewhere = tmp_path / "another login" / locked.run.parent.name / "web"
     record(elsewhere).write(locked.record)
     assert definitions.find("web") == replace(locked, run=elsewhere)
+
+
+def test_a_run_folder_of_another_home_is_not_believed_of_a_copied_record(
+    locked: VmPaths, tmp_path: Path
+) -> None:
+    record(locked.run.with_name("other") / "web").write(locked.record)
+    record(locked.run.parent.with_name("other") / "web").write(locked.record)
+    assert definitions.find("web") == locked
 
 
 def test_a_vm_that_is_off_is_found_where_it_would_start(
