@@ -37,7 +37,8 @@ def gc(
     from qemuctl.image import store
     from qemuctl.migration import arrivals
     from qemuctl.vm import templates
-    from qemuctl.vm.definitions import clear, clear_run_homes, leftovers
+    from qemuctl.vm.definitions import clear, leftovers
+    from qemuctl.vm.run_folders import clear_run_homes
 
     found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
     found += arrivals.leftovers()

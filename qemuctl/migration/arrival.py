@@ -38,10 +38,11 @@ from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
 from qemuctl.qmp.net import forward_problem, hostfwd_add
 from qemuctl.spec import Forward
 from qemuctl.vm.attach import attach
-from qemuctl.vm.definitions import THROWAWAY, load, names, remove
+from qemuctl.vm.definitions import load, names, remove
 from qemuctl.vm.leaving import write_durably
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.nic_state import refresh
+from qemuctl.vm.owner import THROWAWAY
 from qemuctl.vm.record import Record
 from qemuctl.vm.ssh import login_user
 from qemuctl.vm.vm import Vm, agent_port_open

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -23,7 +22,10 @@ from qemuctl.errors import (
 )
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import held, take
+from qemuctl.process.working import all_idle, idle, making, working
+from qemuctl.vm.owner import THROWAWAY, disowned
 from qemuctl.vm.record import Record
+from qemuctl.vm.run_folders import clear_run
 from qemuctl.vm.states import Action, State, require
 
 if TYPE_CHECKING:  # `ls` must not pay for pydantic
@@ -95,11 +97,7 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
     paths = VmPaths.of(spec.name)
     if paths.state.exists():
         raise name_in_use(spec.name)
-    # Another task of this process may be making one of the same name.
-    unique = f".new-{spec.name}-{secrets.token_hex(4)}-{os.getpid()}"
-    fresh = vms_dir() / unique
-    fresh.mkdir(mode=0o700)
-    try:
+    with making(vms_dir(), f".new-{spec.name}-") as fresh:
         (fresh / paths.spec.name).write_text(text if text is not None else dump(spec))
         (fresh / paths.lock.name).touch(0o600)
         yield VmPaths(fresh, paths.run)
@@ -110,8 +108,6 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
             if paths.state.exists():
                 raise name_in_use(spec.name) from error
             raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def name_in_use(name: str) -> NameInUse:
@@ -137,13 +133,8 @@ def writing(name: str) -> Iterator[Path]:
     """The file of a VM's spec, which nobody else changes for the block; a short one,
     for others stand still meanwhile. Raises NotFound."""
     paths = find(name)
-    # The folder itself is the lock: no file of ours is left in it.
-    fd = os.open(paths.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with working(paths.state):
         yield paths.spec
-    finally:
-        os.close(fd)
 
 
 def write(path: Path, text: str) -> None:
@@ -267,54 +258,35 @@ def remove_locked(paths: VmPaths, *, keep_disks: bool = False) -> Path | None:
     if keep_disks and paths.disks.exists():
         (paths.state / _KEEP).touch()
     # Out of sight first: a removal that is cut short leaves no half VM.
-    doomed = vms_dir() / f".removed-{paths.name}-{os.getpid()}"
-    paths.state.rename(doomed)
-    shutil.rmtree(paths.run, ignore_errors=True)
-    return clear(doomed)
+    doomed = vms_dir() / f".removed-{paths.name}-{secrets.token_hex(4)}"
+    with working(paths.state):  # `gc` leaves it to us
+        paths.state.rename(doomed)
+        shutil.rmtree(paths.run, ignore_errors=True)
+        return _clear(doomed)
 
 
 def clear(path: Path) -> Path | None:
-    """Removes what `leftovers` found, or a VM that is out of sight.
+    """Removes what `leftovers` found, unless somebody is at work there by now.
 
-    Disks that were to be kept are moved to the folder that is returned.
+    Disks of a VM that were to be kept are moved to the folder that is returned.
     """
-    kept = None
     if path.parent == run_home():
-        _clear_run(VmPaths.of(path.name))
+        clear_run(VmPaths.of(path.name))
         return None
-    if (path / _KEEP).exists():
-        kept = _keep(path)
     if path.is_file():
         path.unlink(missing_ok=True)
+        return None
+    with idle(path) as free, disowned(path) as abandoned:
+        on = held(VmPaths(path, path).lock)
+        return _clear(path) if free and abandoned and not on else None
+
+
+def _clear(path: Path) -> Path | None:
+    kept = None
+    if (path / _KEEP).exists():
+        kept = _keep(path)
     shutil.rmtree(path, ignore_errors=True)
     return kept
-
-
-def _clear_run(paths: VmPaths) -> None:
-    """Removes a run folder, unless its VM has been started meanwhile."""
-    lock = None
-    if paths.state.exists():
-        with contextlib.suppress(OSError):
-            lock = take(paths.lock)
-        if lock is None:
-            return
-    try:
-        shutil.rmtree(paths.run, ignore_errors=True)
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def clear_run_homes() -> list[Path]:
-    """Removes the empty run folders of all homes: one that is in use is not empty, and
-    one that is needed again is made again."""
-    found = []
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(run_home().parent):
-            with contextlib.suppress(OSError):  # most often: it is not empty
-                os.rmdir(entry.path)  # noqa: PTH106 (of a DirEntry)
-                found.append(Path(entry.path))
-    return found
 
 
 def _refuse_needed(paths: VmPaths, action: Action) -> None:
@@ -380,36 +352,26 @@ def leftovers() -> list[Path]:
     half-removed folders, and this home's run folders that no VM uses."""
     found: list[Path] = []
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(vms_dir()):
+        for entry in vms_dir().iterdir():
             if entry.name.startswith((".new-", ".removed-")):
-                pid = entry.name.rpartition("-")[2]
-                if not Path(f"/proc/{pid}").exists():
-                    found.append(Path(entry.path))
+                found += all_idle([entry])
             elif _abandoned(VmPaths.of(entry.name)):
-                found.append(Path(entry.path))
+                found.append(entry)
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(run_home()):
-            paths = VmPaths.of(entry.name)
-            if not entry.is_dir():
-                continue
-            if not held(paths.lock):
-                found.append(paths.run)
+        for folder in run_home().iterdir():
+            paths = VmPaths.of(folder.name)
+            if folder.is_dir() and not held(paths.lock):
+                found.append(folder)
     return found
 
 
 def _abandoned(paths: VmPaths) -> bool:
     """Whether a throwaway VM has lost its process and its owner."""
-    if held(paths.lock):
+    if held(paths.lock) or not (paths.state / THROWAWAY).exists():
         return False
-    marker = paths.state / THROWAWAY
-    if not marker.exists():
-        return False
-    with contextlib.suppress(OSError, ValueError):
-        return not Path(f"/proc/{int(marker.read_text())}").exists()
-    return True
+    with disowned(paths.state) as abandoned:
+        return abandoned
 
 
 # A file in the folder of a VM whose disks are to stay when it is removed.
 _KEEP = "keep-disks"
-# A file in the folder of a throwaway VM; it holds the owner's pid.
-THROWAWAY = "throwaway"
