@@ -122,7 +122,8 @@ async def opened(
 
     Raises QemuctlError with the reason where nobody is there, or an older one.
     """
-    if destination.home is not None:
+    # A folder that exists is its user's, as it is.
+    if destination.home is not None and not destination.home.exists():
         private_dir(destination.home)
     private_dir(folder)
     if destination.home is not None:
@@ -165,9 +166,10 @@ async def opened_again(
 
 def _child(home: Path) -> list[str]:
     root = Path(__file__).parents[2]
-    setting = f"QEMUCTL_HOME={home}"
+    # It was not started by ssh, whoever started us.
+    setting = ["-u", "SSH_CONNECTION", f"QEMUCTL_HOME={home}"]
     program = [sys.executable, "-P", "-c", _PROGRAM, str(root), "migrate-receive"]
-    return ["/usr/bin/env", setting, *program]
+    return ["/usr/bin/env", *setting, *program]
 
 
 def _ssh(destination: Destination, folder: Path) -> list[str]:
