@@ -51,8 +51,20 @@ def find(name: str) -> VmPaths:
         raise NotFound(name, hint=f"did you mean {close[0]}?" if close else None)
     record = Record.read(paths.record)
     if record is not None and held(paths.lock):
-        return paths.ran_in(Path(record.run))
+        return paths.ran_in(_run_folder(record))
     return paths
+
+
+def _run_folder(record: Record) -> Path:
+    """Where the sockets of a VM that is on are: where its QEMU sees them, if that has
+    another ``/tmp`` than we (proc_pid_root(5))."""
+    run = Path(record.run)
+    there = Path(f"/proc/{record.qemu.pid}/root") / run.relative_to("/")
+    # Not Path.is_dir, which raises where a folder does not let us in.
+    seen = os.path.isdir(run)  # noqa: PTH112
+    if not seen and record.qemu.alive() and os.path.isdir(there):  # noqa: PTH112
+        return there
+    return run
 
 
 def _exists(paths: VmPaths, name: str) -> bool:
@@ -349,7 +361,8 @@ def rename(name: str, new: str) -> None:
 
 def leftovers() -> list[Path]:
     """What crashes left behind: throwaway VMs without a process, half-made or
-    half-removed folders, and this home's run folders that no VM uses."""
+    half-removed folders, those of editors, and this home's run folders that no VM
+    uses."""
     found: list[Path] = []
     with contextlib.suppress(FileNotFoundError):
         for entry in vms_dir().iterdir():
@@ -357,6 +370,8 @@ def leftovers() -> list[Path]:
                 found += all_idle([entry])
             elif _abandoned(VmPaths.of(entry.name)):
                 found.append(entry)
+            else:
+                found += all_idle(entry.glob(f"{EDITING}*"))
     with contextlib.suppress(FileNotFoundError):
         for folder in run_home().iterdir():
             paths = VmPaths.of(folder.name)
@@ -373,5 +388,7 @@ def _abandoned(paths: VmPaths) -> bool:
         return abandoned
 
 
+# How a folder begins that is in a VM's, and has its spec in an editor.
+EDITING = ".edit-"
 # A file in the folder of a VM whose disks are to stay when it is removed.
 _KEEP = "keep-disks"
