@@ -131,6 +131,11 @@ class VmPaths:
         return self.state / "vm.yaml"
 
     @property
+    def rejected(self) -> Path:
+        """The text of the last edit that was not taken, in a folder of its own."""
+        return self.state / "rejected"
+
+    @property
     def lock(self) -> Path:
         """Locked by QEMU's own process tree for as long as it lives."""
         return self.state / "lock"
