@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,19 +17,19 @@ THROWAWAY = "throwaway"
 
 def own(paths: VmPaths) -> int:
     """Makes the caller an owner of a throwaway VM, until it closes the descriptor that
-    is returned, or ends. A VM that is handed over has two for a moment."""
+    is returned, or ends. A VM that is handed over has two for a moment.
+
+    The file says for people who it is, by its pid.
+    """
     marker = paths.state / THROWAWAY
-    fresh = marker.with_name(f"{THROWAWAY}.{secrets.token_hex(4)}")
+    fd = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # Where it is found, it is locked.
-        if not marker.exists():
-            fresh.touch(0o600)
-        fd = os.open(fresh if fresh.exists() else marker, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_SH)
-        if fresh.exists():
-            fresh.replace(marker)
-    finally:
-        fresh.unlink(missing_ok=True)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -43,4 +42,5 @@ def disowned(state: Path) -> Iterator[bool]:
         yield True
         return
     with free_now(marker) as free:
-        yield free
+        # Whoever makes the file has not yet locked it as long as it is empty.
+        yield free and marker.stat().st_size > 0
