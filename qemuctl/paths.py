@@ -9,11 +9,14 @@ so that two homes on a host know nothing of each other.
 from __future__ import annotations
 
 import os
-import stat
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import HostError
+from qemuctl.folders import blocking_folder as blocking_folder
+from qemuctl.folders import private_dir as private_dir
+from qemuctl.home_id import run_name
 
 # struct sockaddr_un holds 108 bytes, the closing NUL among them.
 SOCKET_PATH_MAX = 107
@@ -74,8 +77,9 @@ def run_home() -> Path:
 
     Not in ``/run/user``, though that is where the variable usually points:
     logind removes it when its user logs out, and a VM that goes on would lose
-    its sockets. Each state folder has a run folder of its own; that of another
-    than the usual is named by a hash, for the path of a socket must stay short.
+    its sockets. Each state folder has a run folder of its own, also where several
+    have the same path, in containers that share ``/tmp``: `run_name`. Nothing may be
+    made in it before there is a state folder.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
@@ -83,71 +87,13 @@ def run_home() -> Path:
         given = Path(runtime)
         base = given / "qemuctl" if os.access(given, os.W_OK | os.X_OK) else base
     state = state_home()
-    if state == Path.home() / ".local/state/qemuctl":
-        return base / "home"
-    import hashlib  # a few milliseconds that the usual home does not need
-
-    return base / hashlib.sha256(os.fsencode(state)).hexdigest()[:8]
+    return base / (run_name(state) or f"new-{zlib.crc32(os.fsencode(state)):08x}")
 
 
-def private_dir(path: Path) -> Path:
-    """Makes a folder that only its owner may enter, parents included.
-
-    Raises HostError when it exists and belongs to somebody else: below
-    ``/tmp`` anyone may have made it first, or a folder on the way to it.
-    """
-    try:
-        _refuse_planted(path)
-        # mkdir's own way to make parents does not give them the mode.
-        if not path.parent.exists():
-            private_dir(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        status = path.lstat()
-        # A link of one's own, as to a larger disk, is as good as a folder.
-        if stat.S_ISLNK(status.st_mode) and status.st_uid == os.getuid():
-            status = path.stat()
-    except OSError as error:
-        raise HostError(
-            f"cannot make the folder {path}: {error.strerror}",
-            hint=blocking_folder(path),
-        ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise _not_yours(path)
-    if status.st_mode & 0o077:
-        path.chmod(0o700)
-    return path
-
-
-def _refuse_planted(path: Path) -> None:
-    """Raises HostError when a stranger's folder in a shared one (sticky, as
-    ``/tmp``) is on the way: its owner could exchange what is below it."""
-    for folder in path.absolute().parents:
-        if folder.parent.exists() and folder.parent.stat().st_mode & stat.S_ISVTX:
-            try:
-                owner = folder.lstat().st_uid
-            except FileNotFoundError:
-                continue
-            if owner not in (0, os.getuid()):
-                raise _not_yours(folder)
-
-
-def _not_yours(path: Path) -> HostError:
-    return HostError(
-        f"not a folder of yours: {path}",
-        hint="set QEMUCTL_HOME or XDG_RUNTIME_DIR to a folder of your own",
-    )
-
-
-def blocking_folder(path: Path) -> str | None:
-    """Names the first folder on the way to ``path`` that bars the caller."""
-    for folder in reversed(path.absolute().parents):
-        if not folder.exists():
-            return f"the folder does not exist: {folder}"
-        if not folder.is_dir():
-            return f"not a folder: {folder}"
-        if not os.access(folder, os.X_OK):
-            return f"the folder does not let you in: {folder}"
-    return None
+def made_run_home() -> Path:
+    """`run_home`, which exists then. Raises HostError where it cannot be made."""
+    private_dir(state_home())
+    return private_dir(run_home())
 
 
 @dataclass(frozen=True)
@@ -165,6 +111,16 @@ class VmPaths:
         """The paths of the VM called ``name`` in the current home."""
         return cls(state=vms_dir() / name, run=run_home() / name)
 
+    def ran_in(self, run: Path) -> VmPaths:
+        """The paths of a VM whose record names this run folder: another login may
+        have another ``XDG_RUNTIME_DIR``. A folder that is not this home's, as the
+        record of a copied home names it, is another VM's, and left aside."""
+        return (
+            VmPaths(self.state, run)
+            if run.parent.name == self.run.parent.name
+            else self
+        )
+
     @property
     def name(self) -> str:
         return self.state.name
@@ -173,6 +129,11 @@ class VmPaths:
     def spec(self) -> Path:
         """The spec, as its user wrote it."""
         return self.state / "vm.yaml"
+
+    @property
+    def rejected(self) -> Path:
+        """The text of the last edit that was not taken, in a folder of its own."""
+        return self.state / "rejected"
 
     @property
     def lock(self) -> Path:

@@ -81,9 +81,9 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """An empty home of this test alone."""
     path = tmp_path / "home"
     monkeypatch.setenv("QEMUCTL_HOME", str(path))
-    run = paths.run_home()  # a test may move the home again
     yield path
-    shutil.rmtree(run, ignore_errors=True)
+    monkeypatch.setenv("QEMUCTL_HOME", str(path))  # a test may move the home again
+    shutil.rmtree(paths.run_home(), ignore_errors=True)
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def gc(
     from qemuctl.migration import arrivals
     from qemuctl.vm import templates
     from qemuctl.vm.definitions import clear, leftovers
+    from qemuctl.vm.run_folders import clear_run_homes
 
     found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
     found += arrivals.leftovers()
@@ -45,6 +46,8 @@ def gc(
         kept = clear(path)
         if kept is not None:
             note(f"kept the disks of a VM that was being removed: {kept}")
+    if not dry_run:
+        clear_run_homes()
     if json:
         print_json([str(path) for path in found])
         return

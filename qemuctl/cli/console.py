@@ -25,9 +25,12 @@ async def _console(name: str) -> None:
         require(Action.CONSOLE, await vm.state(), name)
         await vm.close()
         if not vm.paths.serial_socket.exists():
-            raise StateError(
-                f"open the console of {name}", "on", "it has no serial port"
+            socket = vm.paths.serial_socket
+            has_port = any(socket.name in word for word in vm.record.argv)
+            reason = (
+                f"its socket is gone: {socket}" if has_port else "it has no serial port"
             )
+            raise StateError(f"open the console of {name}", "on", reason)
         reader, writer = await terminal.connect(vm.paths.serial_socket)
         if sys.stdin is not None and sys.stdin.isatty():
             note(f"connected to {name}; Ctrl-] leaves, Enter wakes a quiet shell")

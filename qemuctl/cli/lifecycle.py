@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +14,10 @@ from qemuctl.cli import flags
 from qemuctl.cli.app import Name, Names, command, complete_images
 from qemuctl.cli.output import note
 from qemuctl.cli.running import for_each, run_async
-from qemuctl.errors import HostError, QemuctlError, StateError
+from qemuctl.errors import HostError, NotFound, QemuctlError, StateError
 
 if TYPE_CHECKING:
+    from qemuctl.paths import VmPaths
     from qemuctl.spec import Spec
 
 
@@ -68,6 +68,7 @@ async def _create(spec: Spec, text: str | None) -> None:
 @command("edit", example="EDITOR=nano qemuctl edit web")
 def edit(name: Name) -> None:
     """Edit a VM's spec in $VISUAL or $EDITOR; a wrong one is not taken."""
+    from qemuctl.paths import private_dir
     from qemuctl.process import held
     from qemuctl.spec import load_spec, parse_spec
     from qemuctl.vm import definitions
@@ -77,7 +78,7 @@ def edit(name: Name) -> None:
 
     paths = definitions.find(name)
     before = paths.spec.read_text()
-    after = _edited(before, f"{name}.yaml")
+    after = _edited(before, paths)
     if after == before:
         note("nothing changed")
         return
@@ -94,17 +95,21 @@ def edit(name: Name) -> None:
         draft(spec, paths)
         definitions.replace(name, after, expected=before)
     except QemuctlError as error:
-        kept = Path(tempfile.mkdtemp(prefix="qemuctl-")) / f"{name}.yaml"
+        kept = private_dir(paths.rejected) / f"{name}.yaml"
         kept.write_text(after)
         error.hint = "\n".join(filter(None, [error.hint, f"your text is kept: {kept}"]))
         raise
+    shutil.rmtree(paths.rejected, ignore_errors=True)
     note(f"changed {name}" + (", from its next start" if held(paths.lock) else ""))
 
 
-def _edited(text: str, name: str) -> str:
+def _edited(text: str, paths: VmPaths) -> str:
+    from qemuctl.process.working import making
+    from qemuctl.vm.definitions import EDITING
+
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    with tempfile.TemporaryDirectory(prefix="qemuctl-") as folder:
-        path = Path(folder) / name
+    with making(paths.state, EDITING) as folder:
+        path = folder / f"{paths.name}.yaml"
         path.write_text(text)
         try:
             done = subprocess.run([*shlex.split(editor), str(path)], check=False)
@@ -116,7 +121,10 @@ def _edited(text: str, name: str) -> str:
             raise HostError(
                 f"the editor failed with status {done.returncode}: {editor}"
             )
-        return path.read_text()
+        try:
+            return path.read_text()
+        except FileNotFoundError as error:  # removed or renamed meanwhile
+            raise NotFound(paths.name) from error
 
 
 @command("rename", example="qemuctl rename web www")

@@ -132,6 +132,7 @@ async def _free_ports(paths: VmPaths, record: Record, state: State) -> int | Non
         State.STARTING,
         State.STOPPING,
         State.UNRESPONSIVE,
+        State.UNREACHABLE,
         State.SNAPSHOTTING,
     ):
         return None
@@ -156,7 +157,9 @@ async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
     if state in (State.STARTING, State.STOPPING):
         return {"differences": None}
     unknown = "QEMU does not answer"
-    if state not in (State.UNRESPONSIVE, State.SNAPSHOTTING):
+    if state is State.UNREACHABLE:
+        unknown = "its sockets cannot be seen from here"
+    elif state not in (State.UNRESPONSIVE, State.SNAPSHOTTING):
         try:
             async with asyncio.timeout(1.0):
                 found = await differences(paths.name)

@@ -89,6 +89,12 @@ def migrate(
     it is gone. ssh is your own, with its configuration, and needs qemuctl on the
     other host. At every moment one copy runs: whatever fails or is interrupted, the
     guest goes on here, or `migrate-recover` finds out where it is.
+
+    With --tls, DIR has, here, ca-cert.pem, client-cert.pem and client-key.pem, and
+    there, at the same path, ca-cert.pem, server-cert.pem and server-key.pem. The
+    server's certificate is for the host as it is named here; of all clients that
+    the authority has signed, only the one with the common name (CN) of
+    client-cert.pem is let in, at the address that ssh has come to.
     """
     options = _options(
         new_name, bandwidth, downtime, copy_storage, postcopy, multifd, compress,

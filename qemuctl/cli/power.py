@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HOW = {
     "agent": "its guest shut down (agent)",
     "acpi": "its guest shut down (power button)",
+    "ssh": "its guest shut down (ssh)",
     "quit": "ended by QMP quit",
     "term": "ended by SIGTERM",
     "kill": "ended by SIGKILL",
@@ -156,6 +157,11 @@ def _say_stopped(name: str, report: StopReport | None) -> None:
         note(f"{name} is off already")
     else:
         note(f"stopped {name} in {report.seconds:.1f} s: {_HOW[report.step]}")
+        if report.unreachable and report.step != "ssh":
+            note(
+                f"its sockets could not be seen from here, so the guest of {name} was "
+                "not asked: another /tmp, or one that was cleaned"
+            )
 
 
 @command("pause", example="qemuctl pause web")

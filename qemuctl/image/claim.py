@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from qemuctl.process.working import try_lock
 from qemuctl.waiting import waiting_for
 
 LOOK_EVERY = 0.1
@@ -29,7 +29,7 @@ async def claimed(
         if waiting is None:
             words = waiting_for(f"another command that has locked {path}")
             stack.enter_context(words)
-        while (fd := _try(path, shared=shared)) is None:
+        while (fd := try_lock(path, shared=shared)) is None:
             if waiting is not None:
                 waiting()
             # The kernel tells nobody when a lock is free, but for a thread that sleeps
@@ -39,31 +39,3 @@ async def claimed(
         yield
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def claimed_now(path: Path) -> Iterator[bool]:
-    """As `claimed`, without waiting: says whether the block has the lock."""
-    fd = _try(path)
-    try:
-        yield fd is not None
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
-def _try(path: Path, *, shared: bool = False) -> int | None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, 0o600)
-    taken = False
-    try:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        # Its last holder may have removed the file that we opened.
-        taken = os.path.samestat(os.fstat(fd), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return None
-    finally:
-        if not taken:
-            os.close(fd)
-    return fd if taken else None

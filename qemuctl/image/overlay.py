@@ -11,7 +11,7 @@ from qemuctl.image import qemu_img
 from qemuctl.image.chain import chain
 from qemuctl.image.locks import check_unused
 from qemuctl.image.qcow2 import is_qcow2, read_header
-from qemuctl.image.whole import whole
+from qemuctl.image.whole import sweep, whole
 from qemuctl.units import format_size
 
 Format = Literal["qcow2", "raw"]
@@ -74,6 +74,7 @@ def freeze(path: Path) -> Path:
             hint="make a full clone, or remove them: qemuctl image snapshot ls",
         )
     if header.untouched and header.backing_file in _bases(path):
+        sweep(path.parent)  # of whoever was killed once it was frozen
         return path.parent / header.backing_file
     if len(chain(path, "qcow2")) > _DEEPEST:
         raise ImageError(

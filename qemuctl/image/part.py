@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import ImageError
-from qemuctl.image.claim import claimed, claimed_now
+from qemuctl.image.claim import claimed
+from qemuctl.process.working import free_now
 from qemuctl.units import MIB
 
 # Written and hashed at once: large enough that a thread's turn costs little,
@@ -278,13 +279,13 @@ def broken(folder: Path) -> dict[Path, list[Path]]:
 def _is_held(lock: Path) -> bool:
     if not lock.exists():
         return False  # to ask by taking it would make it
-    with claimed_now(lock) as free:
+    with free_now(lock) as free:
         return not free
 
 
 def discard(lock: Path) -> bool:
     """Removes what a broken download left; False when somebody has taken it up."""
-    with claimed_now(lock) as free:
+    with free_now(lock) as free:
         if free:
             _remove(lock)
         return free

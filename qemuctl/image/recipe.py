@@ -7,13 +7,11 @@ beside it holds what is known of the image.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from qemuctl.image.qcow2 import read_header
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.image.store import Image
 from qemuctl.paths import cache_home, images_dir, private_dir
+from qemuctl.process.working import making
 from qemuctl.spec import validate_name
 from qemuctl.thread import in_thread
 
@@ -97,7 +96,7 @@ async def build_tiny(
         if not image.present:
             for left in folder.glob(".building-*"):  # of whoever had the lock before
                 shutil.rmtree(left, ignore_errors=True)
-            async with _scratch(folder) as made:
+            with making(folder, ".building-") as made:
                 await _run(TINY, [os.fspath(made), *options], progress)
                 await in_thread(partial(sync_tree, made))
                 move(made, image.folder)
@@ -125,7 +124,7 @@ async def build(
         if name in store.names() and store.find(name).manifest.recipe == hashed:
             return store.find(name)
         for left in store.leftovers():  # a killed build may have filled the disk
-            shutil.rmtree(left, ignore_errors=True)
+            store.discard(left)
         with store.fresh(name) as folder:
             await _run(recipe, [os.fspath(folder), *options], progress)
             disk = folder / "disk.qcow2"
@@ -151,15 +150,6 @@ def check_suite(suite: str) -> str:
             f"not the name of a release: {suite!r}", hint="one is such as trixie"
         )
     return suite
-
-
-@contextlib.asynccontextmanager
-async def _scratch(folder: Path) -> AsyncIterator[Path]:
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 async def _run(recipe: str, arguments: Sequence[str], stages: Stages | None) -> None:

@@ -20,6 +20,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from qemuctl import durable
@@ -28,6 +29,7 @@ from qemuctl.image.manifest import FILE, Manifest, read_manifest, write_manifest
 from qemuctl.image.names import RECIPES, stored
 from qemuctl.image.names import TINY as TINY
 from qemuctl.paths import images_dir, private_dir
+from qemuctl.process.working import all_idle, idle, making
 from qemuctl.spec import validate_name
 from qemuctl.waiting import lock_for_a_moment
 
@@ -117,11 +119,7 @@ def fresh(name: str) -> Iterator[Path]:
     """
     validate_name(name)
     check_free(name)
-    # Another task of this process may be making one of the same name.
-    unique = f".new-{name}-{secrets.token_hex(4)}-{os.getpid()}"
-    folder = private_dir(images_dir()) / unique
-    folder.mkdir(mode=0o700)
-    try:
+    with making(private_dir(images_dir()), f".new-{name}-") as folder:
         yield folder
         for file in folder.iterdir():
             file.chmod(0o444)
@@ -134,8 +132,6 @@ def fresh(name: str) -> Iterator[Path]:
             raise ImageError(
                 f"cannot add the image {name}: {error.strerror}"
             ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(name: str) -> None:
@@ -185,22 +181,26 @@ def remove(name: str) -> None:
     """
     folder = find(name).folder if name == TINY else folder_of(name)
     # Out of sight first: a removal that is cut short leaves no half image.
-    doomed = folder.with_name(f".removed-{name}-{os.getpid()}")
-    try:
-        durable.move(folder, doomed)
-    except FileNotFoundError as error:
-        raise ImageError(f"no such image: {name}") from error
-    shutil.rmtree(doomed)
+    doomed = folder.with_name(f".removed-{name}-{secrets.token_hex(4)}")
+    with idle(folder):  # `gc` leaves it to us
+        try:
+            durable.move(folder, doomed)
+        except FileNotFoundError as error:
+            raise ImageError(f"no such image: {name}") from error
+        shutil.rmtree(doomed)
 
 
 def leftovers(folder: Path | None = None) -> list[Path]:
     """What crashes left in the store, or in the folder of tiny images: half-made
     and half-removed folders."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(folder or images_dir()):
-            pid = entry.name.rpartition("-")[2]
-            ours = entry.name.startswith((".new-", ".removed-")) and pid.isdigit()
-            if ours and not Path(f"/proc/{pid}").exists():
-                found.append(Path(entry.path))
-    return found
+    where = folder or images_dir()
+    return all_idle(chain(where.glob(".new-*"), where.glob(".removed-*")))
+
+
+def discard(folder: Path) -> bool:
+    """Removes what `leftovers` found, unless somebody is at work there by now; says
+    whether it has."""
+    with idle(folder) as free:
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+        return free

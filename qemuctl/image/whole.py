@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import itertools
 import os
 import re
+import secrets
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from qemuctl.durable import sync
 from qemuctl.errors import ImageError, QemuctlError
 from qemuctl.paths import blocking_folder
-from qemuctl.process import Identity
+from qemuctl.process.working import idle, try_lock
 
-_PREFIX, _SUFFIX = ".qemuctl-", ".new"
-_numbers = itertools.count()
+_PREFIX, _SUFFIX, _LOCK = ".qemuctl-", ".new", ".lock"
+_OURS = re.compile(r"\.qemuctl-[0-9a-f]{16}\.lock")
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -39,9 +38,7 @@ def whole(path: Path, *, replace: bool = False, durable: bool = True) -> Iterato
     """
     path = Path(os.path.realpath(path)) if replace else path.absolute()
     _check_free(path, replace)
-    fresh = _fresh(path.parent)
-    with _removing(fresh), _naming(path, fresh):
-        _check_writable(path, fresh)
+    with _fresh(path.parent, path) as fresh, _removing(fresh), _naming(path, fresh):
         yield fresh
         try:
             if durable:
@@ -60,20 +57,41 @@ def scratch(folder: Path) -> Iterator[Path]:
     What a killed process left is removed by whoever makes the next file or folder
     there. Raises ImageError when it cannot be made.
     """
-    fresh = _fresh(folder)
-    try:
-        fresh.mkdir(mode=0o700)
-    except OSError as error:
-        raise _cannot(folder, error) from error
-    try:
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with _fresh(folder, folder) as fresh:
+        try:
+            fresh.mkdir(mode=0o700)
+        except OSError as error:
+            raise _cannot(folder, error) from error
+        try:
+            yield fresh
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _fresh(folder: Path) -> Path:
+@contextlib.contextmanager
+def _fresh(folder: Path, path: Path) -> Iterator[Path]:
+    """A name that is nobody's in a folder, for the block; beside it is a file whose
+    lock shows to `sweep` that somebody is at work."""
     sweep(folder)
-    return folder / f"{_own_prefix()}{next(_numbers)}{_SUFFIX}"
+    fd = None
+    try:
+        while fd is None:  # another may take it for one that was left
+            fd = try_lock(lock := _lock_in(folder))
+    except OSError as error:
+        # On a file system without locks nothing is swept.
+        if error.errno not in _NO_LOCKS:
+            raise _cannot(path, error) from error
+    try:
+        yield lock.with_suffix(_SUFFIX)
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        if fd is not None:
+            os.close(fd)
+
+
+def _lock_in(folder: Path) -> Path:
+    return folder / f"{_PREFIX}{secrets.token_hex(8)}{_LOCK}"
 
 
 @contextlib.contextmanager
@@ -98,15 +116,6 @@ def _naming(path: Path, fresh: Path) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             raise _cannot(path, error) from error
         raise
-
-
-def _check_writable(path: Path, fresh: Path) -> None:
-    # Tried, for a mode says nothing of a read-only file system or a quota.
-    try:
-        fresh.touch(exist_ok=False)
-        fresh.unlink()
-    except OSError as error:
-        raise _cannot(path, error) from error
 
 
 def _cannot(path: Path, error: OSError) -> ImageError:
@@ -148,32 +157,14 @@ def _taken(path: Path) -> ImageError:
     return ImageError(f"there is a file already: {path}")
 
 
-@functools.cache
-def _here() -> str:
-    """Names this host and its process numbers: in a shared folder, a process of
-    another host or container must not be taken for a dead one of ours."""
-    namespace = Path("/proc/self/ns/pid")
-    known = f"{os.uname().nodename} {namespace.readlink()}"
-    return f"{zlib.crc32(known.encode()):08x}"
-
-
-def _own_prefix() -> str:
-    own = Identity.of(os.getpid())
-    ticks = own.start_ticks if own else 0
-    return f"{_PREFIX}{_here()}-{os.getpid()}-{ticks}-"
-
-
 def sweep(folder: Path) -> None:
-    """Removes what dead processes of this host had begun in a folder."""
-    begins = re.escape(f"{_PREFIX}{_here()}-")
-    ours = re.compile(rf"{begins}([0-9]+)-([0-9]+)-[0-9]+{re.escape(_SUFFIX)}")
-    for stale in folder.glob(f"{_PREFIX}{_here()}-*{_SUFFIX}"):
-        named = ours.fullmatch(stale.name)
-        if named is None:
-            continue
-        living = Identity.of(int(named[1]))
-        if living is None or living.start_ticks != int(named[2]):
-            _remove(stale)
+    """Removes what processes that have ended had begun in a folder."""
+    for lock in folder.glob(f"{_PREFIX}*{_LOCK}"):
+        if _OURS.fullmatch(lock.name):
+            with idle(lock) as free:
+                if free:
+                    _remove(lock.with_suffix(_SUFFIX))
+                    _remove(lock)
 
 
 def _remove(stale: Path) -> None:

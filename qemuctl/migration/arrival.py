@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -37,6 +38,7 @@ from qemuctl.migration.clocks import guest_lag
 from qemuctl.migration.place import home_id
 from qemuctl.paths import VmPaths, vms_dir
 from qemuctl.process import Identity, held, wait_gone
+from qemuctl.process.working import idle
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.events import Resumed
@@ -44,9 +46,10 @@ from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
 from qemuctl.qmp.net import forward_problem, hostfwd_add
 from qemuctl.spec import Forward
 from qemuctl.vm.attach import attach
-from qemuctl.vm.definitions import THROWAWAY, load, names, remove
+from qemuctl.vm.definitions import load, names, remove
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.nic_state import refresh
+from qemuctl.vm.owner import THROWAWAY
 from qemuctl.vm.record import Record
 from qemuctl.vm.ssh import login_user
 from qemuctl.vm.vm import Vm, agent_port_open
@@ -186,7 +189,7 @@ def _find(token: str) -> VmPaths | None:
             continue
         if token in tokens:
             record = Record.read(paths.record)
-            return VmPaths(paths.state, Path(record.run)) if record else paths
+            return paths.ran_in(Path(record.run)) if record else paths
     if damaged is not None:
         raise damaged
     return None
@@ -217,8 +220,9 @@ def _discard_landing(token: str) -> None:
     for folder in vms_dir().glob(".new-*"):
         with contextlib.suppress(DamagedFile, FileNotFoundError):
             if landing(VmPaths(folder, folder)) == token:
-                doomed = folder.with_name(f".removed-{token}-{os.getpid()}")
-                shutil.rmtree(folder.rename(doomed), ignore_errors=True)
+                doomed = folder.with_name(f".removed-{token}-{secrets.token_hex(4)}")
+                with idle(folder):  # `gc` leaves it to us
+                    shutil.rmtree(folder.rename(doomed), ignore_errors=True)
 
 
 async def take(token: str, *, running: bool) -> None:

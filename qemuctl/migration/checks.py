@@ -54,6 +54,8 @@ def check(offer: Offer, *, trust: bool) -> None:
     _check_room(offer)
     if offer.tls is not None:
         check_certificates(Path(offer.tls), "server")
+        if not offer.tls_client:
+            raise HostError("the other side does not say which client is to be let in")
     _check_files_named(offer)
     for file in offer.shared:
         _check_seen(file.what, Path(file.path), file.size)

@@ -102,7 +102,10 @@ class Incoming:
             )
         if offer.tls is not None:
             await tls.add_credentials(session, Path(offer.tls), "server")
-            await session.execute(MigrateSetParameters(tls_creds=tls.CREDS))
+            await tls.authorize(session, offer.tls_client or "")
+            await session.execute(
+                MigrateSetParameters(tls_creds=tls.CREDS, tls_authz=tls.AUTHZ)
+            )
         if offer.disks:
             await self._serve(session)
         self._events = self._stack.enter_context(session.listen(Migration.NAME))
@@ -110,7 +113,7 @@ class Incoming:
 
     async def _serve(self, session: Session) -> None:
         if self._offer.tls is not None:
-            self.addresses["nbd"] = await tls.serve_disks(session)
+            self.addresses["nbd"] = await tls.serve_disks(session, tls.own_address())
         else:
             nbd = self._attached.vm.paths.run / "nbd"
             await session.execute(NbdServerStart.on(nbd))
@@ -120,7 +123,9 @@ class Incoming:
 
     async def _listen(self, session: Session) -> None:
         if self._offer.tls is not None:
-            await session.execute(MigrateIncoming(uri="tcp::0"))
+            await session.execute(
+                MigrateIncoming(uri=tls.memory_at(tls.own_address(), 0))
+            )
             info = await session.execute(QueryMigrate())
             self.addresses["ram"] = int((info.socket_address or [])[0]["port"])
             return

@@ -18,7 +18,7 @@ from pathlib import Path
 from qemuctl.errors import QemuctlError
 from qemuctl.migration.channel import PROTOCOL, Channel, ChannelLost
 from qemuctl.migration.destination import Destination
-from qemuctl.paths import private_dir, run_home
+from qemuctl.paths import made_run_home, private_dir
 from qemuctl.thread import in_full
 
 # Who starts it on the other side could run anything there.
@@ -124,7 +124,8 @@ async def opened(
 
     Raises QemuctlError with the reason where nobody is there, or an older one.
     """
-    if destination.home is not None:
+    # A folder that exists is its user's, as it is.
+    if destination.home is not None and not destination.home.exists():
         private_dir(destination.home)
     private_dir(folder)
     if destination.home is not None:
@@ -159,7 +160,7 @@ async def opened_again(
     destination: Destination, receiver: str = RECEIVER
 ) -> AsyncIterator[Link]:
     """As `opened`, for a VM whose own folders may have gone."""
-    runs = private_dir(run_home())
+    runs = made_run_home()
     with tempfile.TemporaryDirectory(prefix="move-", dir=runs) as folder:
         async with opened(destination, Path(folder) / "s", receiver) as link:
             yield link
@@ -167,9 +168,10 @@ async def opened_again(
 
 def _child(home: Path) -> list[str]:
     root = Path(__file__).parents[2]
-    setting = f"QEMUCTL_HOME={home}"
+    # It was not started by ssh, whoever started us.
+    setting = ["-u", "SSH_CONNECTION", f"QEMUCTL_HOME={home}"]
     program = [sys.executable, "-P", "-c", _PROGRAM, str(root), *_RECEIVE]
-    return ["/usr/bin/env", setting, *program]
+    return ["/usr/bin/env", *setting, *program]
 
 
 def _ssh(destination: Destination, folder: Path) -> list[str]:

@@ -64,7 +64,8 @@ class Offer:
     both in terms of its folder there. ``place`` is where it comes from (`place`);
     ``forwards``, by the cards' ids, are those on fixed ports, which must wait until
     the source has let go of them; ``capabilities`` are migration's. With
-    ``tls``, a folder there with certificates, the streams come by TCP.
+    ``tls``, a folder there with certificates, the streams come by TCP, from who has the
+    certificate with the common name ``tls_client``.
     """
 
     token: str
@@ -85,6 +86,7 @@ class Offer:
     multifd_channels: int | None = None
     multifd_compression: str | None = None
     tls: str | None = None
+    tls_client: str | None = None
 
 
 OFFER = TypeAdapter(Offer)

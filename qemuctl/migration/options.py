@@ -21,7 +21,8 @@ class Options:
     disk, the ``top`` of its chain, or ``none`` where both sides see the same files.
     ``paused_ok`` lets the guest be stopped for as long as it takes, ``postcopy`` lets
     it run there before all of its memory has come. ``tls`` is a folder with
-    certificates, on both sides, for streams that go to the host directly, by TCP.
+    certificates, on both sides, for streams that go to the host directly, by TCP; only
+    the client with the common name of ``client-cert.pem`` is let in there.
     """
 
     name: str | None = None

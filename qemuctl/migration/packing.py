@@ -12,6 +12,7 @@ from qemuctl.errors import QemuctlError, SpecError, StateError
 from qemuctl.image import Image
 from qemuctl.image.chain import Layer, chain
 from qemuctl.image.manifest import sha256_of
+from qemuctl.migration.certificate import common_name
 from qemuctl.migration.offer import (
     DiskOffer,
     Facts,
@@ -22,7 +23,7 @@ from qemuctl.migration.offer import (
 )
 from qemuctl.migration.options import Options
 from qemuctl.migration.place import place
-from qemuctl.migration.tls import check_certificates
+from qemuctl.migration.tls import client_certificate
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resolve_paths
 from qemuctl.thread import in_thread
@@ -77,8 +78,7 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
 
     Raises StateError for what cannot move, with the reason.
     """
-    if options.tls is not None:
-        check_certificates(options.tls, "client")
+    client = options.tls and common_name(client_certificate(options.tls))
     like = await likeness(vm)
     spec, paths = like.spec, vm.paths
     image = image_of(spec)
@@ -125,6 +125,7 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
         multifd_channels=options.multifd,
         multifd_compression=options.compress,
         tls=str(options.tls) if options.tls is not None else None,
+        tls_client=client or None,
     )
     return Packed(offer=offer, files=packing.files)
 

@@ -24,8 +24,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -40,6 +38,7 @@ from qemuctl.migration.incoming import Incoming
 from qemuctl.migration.offer import OFFER, Facts, Offer
 from qemuctl.migration.place import home_id, place
 from qemuctl.paths import VmPaths, private_dir, vms_dir
+from qemuctl.process.working import making
 from qemuctl.spec import check_name
 from qemuctl.thread import in_full
 from qemuctl.vm import foreign
@@ -69,6 +68,7 @@ class Receiver:
         self._offer: Offer | None = None
         self._staged: Path | None = None
         self._name = ""
+        self._stack = contextlib.ExitStack()
         self._incoming: Incoming | None = None
         self._landing: contextlib.AsyncExitStack | None = None
         self._answers: dict[str, Answer] = {
@@ -123,8 +123,7 @@ class Receiver:
                     raise ChannelLost("the other side has gone")
         if self._incoming is not None:
             await self._incoming.end()
-        if self._staged is not None:
-            await asyncio.to_thread(shutil.rmtree, self._staged, ignore_errors=True)
+        await asyncio.to_thread(self._stack.close)
 
     # -- before ------------------------------------------------------------
 
@@ -157,9 +156,8 @@ class Receiver:
     def _folder(self, name: str) -> Path:
         """For files that come before there is a VM; they are on its file system."""
         if self._staged is None:
-            unique = f".new-{name}-{secrets.token_hex(4)}-{os.getpid()}"
-            self._staged = private_dir(vms_dir()) / unique
-            self._staged.mkdir(mode=0o700)
+            made = making(private_dir(vms_dir()), f".new-{name}-")
+            self._staged = self._stack.enter_context(made)
         return self._staged
 
     async def _room(self, request: dict[str, Any]) -> None:

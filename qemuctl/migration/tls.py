@@ -2,11 +2,16 @@
 
 The folder is as QEMU wants it: ``ca-cert.pem``, and ``server-cert.pem`` with
 ``server-key.pem`` there, ``client-cert.pem`` with ``client-key.pem`` here.
+
+That the authority has signed the client's certificate is not enough: the server lets
+in only the one whose common name the source has told by ssh. It listens only at the
+address that ssh came to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +23,7 @@ from qemuctl.qmp.nbd import NbdServerStart
 from qemuctl.qmp.plug import ObjectDel
 
 CREDS = "tls-move"
+AUTHZ = "tls-move-authz"
 _NBD = "nbd-listener"
 _FILES = {
     "server": ("ca-cert.pem", "server-cert.pem", "server-key.pem"),
@@ -31,6 +37,12 @@ def check_certificates(folder: Path, endpoint: Endpoint) -> None:
     for name in _FILES[endpoint]:
         if not (folder / name).is_file():
             raise HostError(f"no certificate of the {endpoint}: {folder / name}")
+
+
+def client_certificate(folder: Path) -> Path:
+    """That of this side. Raises HostError where a file of the folder is missing."""
+    check_certificates(folder, "client")
+    return folder / "client-cert.pem"
 
 
 async def add_credentials(session: Session, folder: Path, endpoint: Endpoint) -> None:
@@ -50,18 +62,55 @@ async def add_credentials(session: Session, folder: Path, endpoint: Endpoint) ->
 
 async def drop_credentials(session: Session) -> None:
     """Forgets those of an earlier migration."""
-    with contextlib.suppress(CommandError):
-        await session.execute(ObjectDel(id=CREDS))
+    for id_ in (CREDS, AUTHZ):
+        with contextlib.suppress(CommandError):
+            await session.execute(ObjectDel(id=id_))
 
 
-async def serve_disks(session: Session) -> int:
+async def authorize(session: Session, client: str) -> None:
+    """Lets in only the client whose certificate has this common name, which
+    `common_name` has checked (authz-list). Raises CommandError."""
+    name = f"CN={client}"
+    # The common name may stand anywhere in the distinguished name; an escaped comma is
+    # part of another attribute's value.
+    rules = [("deny", "glob", f"*\\,{name}*"), ("allow", "exact", name)]
+    rules += [
+        ("allow", "glob", glob) for glob in (f"{name},*", f"*,{name}", f"*,{name},*")
+    ]
+    await session.command(
+        "object-add",
+        {
+            "qom-type": "authz-list",
+            "id": AUTHZ,
+            "policy": "deny",
+            "rules": [
+                {"match": match, "format": format_, "policy": policy}
+                for policy, format_, match in rules
+            ],
+        },
+    )
+
+
+def own_address() -> str:
+    """The address of this host by which the other side has come: sshd(8) tells it; a
+    receiver on the same host was not started by ssh."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 else "127.0.0.1"
+
+
+async def serve_disks(session: Session, address: str) -> int:
     """Serves disks by TCP on a port that the kernel chooses, and gives that
     (nbd-server-start, with a socket that listens already)."""
-    with socket.create_server(("", 0)) as listener:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener:
         await session.send_fd(listener.fileno())
         await session.execute(Getfd(fdname=_NBD))
         await session.execute(
-            NbdServerStart(addr={"type": "fd", "data": {"str": _NBD}}, tls_creds=CREDS)
+            NbdServerStart(
+                addr={"type": "fd", "data": {"str": _NBD}},
+                tls_creds=CREDS,
+                tls_authz=AUTHZ,
+            )
         )
         return int(listener.getsockname()[1])
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import HostError, QemuctlError, StateError
-from qemuctl.paths import PoolPaths, private_dir, run_home
+from qemuctl.paths import PoolPaths, made_run_home
 from qemuctl.pool.pool import Pool
 from qemuctl.pool.tasks import Tasks
 from qemuctl.process import Identity, take
@@ -113,7 +113,7 @@ def _self() -> Identity:
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
     """The socket, of which there is no other owner: we have the lock."""
-    private_dir(run_home())
+    made_run_home()
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         try:

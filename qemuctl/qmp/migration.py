@@ -58,6 +58,7 @@ class MigrateSetParameters(Command[dict[str, Any]]):
     multifd_compression: str | None = None
     tls_creds: Any = None
     tls_hostname: Any = None
+    tls_authz: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

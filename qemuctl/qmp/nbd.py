@@ -16,6 +16,7 @@ class NbdServerStart(Command[dict[str, Any]]):
     NAME = "nbd-server-start"
     addr: Any
     tls_creds: str | None = None
+    tls_authz: str | None = None
 
     @classmethod
     def on(cls, path: Path) -> NbdServerStart:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qemuctl.errors import QemuctlError
 from qemuctl.host import inspect_host
-from qemuctl.paths import VmPaths, run_home
+from qemuctl.paths import VmPaths, made_run_home
 from qemuctl.process import Identity, wait_gone
 from qemuctl.testing.artifacts import Evidence, gather, with_picture
 from qemuctl.testing.budget import SAY_AFTER, Budget
@@ -55,7 +55,7 @@ class Hosting:
         self.say = say
         self.thread = LoopThread("qemuctl-guests")
         self.budget = Budget(
-            run_home(), memory=options.budget_memory, cpus=options.budget_cpus
+            made_run_home(), memory=options.budget_memory, cpus=options.budget_cpus
         )
         self._watch: asyncio.Task[None] | None = None
         if controller is not None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import hashlib
 import io
 import json
@@ -25,7 +24,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,7 +38,7 @@ from qemuctl.image.manifest import sha256_of
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import WHOLE, Progress, silent
 from qemuctl.image.qemu_img import check_readable
-from qemuctl.image.whole import whole
+from qemuctl.image.whole import scratch, whole
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
@@ -102,7 +100,7 @@ async def export_locked(
         image = await image_to_go(spec)
         disks = disk_files(spec, paths, image)
         text = dump(portable(spec, paths, image, disks))
-        with _scratch(fresh.parent) as folder:
+        with scratch(fresh.parent) as folder:
             (folder / "disks").mkdir()
             for disk in made(spec, disks):
                 copy = folder / disk_name(disk)
@@ -114,21 +112,6 @@ async def export_locked(
             for key, path in beside.items():
                 await asyncio.to_thread(shutil.copyfile, path, folder / key)
             await in_thread(partial(_pack, name, folder, fresh, progress))
-
-
-@contextlib.contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A folder beside the archive, for there is the room; with what killed
-    exports have left there removed."""
-    prefix = f".qemuctl-export-{os.uname().nodename}-"
-    for stale in parent.glob(f"{glob.escape(prefix)}*"):
-        pid = stale.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f"{prefix}{os.getpid()}-", dir=parent
-    ) as scratch:
-        yield Path(scratch)
 
 
 async def _flatten(

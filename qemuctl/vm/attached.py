@@ -18,7 +18,8 @@ from qemuctl.process import Child, Identity, Undertaker, bury
 from qemuctl.qmp import Recorder, Session
 from qemuctl.spec import Spec, dump
 from qemuctl.vm.bring_up import GREETING_TIMEOUT, Origin, bring_up, put_down
-from qemuctl.vm.definitions import THROWAWAY, find, name_in_use
+from qemuctl.vm.definitions import find, name_in_use
+from qemuctl.vm.owner import own
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import Device
@@ -30,11 +31,13 @@ PostMortem = Callable[[Vm], Awaitable[object]]
 
 @dataclass
 class Attached:
-    """One throwaway VM, and what it dies by; as a block it ends with that."""
+    """One throwaway VM, and what it dies by; as a block it ends with that. ``owning``
+    is the descriptor by which others see that it has an owner."""
 
     vm: Vm
     child: Child
     undertaker: Undertaker
+    owning: int
 
     async def __aenter__(self) -> Vm:
         return self.vm
@@ -45,13 +48,21 @@ class Attached:
     async def end(self) -> None:
         """Ends QEMU and waits until its files are gone; where ``vm.kept`` is true, the
         VM lives on without an owner, and its files go when it ends."""
-        if self.vm.kept and self.child.qemu.alive():
-            await self._let_live()
-            return
         try:
-            await put_down(self.vm, self.child)
+            if self.vm.kept and self.child.qemu.alive():
+                await self._let_live()
+                return
+            try:
+                await put_down(self.vm, self.child)
+            finally:
+                await self.undertaker.done()
         finally:
-            await self.undertaker.done()
+            self._disown()
+
+    def _disown(self) -> None:
+        if self.owning >= 0:
+            os.close(self.owning)
+            self.owning = -1
 
     async def _let_live(self) -> None:
         record = replace(self.vm.record, attached=False, owner=None)
@@ -70,6 +81,7 @@ class Attached:
         now when nobody has."""
         self.child.disown()
         self.undertaker.let_go()
+        self._disown()
 
     async def reaped(self) -> None:
         """Waits for its end, and leaves no zombie of what this process started."""
@@ -91,9 +103,9 @@ async def begin(
     ``furnish`` puts files into its new folder. Raises SpecError, HostError,
     ImageError, LaunchError or NameInUse, and leaves nothing then.
     """
+    private_dir(vms_dir())
     paths = VmPaths.of(name)
     paths.check_sockets()
-    private_dir(vms_dir())
     # The undertaker is there before the first file is.
     undertaker = bury(paths.state, paths.run)
     try:
@@ -104,9 +116,10 @@ async def begin(
         if isinstance(error, FileExistsError):
             raise name_in_use(name) from error
         raise
+    owning = -1
     try:
         undertaker.made()
-        (paths.state / THROWAWAY).write_text(str(os.getpid()))
+        owning = own(paths)
         paths.spec.write_text(dump(spec))
         if furnish is not None:
             await furnish(paths)
@@ -121,8 +134,10 @@ async def begin(
         )
     except BaseException:
         await undertaker.done()
+        if owning >= 0:
+            os.close(owning)
         raise
-    return Attached(vm, child, undertaker)
+    return Attached(vm, child, undertaker, owning)
 
 
 @contextlib.asynccontextmanager
@@ -143,7 +158,7 @@ async def adopt(name: str, pipes: tuple[int, int], undertaker: Identity) -> Atta
     Raises NotFound, WaitTimeout or QmpError; the VM dies then.
     """
     child_pipe, pipe = pipes
-    keeper = Undertaker(pipe, undertaker)
+    keeper, owning = Undertaker(pipe, undertaker), -1
     try:
         paths = find(name)
         record = Record.read(paths.record)
@@ -151,7 +166,7 @@ async def adopt(name: str, pipes: tuple[int, int], undertaker: Identity) -> Atta
             raise NotFound(name)
         record = replace(record, owner=Identity.of(os.getpid()))
         record.write(paths.record)
-        (paths.state / THROWAWAY).write_text(str(os.getpid()))
+        owning = own(paths)
         session = await Session.connect(
             paths.owner_socket,
             recorder=Recorder(paths.qmp_log),
@@ -160,6 +175,8 @@ async def adopt(name: str, pipes: tuple[int, int], undertaker: Identity) -> Atta
     except BaseException:
         os.close(child_pipe)
         await asyncio.shield(keeper.done())
+        if owning >= 0:
+            os.close(owning)
         raise
     child = Child.received(record.qemu, record.shepherd, child_pipe)
-    return Attached(Vm(paths, record, session), child, keeper)
+    return Attached(Vm(paths, record, session), child, keeper, owning)

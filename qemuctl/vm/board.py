@@ -142,7 +142,7 @@ class Board:
                     known.stamp = stamp
                     here[name] = self._watched.pop(name)
                     continue
-                paths = VmPaths(paths.state, Path(record.run))
+                paths = paths.ran_in(Path(record.run))
                 share = len(here) * 7 % 50 / 50
                 here[name] = _Watched(Gauge(paths, record), stamp, share)
         for gone in self._watched.values():

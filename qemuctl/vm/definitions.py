@@ -22,9 +22,11 @@ from qemuctl.errors import (
 )
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import at_work, held, take
+from qemuctl.process.working import all_idle, idle, making, working
+from qemuctl.vm.owner import THROWAWAY, disowned
 from qemuctl.vm.record import Record
+from qemuctl.vm.run_folders import clear_run
 from qemuctl.vm.states import Action, State, require
-from qemuctl.waiting import lock_for_a_moment
 
 if TYPE_CHECKING:  # `ls` must not pay for pydantic
     from qemuctl.spec import Spec
@@ -49,8 +51,20 @@ def find(name: str) -> VmPaths:
         raise NotFound(name, hint=f"did you mean {close[0]}?" if close else None)
     record = Record.read(paths.record)
     if record is not None and held(paths.lock):
-        return VmPaths(paths.state, Path(record.run))
+        return paths.ran_in(_run_folder(record))
     return paths
+
+
+def _run_folder(record: Record) -> Path:
+    """Where the sockets of a VM that is on are: where its QEMU sees them, if that has
+    another ``/tmp`` than we (proc_pid_root(5))."""
+    run = Path(record.run)
+    there = Path(f"/proc/{record.qemu.pid}/root") / run.relative_to("/")
+    # Not Path.is_dir, which raises where a folder does not let us in.
+    seen = os.path.isdir(run)  # noqa: PTH112
+    if not seen and record.qemu.alive() and os.path.isdir(there):  # noqa: PTH112
+        return there
+    return run
 
 
 def _exists(paths: VmPaths, name: str) -> bool:
@@ -92,14 +106,11 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
     """
     from qemuctl.spec import dump
 
+    private_dir(vms_dir())
     paths = VmPaths.of(spec.name)
     if paths.state.exists():
         raise name_in_use(spec.name)
-    # Another task of this process may be making one of the same name.
-    unique = f".new-{spec.name}-{secrets.token_hex(4)}-{os.getpid()}"
-    fresh = private_dir(vms_dir()) / unique
-    fresh.mkdir(mode=0o700)
-    try:
+    with making(vms_dir(), f".new-{spec.name}-") as fresh:
         (fresh / paths.spec.name).write_text(text if text is not None else dump(spec))
         (fresh / paths.lock.name).touch(0o600)
         yield VmPaths(fresh, paths.run)
@@ -111,8 +122,6 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
             if paths.state.exists():
                 raise name_in_use(spec.name) from error
             raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def name_in_use(name: str) -> NameInUse:
@@ -138,13 +147,8 @@ def writing(name: str) -> Iterator[Path]:
     """The file of a VM's spec, which nobody else changes for the block; a short one,
     for others stand still meanwhile. Raises NotFound, HostError."""
     paths = find(name)
-    # The folder itself is the lock: no file of ours is left in it.
-    fd = os.open(paths.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        lock_for_a_moment(fd, str(paths.state))
+    with working(paths.state):
         yield paths.spec
-    finally:
-        os.close(fd)
 
 
 def write(path: Path, text: str) -> None:
@@ -255,22 +259,33 @@ def remove_locked(paths: VmPaths, *, keep_disks: bool = False) -> Path | None:
         (paths.state / _KEEP).touch()
         durable.sync(paths.state)
     # Out of sight first: a removal that is cut short leaves no half VM.
-    doomed = vms_dir() / f".removed-{paths.name}-{os.getpid()}"
-    durable.move(paths.state, doomed)
-    shutil.rmtree(paths.run, ignore_errors=True)
-    return clear(doomed)
+    doomed = vms_dir() / f".removed-{paths.name}-{secrets.token_hex(4)}"
+    with working(paths.state):  # `gc` leaves it to us
+        durable.move(paths.state, doomed)
+        shutil.rmtree(paths.run, ignore_errors=True)
+        return clear(doomed)
 
 
 def clear(path: Path) -> Path | None:
-    """Removes what `leftovers` found, or a VM that is out of sight.
+    """Removes what `leftovers` found, unless somebody is at work there by now.
 
-    Disks that were to be kept are moved to the folder that is returned.
+    Disks of a VM that were to be kept are moved to the folder that is returned.
     """
+    if path.parent == run_home():
+        clear_run(VmPaths.of(path.name))
+        return None
+    if path.is_file():
+        path.unlink(missing_ok=True)
+        return None
+    with idle(path) as free, disowned(path) as abandoned:
+        on = held(VmPaths(path, path).lock)
+        return _clear(path) if free and abandoned and not on else None
+
+
+def _clear(path: Path) -> Path | None:
     kept = None
     if (path / _KEEP).exists():
         kept = _keep(path)
-    if path.is_file():
-        path.unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
     return kept
 
@@ -333,39 +348,34 @@ def rename(name: str, new: str) -> None:
 
 def leftovers() -> list[Path]:
     """What crashes left behind: throwaway VMs without a process, half-made or
-    half-removed folders, and run folders that belong to nobody."""
+    half-removed folders, those of editors, and this home's run folders that no VM
+    uses."""
     found: list[Path] = []
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(vms_dir()):
+        for entry in vms_dir().iterdir():
             if entry.name.startswith((".new-", ".removed-")):
-                pid = entry.name.rpartition("-")[2]
-                if not Path(f"/proc/{pid}").exists():
-                    found.append(Path(entry.path))
+                found += all_idle([entry])
             elif _abandoned(VmPaths.of(entry.name)):
-                found.append(Path(entry.path))
+                found.append(entry)
+            else:
+                found += all_idle(entry.glob(f"{EDITING}*"))
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(run_home()):
-            paths = VmPaths.of(entry.name)
-            if not entry.is_dir():
-                continue
-            if not held(paths.lock):
-                found.append(paths.run)
+        for folder in run_home().iterdir():
+            paths = VmPaths.of(folder.name)
+            if folder.is_dir() and not held(paths.lock):
+                found.append(folder)
     return found
 
 
 def _abandoned(paths: VmPaths) -> bool:
     """Whether a throwaway VM has lost its process and its owner."""
-    if held(paths.lock):
+    if held(paths.lock) or not (paths.state / THROWAWAY).exists():
         return False
-    marker = paths.state / THROWAWAY
-    if not marker.exists():
-        return False
-    with contextlib.suppress(OSError, ValueError):
-        return not Path(f"/proc/{int(marker.read_text())}").exists()
-    return True
+    with disowned(paths.state) as abandoned:
+        return abandoned
 
 
+# How a folder begins that is in a VM's, and has its spec in an editor.
+EDITING = ".edit-"
 # A file in the folder of a VM whose disks are to stay when it is removed.
 _KEEP = "keep-disks"
-# A file in the folder of a throwaway VM; it holds the owner's pid.
-THROWAWAY = "throwaway"

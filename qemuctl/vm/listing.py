@@ -13,8 +13,9 @@ from typing import Any
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
-from qemuctl.vm.definitions import THROWAWAY, find, names
+from qemuctl.vm.definitions import find, names
 from qemuctl.vm.leaving import on_its_way
+from qemuctl.vm.owner import THROWAWAY
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import State
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitTimeout
@@ -54,12 +55,14 @@ _FAILS_AGAIN = 0.5
 class StopReport:
     """Which step ended the VM, after how many seconds, and how it looks.
 
-    ``step`` is one of ``agent``, ``acpi``, ``quit``, ``term``, ``kill``.
+    ``step`` is one of ``agent``, ``acpi``, ``ssh``, ``quit``, ``term``, ``kill``;
+    ``unreachable`` that its sockets could not be seen from here.
     """
 
     step: str
     seconds: float
     outcome: Outcome
+    unreachable: bool = False
 
 
 class Power:
@@ -67,6 +70,8 @@ class Power:
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
+        # Whether its process is of another PID namespace.
+        self._elsewhere = False
 
     async def _admitted(self, action: Action) -> bool:
         """Whether there is something to do. Raises StateError when denied."""
@@ -183,7 +188,8 @@ class Power:
         return "keyboard"
 
     async def stop(self, *, timeout: float = STOP_TIMEOUT) -> StopReport | None:
-        """Ends the VM: agent, power button, then `quit`, TERM, KILL.
+        """Ends the VM: agent, power button, then `quit`, TERM, KILL; where its sockets
+        cannot be seen, its guest is asked by ssh.
 
         ``timeout`` is how many seconds the guest gets to shut down by itself;
         0 skips it. Returns None when the VM was off. Always ends in having
@@ -194,10 +200,12 @@ class Power:
         if require(Action.STOP, state, self._vm.name):
             return None
         check_here(self._vm.paths, Action.STOP)
+        self._elsewhere = state is State.RUNNING and not self._vm.record.qemu.alive()
         async for step in self._ladder(state, timeout):
             if await self._gone(step.patience):
                 ended = await self._vm.wait_exit()
-                return StopReport(step.name, time.monotonic() - started, ended)
+                spent, unseen = time.monotonic() - started, state is State.UNREACHABLE
+                return StopReport(step.name, spent, ended, unseen)
         raise WaitTimeout("the process to end after SIGKILL", _KILL_PATIENCE)
 
     async def kill(self) -> StopReport | None:
@@ -220,7 +228,12 @@ class Power:
             while (left := deadline - time.monotonic()) > 0:
                 await self._press()
                 yield _Step("acpi", min(_PRESS_EVERY, left))
-        if state is not State.UNRESPONSIVE:
+        if state is State.UNREACHABLE and timeout > 0:
+            from qemuctl.vm.ssh import shut_down
+
+            if await shut_down(self._vm, timeout):
+                yield _Step("ssh", timeout)
+        elif state is not State.UNRESPONSIVE:
             with contextlib.suppress(QmpError, StateError, WaitTimeout):
                 await self._vm.execute(Quit(), timeout=_QUIT_PATIENCE)
             yield _Step("quit", _QUIT_PATIENCE)
@@ -273,9 +286,18 @@ class Power:
         try:
             async with asyncio.timeout(patience):
                 await wait_gone(self._vm.record.qemu)
+                if self._elsewhere:
+                    await _free(self._vm.paths.lock)
         except TimeoutError:
             return False
         return True
+
+
+async def _free(lock: Path) -> None:
+    while True:
+        if not held(lock):
+            return
+        await asyncio.sleep(_LOOK_EVERY)  # a lock has no event
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def _remove(item: Item) -> bool:
         with contextlib.suppress(ImageError):  # somebody else was faster
             store.remove(item.path.name)
     else:
-        shutil.rmtree(item.path, ignore_errors=True)
+        store.discard(item.path)
     return not item.path.exists()
 
 

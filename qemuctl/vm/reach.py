@@ -33,8 +33,7 @@ async def state_of(
     record = Record.read(paths.record)
     if record is None:
         return State.STARTING
-    if not record.qemu.alive():
-        return State.STOPPING if held(paths.lock) else State.OFF
+    # Asked first: from another PID namespace its process is not seen.
     with contextlib.suppress(WaitTimeout, QmpError):
         every = monitors(paths, record)[::-1]
         async with _borrowed(every, session, patience) as monitor:
@@ -47,6 +46,8 @@ async def state_of(
 
 def mute(paths: VmPaths) -> State:
     """The state of a VM whose QEMU lives and does not answer."""
+    if not paths.tools_socket.exists():
+        return State.UNREACHABLE
     # Nor does it while a snapshot's RAM is written or read, of which it can tell
     # nobody; whoever made it do that has left a note.
     return State.SNAPSHOTTING if paths.snapshotting.exists() else State.UNRESPONSIVE

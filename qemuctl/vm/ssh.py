@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import AgentError, HostError, StateError
+from qemuctl.errors import AgentError, HostError, QemuctlError, StateError
 from qemuctl.guest.conversation import CHUNK, Conversation, Ended
 from qemuctl.guest.port import Way, guest_argv, new_token, watched
 from qemuctl.peers import last_of
@@ -35,6 +35,7 @@ _PAUSE_FIRST, _PAUSE_MOST = 0.05, 0.5
 _BANNER_MOST = 64 * 1024
 # ssh's own status, whatever went wrong before the command ran.
 _SSH_FAILED = 255
+_SHUT_DOWN = "poweroff || sudo -n poweroff || sudo -n shutdown -h now"
 # Seconds for a script at the far end to notice that its input has ended.
 _PUT_DOWN = 2.0
 
@@ -197,6 +198,30 @@ async def _banner(access: Access) -> bool:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def shut_down(vm: Vm, timeout: float) -> bool:
+    """Tells the guest by ssh to shut down; whether it was told within ``timeout``
+    seconds."""
+    try:
+        argv = access_of(vm, load(vm.name)).argv(_SHUT_DOWN, options=["BatchMode=yes"])
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except (QemuctlError, OSError):
+        return False
+    try:
+        async with asyncio.timeout(timeout):
+            return await process.wait() == 0
+    except TimeoutError:
+        return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def through_ssh(access: Access) -> Way:

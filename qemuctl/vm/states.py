@@ -36,6 +36,7 @@ class State(StrEnum):
     STOPPING = "stopping"
     SNAPSHOTTING = "snapshotting"
     UNRESPONSIVE = "unresponsive"
+    UNREACHABLE = "unreachable"
 
     @property
     def live(self) -> bool:
@@ -125,6 +126,11 @@ class Denied:
 Verdict = Accepted | NothingToDo | Denied
 
 _STUCK = Denied("QEMU does not answer", "end it with: qemuctl kill NAME")
+# QEMU is there, and whoever removed its sockets, or has another /tmp, cannot ask it.
+_UNSEEN = Denied(
+    "its sockets cannot be seen from here: another /tmp, or one that was cleaned",
+    "use it from where it was started, or: qemuctl stop NAME",
+)
 _IS_OFF = Denied("the VM is off", "start it with: qemuctl start NAME")
 _IS_ON = Denied("the VM is on", "stop it first with: qemuctl stop NAME")
 _HALTED = Denied("the guest has stopped for good", "qemuctl reset NAME, or stop it")
@@ -214,6 +220,8 @@ def admit(action: Action, state: State) -> Verdict:
         return Accepted()
     if state is State.OFF:
         return Accepted() if action in _EITHER_WAY else _IS_OFF
+    if state is State.UNREACHABLE:
+        return _UNSEEN
     if action in (Action.CONSOLE, Action.MEASURE):
         return Accepted()
     return _admit_talk(action, state)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import StateError
-from qemuctl.image.claim import claimed_now
+from qemuctl.process.working import free_now
 from qemuctl.qmp import Session
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import OVER, QueryMigrate, cancel
@@ -27,7 +27,7 @@ async def taken_back(vm: Vm) -> AsyncIterator[None]:
     while the VM is being saved.
     """
     session = await vm.monitor()
-    with claimed_now(vm.paths.changing) as free:
+    with free_now(vm.paths.changing) as free:
         if await _on_its_way(session):
             if not free:
                 raise StateError(

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from qemuctl.image.claim import claimed, claimed_now
+from qemuctl.image.claim import claimed
+from qemuctl.process.working import free_now
 
 
 def lock_of(folder: Path) -> Path:
@@ -34,5 +35,5 @@ async def alone(
 @contextlib.contextmanager
 def alone_now(folder: Path) -> Iterator[bool]:
     """As `alone`, without waiting: says whether that is so."""
-    with claimed_now(lock_of(folder)) as taken:
+    with free_now(lock_of(folder)) as taken:
         yield taken

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from psutil import NoSuchProcess, Process
 
+from qemuctl.home_id import run_name
 from qemuctl.vm.listing import listing
 from tests.conftest import wait_until
 from tests.guest.conftest import Home
@@ -146,8 +146,7 @@ def kill(processes: list[Process]) -> None:
 
 def run_folder(home: Home) -> Path:
     """Where the sockets of a home are, as the test sees it."""
-    inside = home.env["QEMUCTL_HOME"]
-    name = hashlib.sha256(os.fsencode(f"{inside}/state")).hexdigest()[:8]
+    name = run_name(home.path / "state") or "none"
     runtime = home.env.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and not runtime.startswith("/run/user/"):
         return home.root / runtime[1:] / "qemuctl" / name

@@ -177,8 +177,15 @@ def test_an_edit_is_taken_only_when_it_is_right(
     assert "did you mean memory?" in words
     kept = Path(words.rsplit("your text is kept: ", 1)[1].strip())
     assert "memroy" in kept.read_text()
-    shutil.rmtree(kept.parent)
+    assert kept.is_relative_to(here.path)
     assert facts(here, vm)["memory"] == 64 * 1024 * 1024
+    assert edit('sed -i "s/64M/32M/" "$1"', 0) == "changed a\n"
+    assert not kept.parent.exists()
+    # The editor, and the command, killed: its folder is found once both are gone.
+    edit("kill -KILL $PPID", -9)
+    (left,) = kept.parents[1].glob(".edit-*")
+    assert here.text("gc") == f"{left}\n"
+    assert not left.exists()
     assert "qemuctl rename" in edit('sed -i "s/^name: a/name: c/" "$1"', 1)
 
 

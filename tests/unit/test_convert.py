@@ -379,7 +379,7 @@ asyncio.run(convert(Path(sys.argv[1]), Path(sys.argv[2]), source_format="raw",
     process.wait()
     until(lambda: not child.is_running())
     assert target.read_bytes() == b"old"
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
     with whole(target, replace=True) as fresh:
         fresh.write_bytes(b"new")
     assert sorted(folder.iterdir()) == [source, target]

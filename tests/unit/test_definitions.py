@@ -16,10 +16,11 @@ from qemuctl import paths as every_path
 from qemuctl.errors import NameInUse, NotFound, SpecError, StateError, UsageError
 from qemuctl.paths import VmPaths, kept_dir, private_dir, run_home, vms_dir
 from qemuctl.process import Identity, take
+from qemuctl.process.working import making
 from qemuctl.spec import Spec, load_spec
 from qemuctl.vm import definitions
 from qemuctl.vm.attach import attach
-from qemuctl.vm.definitions import THROWAWAY
+from qemuctl.vm.owner import own
 from qemuctl.vm.reach import state_of
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import Action, State
@@ -42,13 +43,6 @@ def locked(web: VmPaths) -> Iterator[VmPaths]:
     assert fd is not None
     yield web
     os.close(fd)
-
-
-@pytest.fixture
-def gone_pid() -> int:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
 
 
 def folders() -> list[str]:
@@ -189,7 +183,7 @@ async def test_a_vm_that_is_worked_on_is_busy_and_not_on(web: VmPaths) -> None:
 
 
 def test_a_removal_cut_short_still_keeps_the_disks(
-    web: VmPaths, gone_pid: int, monkeypatch: pytest.MonkeyPatch
+    web: VmPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.disks.mkdir()
     (web.disks / "disk0.raw").write_text("mine")
@@ -198,11 +192,10 @@ def test_a_removal_cut_short_still_keeps_the_disks(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(definitions, "clear", killed)
+        patched.setattr(definitions, "_clear", killed)
         with pytest.raises(KeyboardInterrupt):
             definitions.remove("web", keep_disks=True)
     (doomed,) = (path for path in vms_dir().iterdir() if path.name.startswith("."))
-    doomed = doomed.rename(vms_dir() / f".removed-web-{gone_pid}")
     assert definitions.leftovers() == [doomed]
     kept = definitions.clear(doomed)
     assert kept == kept_dir() / "web"
@@ -287,9 +280,17 @@ def test_a_vm_that_somebody_removes_at_the_same_time_is_not_found(
 def test_a_vm_that_is_on_is_found_where_it_was_started(
     locked: VmPaths, tmp_path: Path
 ) -> None:
-    elsewhere = tmp_path / "another login"
+    elsewhere = tmp_path / "another login" / locked.run.parent.name / "web"
     record(elsewhere).write(locked.record)
     assert definitions.find("web") == replace(locked, run=elsewhere)
+
+
+def test_a_run_folder_of_another_home_is_not_believed_of_a_copied_record(
+    locked: VmPaths, tmp_path: Path
+) -> None:
+    record(locked.run.with_name("other") / "web").write(locked.record)
+    record(locked.run.parent.with_name("other") / "web").write(locked.record)
+    assert definitions.find("web") == locked
 
 
 def test_a_vm_that_is_off_is_found_where_it_would_start(
@@ -305,32 +306,38 @@ def test_a_whole_vm_is_no_leftover(locked: VmPaths) -> None:
     assert definitions.leftovers() == []
 
 
-def test_halves_are_leftovers_once_their_process_is_gone(gone_pid: int) -> None:
+def test_halves_are_leftovers_once_nobody_is_at_work_there() -> None:
     private_dir(vms_dir())
-    for kind in ("new", "removed"):
-        (vms_dir() / f".{kind}-a-b-{gone_pid}").mkdir()
-        (vms_dir() / f".{kind}-a-b-{os.getpid()}").mkdir()
-    assert sorted(path.name for path in definitions.leftovers()) == [
-        f".new-a-b-{gone_pid}",
-        f".removed-a-b-{gone_pid}",
-    ]
+    # A pid tells nothing: it may be reused, or another namespace's.
+    left = [vms_dir() / f".{kind}-a-b-{os.getpid()}" for kind in ("new", "removed")]
+    for path in left:
+        path.mkdir()
+    with making(vms_dir(), ".new-c-") as made:
+        assert sorted(definitions.leftovers()) == left
+        definitions.clear(made)
+        assert made.exists()
+    assert sorted(definitions.leftovers()) == left
+    for path in left:
+        definitions.clear(path)
+    assert folders() == []
 
 
-def test_a_throwaway_vm_without_process_and_owner_is_a_leftover(
-    web: VmPaths, gone_pid: int
-) -> None:
-    marker = web.state / THROWAWAY
-    marker.write_text(str(os.getpid()))
+def test_a_throwaway_vm_without_process_and_owner_is_a_leftover(web: VmPaths) -> None:
+    first, second = own(web), own(web)  # handed over
+    os.close(first)
     assert definitions.leftovers() == []
-    for content in (str(gone_pid), "", "rubbish"):
-        marker.write_text(content)
-        assert definitions.leftovers() == [web.state]
+    definitions.clear(web.state)
+    assert web.spec.exists()
+    os.close(second)
+    assert definitions.leftovers() == [web.state]
+    definitions.clear(web.state)
+    assert folders() == []
 
 
-def test_a_throwaway_vm_that_is_on_is_no_leftover(
-    locked: VmPaths, gone_pid: int
-) -> None:
-    (locked.state / THROWAWAY).write_text(str(gone_pid))
+def test_a_throwaway_vm_that_is_on_is_no_leftover(locked: VmPaths) -> None:
+    os.close(own(locked))
+    definitions.clear(locked.state)
+    assert locked.spec.exists()
     assert definitions.leftovers() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from dataclasses import fields
 from pathlib import Path
@@ -44,17 +45,60 @@ def test_sockets_are_not_where_logind_removes_them_at_logout(
     no_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    assert paths.run_home() == Path(f"/tmp/qemuctl-{os.getuid()}/home")
+    assert paths.run_home().parent == Path(f"/tmp/qemuctl-{os.getuid()}")
 
 
 def test_each_state_folder_has_a_run_folder_of_its_own(
     no_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = {paths.run_home()}
-    for state in ("/s", "/t"):
-        monkeypatch.setenv("XDG_STATE_HOME", state)
-        homes.add(paths.run_home())
-    assert len(homes) == 3
+    def run(variable: str, name: str) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, str(no_home / name))
+            paths.private_dir(paths.state_home())
+            return paths.run_home()
+
+    variables = ("HOME", "XDG_STATE_HOME", "QEMUCTL_HOME")
+    runs = [run(variable, name) for variable in variables for name in ("s", "t")]
+    assert len({*runs}) == 6
+    assert runs == [run(variable, name) for variable in variables for name in "st"]
+
+
+def test_a_copy_of_a_state_folder_has_a_run_folder_of_its_own(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = paths.private_dir(paths.state_home())
+    run = paths.run_home()
+    kept = first.with_name("kept")
+    first.rename(kept)
+    shutil.copytree(kept, first)  # at the same path, as in another mount namespace
+    assert (first / "id").read_text() == (kept / "id").read_text()
+    assert paths.run_home() != run
+    shutil.rmtree(first)
+    kept.rename(first)
+    assert paths.run_home() == run
+
+
+def test_a_state_folder_that_is_moved_or_linked_to_keeps_its_run_folder(
+    no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = paths.private_dir(paths.state_home())
+    run = paths.run_home()
+    first.rename(no_home / "moved")
+    first.symlink_to(no_home / "moved")
+    assert paths.run_home() == run
+
+
+def test_an_id_that_was_cut_short_is_made_again(no_home: Path) -> None:
+    state = paths.private_dir(paths.state_home())
+    (state / "id").write_text("12")
+    run = paths.made_run_home()
+    assert (state / "id").stat().st_size == 33
+    assert paths.run_home() == run
+
+
+def test_a_look_makes_no_home(no_home: Path) -> None:
+    assert paths.run_home() == paths.run_home()
+    assert list(no_home.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", ["", "relative/path"])

@@ -17,6 +17,7 @@ from qemuctl.errors import ImageError
 from qemuctl.image import whole as whole_module
 from qemuctl.image.whole import scratch, whole
 from tests.unit.disk_images import MIB, ODD, raw
+from tests.unproven import in_small_mounts
 
 
 @pytest.fixture
@@ -101,20 +102,36 @@ with whole(Path(sys.argv[1])) as fresh:
     os._exit(9)
 """
     subprocess.run([sys.executable, "-c", code, folder / "file"], check=False)
-    (left,) = folder.iterdir()
-    other = raw(folder / ".qemuctl-00000000-1-1-0.new", b"another host's")
-    stem = left.name.rpartition("-")[0]
+    left = sorted(folder.iterdir())
+    assert [path.suffix for path in left] == [".lock", ".new"]
     odd = [
-        raw(folder / f"{name}.new", b"not ours")
-        for name in (f"{stem}x-y", stem.rpartition("-")[0], stem + "-", stem + "-0\n")
+        raw(folder / f"{name}.lock", b"not ours")
+        for name in (left[0].stem + "-", left[0].stem[:-1], ".qemuctl-x", "qemuctl-a")
     ]
     with whole(folder / "a") as living, whole(folder / "b") as fresh:
-        assert not left.exists()
+        assert not any(path.exists() for path in left)
         living.write_text("a")
         fresh.write_text("b")
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["a", "b", other.name, *(path.name for path in odd)]
+        ["a", "b", *(path.name for path in odd)]
     )
+
+
+def test_a_process_of_another_pid_namespace_is_not_taken_for_a_dead_one(
+    folder: Path,
+) -> None:
+    code = """
+import sys
+from pathlib import Path
+from qemuctl.image.whole import sweep
+sweep(Path(sys.argv[1]))
+"""
+    enter = in_small_mounts("other pid namespaces")
+    space = [*enter, "--pid", "--fork", "--mount-proc"]
+    with whole(folder / "file") as fresh:
+        fresh.write_text("x")
+        subprocess.run([*space, sys.executable, "-c", code, folder], check=True)
+        assert fresh.exists()
 
 
 def test_a_link_stays_a_link(folder: Path) -> None:
@@ -205,7 +222,7 @@ with scratch(Path(sys.argv[1])) as made:
         assert (made / "part").exists()
     assert [path.name for path in folder.iterdir()] == ["file"]
     subprocess.run([sys.executable, "-c", code, folder], check=False)
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 3
     with whole(folder / "other") as fresh:
         fresh.touch()
     assert sorted(path.name for path in folder.iterdir()) == ["file", "other"]
