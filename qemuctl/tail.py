@@ -39,12 +39,12 @@ def tail(path: Path, lines: int = 20, *, longest: int = 64 * 1024) -> str:
 
 def plain(text: str) -> str:
     """Text without terminal escape sequences and control characters."""
-    text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return _printable(text)
+    return _printable(_ESCAPE.sub("", text))
 
 
 def _printable(text: str) -> str:
     """The characters that print, and those that part lines and columns."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "\n".join(
         line
         if line.isprintable()
@@ -77,4 +77,4 @@ class Plain:
         # A carriage return has become a newline already, when it came.
         skipped = self._returned and text.startswith("\n")
         self._returned = text.endswith("\r")
-        return plain(text[1:] if skipped else text)
+        return _printable(text[1:] if skipped else text)

@@ -263,7 +263,7 @@ def remove_locked(paths: VmPaths, *, keep_disks: bool = False) -> Path | None:
     with working(paths.state):  # `gc` leaves it to us
         durable.move(paths.state, doomed)
         shutil.rmtree(paths.run, ignore_errors=True)
-        return clear(doomed)
+        return _clear(doomed)
 
 
 def clear(path: Path) -> Path | None:

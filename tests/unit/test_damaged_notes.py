@@ -216,5 +216,8 @@ def test_a_home_has_one_identity_for_good() -> None:
     known = home_id()
     assert home_id() == known
     (state_home() / "id").write_bytes(b"")
-    with pytest.raises(DamagedFile):
+    with pytest.raises(DamagedFile) as caught:
         home_id()
+    assert f"rm {state_home() / 'id'}" in str(caught.value.hint)
+    (state_home() / "id").unlink()
+    assert home_id() != known

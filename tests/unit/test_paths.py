@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qemuctl import paths
-from qemuctl.errors import HostError
+from qemuctl.errors import DamagedFile, HostError
 from qemuctl.paths import SOCKET_PATH_MAX, VmPaths, blocking_folder, private_dir
 
 
@@ -88,9 +88,12 @@ def test_a_state_folder_that_is_moved_or_linked_to_keeps_its_run_folder(
     assert paths.run_home() == run
 
 
-def test_an_id_that_was_cut_short_is_made_again(no_home: Path) -> None:
+def test_an_id_that_was_cut_short_is_refused(no_home: Path) -> None:
     state = paths.private_dir(paths.state_home())
     (state / "id").write_text("12")
+    with pytest.raises(DamagedFile):
+        paths.run_home()
+    (state / "id").unlink()
     run = paths.made_run_home()
     assert (state / "id").stat().st_size == 33
     assert paths.run_home() == run

@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qemuctl.tail import Plain, plain, tail
@@ -93,6 +93,7 @@ def in_parts(data: bytes, cuts: list[int]) -> str:
     return text + coming.feed(b"", last=True)
 
 
+@example(["\x1b", "\x1b[31m", "0"], [])
 @given(
     st.lists(
         SEQUENCES | PRINTABLE | st.sampled_from(["\r\n", "\r", "\n", "\x1b", "\x1b["])

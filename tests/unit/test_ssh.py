@@ -308,10 +308,10 @@ async def main():
 asyncio.run(main())
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", copy)
-    await asyncio.to_thread(until, lambda: len(list(here.iterdir())) == 2, 20)
+    await asyncio.to_thread(until, lambda: len(list(here.glob("*.new"))) == 2, 20)
     process.kill()
     await process.wait()
-    assert len(list(here.iterdir())) == 2
+    assert len(list(here.glob("*.new"))) == 2
     await get_file(way(tmp_path), str(there / "big"), here)
     assert [entry.name for entry in here.iterdir()] == ["big"]
 

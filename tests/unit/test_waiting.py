@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_a_wait_for_a_lock_can_be_interrupted(tmp_path: Path, shared: bool) -> N
     try:
         with held(tmp_path / "lock") as fd:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
             with pytest.raises(asyncio.CancelledError):
                 lock_for_a_moment(fd, "x", shared=shared)
     finally:
