@@ -7,7 +7,6 @@ pydantic takes more than a user means: ``True`` for 1, or an empty path.
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 from typing import Annotated, Any
 
 from pydantic import (
@@ -69,14 +68,6 @@ def split_address(value: str) -> tuple[str, int]:
     if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         raise ValueError(f"not an address: {value!r} (write 127.0.0.1:5901)")
     return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, as `split_address` gives it, is this host's alone."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # a name, which may mean anything
-        return host == "localhost"
 
 
 def _no_nul(value: str) -> str:

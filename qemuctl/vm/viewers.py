@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import socket
 import struct
@@ -16,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from qemuctl.errors import HostError
 from qemuctl.vm.screen import Server, bracketed
@@ -89,7 +90,8 @@ def choose(server: Server) -> Viewer:
 async def bridge(path: Path) -> AsyncIterator[int]:
     """A TCP port on 127.0.0.1 that leads to a unix socket, while the block lasts.
 
-    Only programs of the same user get through, as with the socket itself.
+    Only this process and those that it has started get through: a guest, too, reaches
+    the port, through a QEMU of the same user (10.0.2.2).
     """
     tasks: set[asyncio.Task[None]] = set()
 
@@ -100,7 +102,8 @@ async def bridge(path: Path) -> AsyncIterator[int]:
         task.add_done_callback(tasks.discard)
         with contextlib.closing(writer), contextlib.suppress(OSError):
             ends = (writer.get_extra_info(end) for end in ("peername", "sockname"))
-            if _owner(*ends) == os.getuid():
+            inode = _inode(*ends)
+            if inode is not None and await asyncio.to_thread(_is_ours, inode):
                 await _join(reader, writer, path)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -113,8 +116,8 @@ async def bridge(path: Path) -> AsyncIterator[int]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _owner(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
-    """The user at the other end of a TCP connection within this host.
+def _inode(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
+    """The socket at the other end of a TCP connection within this host (proc(5)).
 
     None when it is not known, as for one that has ended already.
     """
@@ -122,8 +125,26 @@ def _owner(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
     for line in _SOCKETS.read_text().splitlines()[1:]:
         fields = line.split()
         if fields[1:3] == wanted:
-            return int(fields[7])
+            return int(fields[9])
     return None
+
+
+def _is_ours(inode: int) -> bool:
+    """Whether this process, or one that it has started, has the socket."""
+    own = psutil.Process()
+    return any(
+        f"socket:[{inode}]" in _open(process.pid)
+        for process in (own, *own.children(recursive=True))
+    )
+
+
+def _open(pid: int) -> list[str]:
+    found = []
+    with contextlib.suppress(OSError):  # it has ended
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # it is closed
+                found.append(str(each.readlink()))
+    return found
 
 
 def _as_listed(host: str, port: int) -> str:

@@ -128,10 +128,19 @@ def test_a_screen_or_a_kernel_keeps_the_firmware_off_the_serial_port() -> None:
 @pytest.mark.parametrize(
     ("display", "option", "value"),
     [
-        ({"type": "vnc", "address": "127.0.0.1:5901"}, "-vnc", "127.0.0.1:1"),
+        (
+            {"type": "vnc", "address": "127.0.0.1:5901"},
+            "-vnc",
+            "127.0.0.1:1,password=on",
+        ),
+        (
+            {"type": "vnc", "address": "127.0.0.1:5901", "password": False},
+            "-vnc",
+            "127.0.0.1:1",
+        ),
         ({"type": "vnc", "address": "0.0.0.0:5901"}, "-vnc", "0.0.0.0:1,password=on"),
         (
-            {"type": "spice", "address": "127.0.0.1:5930"},
+            {"type": "spice", "address": "127.0.0.1:5930", "password": False},
             "-spice",
             "addr=127.0.0.1,port=5930,disable-ticketing=on",
         ),

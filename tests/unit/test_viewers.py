@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qemuctl.errors import HostError
-from qemuctl.vm import viewers
 from qemuctl.vm.screen import Server
 from qemuctl.vm.viewers import bridge, choose
 
@@ -111,15 +111,26 @@ async def test_the_bridge_leads_to_the_socket_and_ends(tmp_path: Path) -> None:
             await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_the_bridge_lets_nobody_else_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+CONNECT = """
+import socket, sys
+print(socket.create_connection(("127.0.0.1", int(sys.argv[1]))).recv(6))
+"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "answer"),
+    [((), b"b'hello '\n"), (("setsid", "--fork"), b"b''\n")],
+    ids=["a viewer", "not of ours"],
+)
+async def test_the_bridge_lets_through_what_it_was_made_for(
+    tmp_path: Path, begin: tuple[str, ...], answer: bytes
 ) -> None:
-    own = viewers.os.getuid()
-    monkeypatch.setattr(viewers.os, "getuid", lambda: own + 1)
+    """A QEMU of the same user, behind which a guest is, is none of our processes."""
     async with await echo(tmp_path / "s"), bridge(tmp_path / "s") as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await reader.read() == b""
-        writer.close()
+        process = await asyncio.create_subprocess_exec(
+            *begin, sys.executable, "-c", CONNECT, str(port), stdout=-1
+        )
+        assert (await process.communicate())[0] == answer
 
 
 async def test_the_bridge_to_nowhere_hangs_up(tmp_path: Path) -> None:
