@@ -110,7 +110,7 @@ def test_what_is_told_as_done_is_on_the_disk(
     in_order(
         cut.names(),
         # The disk, its folder, the rest; only then can it be seen; then it is told.
-        "make *.*", "sync *.*", "sync disks", "sync vm.yaml", "sync .new-idle-*-*",
+        "make *.*", "sync *.*", "sync disks", "sync vm.yaml", "sync .new-idle-*",
         "rename landed.json", "rename idle", "sync vms",
         "sync *.new", "rename *", "sync arrivals",
     )  # fmt: skip

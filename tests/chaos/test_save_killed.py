@@ -80,7 +80,7 @@ def ran(home: Home) -> bool:
 
 # What changes something in a save and in a start from what was saved.
 SAVE = (
-    "make changing.lock", "qmp stop", "make .qemuctl-*-*-*-*.new", "qmp migrate",
+    "make changing.lock", "qmp stop", "make .qemuctl-*.new", "qmp migrate",
     "rename saved.state", "qmp quit",
 )  # fmt: skip
 START = (
