@@ -42,10 +42,10 @@ exec 3<&- 4>&-
 # On a file system without holes all of it goes.
 most=8388608
 trim() {
-  for log in "$state/serial.log" "$state/qemu.log" "$state/events.out"; do
-    size=$(stat -c '%b %s' "$log" 2>/dev/null) || continue
-    [ $((${size% *} * 512)) -gt "$most" ] || continue
-    old=$(((${size#* } - most / 2) / 4096 * 4096))
+  stat -c '%b %s %n' "$state/serial.log" "$state/qemu.log" "$state/events.out" \
+    2>/dev/null | while read -r blocks size log; do
+    [ $((blocks * 512)) -gt "$most" ] || continue
+    old=$(((size - most / 2) / 4096 * 4096))
     fallocate -n -p -o 0 -l "$old" "$log" 2>/dev/null || : >"$log"
   done
 }
@@ -69,19 +69,17 @@ bury() {
 # A shell ends when it cannot fork; what is needed most must not depend on that.
 trap bury EXIT
 
-# No event tells that a file has grown too long: so we look whenever a nap is over,
-# which does not outlive us.
-if setpriv --pdeathsig KILL true 2>/dev/null; then
-  sleeps="setpriv --pdeathsig KILL sleep"
-else
-  sleeps=sleep
-fi
+# No event tells that a file has grown too long: so we look after each nap, which does
+# not outlive us, also if we have ended before it asks for that.
+sleeps='[ "$PPID" = "$0" ] && exec sleep 10'
+ends_with_us=
+command -v setpriv >/dev/null && ends_with_us="setpriv --pdeathsig KILL"
 trap : CHLD
 nap= status=
 while [ -z "$status" ]; do
   if [ -z "$nap" ] || ! kill -0 "$nap" 2>/dev/null; then
-    trim
-    $sleeps 5 &
+    [ -z "$nap" ] || trim
+    $ends_with_us sh -c "$sleeps" "$$" &
     nap=$!
   fi
   wait "$qemu"
