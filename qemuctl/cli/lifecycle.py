@@ -51,7 +51,7 @@ async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.image import store
     from qemuctl.paths import VmPaths
     from qemuctl.vm import definitions
-    from qemuctl.vm.disks import check_media, make_disks
+    from qemuctl.vm.disks import check_media, check_new_medium, make_disks
     from qemuctl.vm.plan import draft
     from qemuctl.vm.resolve import image_of, resolved
 
@@ -63,6 +63,9 @@ async def _create(spec: Spec, text: str | None) -> None:
             image = image_of(spec)
             await make_disks(spec, paths, image, progress=progress)
             check_media(resolved(spec, paths, image))
+            for disk in spec.disks:
+                if disk.path is not None:
+                    check_new_medium(disk, spec)
 
 
 @command("edit", example="EDITOR=nano qemuctl edit web")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -135,6 +136,26 @@ async def test_what_cannot_be_imported_is_refused_with_a_reason(disk: Path) -> N
     assert (await import_file(unknown, format="qcow2")).name == "disk"
     with pytest.raises(ImageError, match="exists already: disk"):
         await import_file(unknown, format="qcow2")
+
+
+async def test_what_is_packed_or_of_another_format_is_never_imported_as_raw(
+    disk: Path,
+) -> None:
+    packed = disk.with_name("d.raw.xz")
+    packed.write_bytes(b"\xfd7zXZ\0".ljust(512, b"x"))
+    for said in (None, "raw", "qcow2"):
+        with pytest.raises(ImageError, match="packed by xz") as caught:
+            await import_file(packed, name="x", format=said)
+        assert f"xz -dk {shlex.quote(str(packed))}" in (caught.value.hint or "")
+    vdi = disk.with_name("disk.img")
+    qemu_img.run("convert", "-O", "vdi", qemu_img.file(disk), qemu_img.file(vdi))
+    with pytest.raises(ImageError, match="a VDI image") as caught:
+        await import_file(vdi, format="raw")
+    assert "--format vdi" in (caught.value.hint or "")
+    with pytest.raises(UsageError) as usage:
+        await import_file(vdi)
+    assert "--format vdi" in (usage.value.hint or "")
+    assert nothing_came()
 
 
 async def test_a_file_whose_name_is_no_text_is_imported(disk: Path) -> None:
