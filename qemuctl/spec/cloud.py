@@ -10,9 +10,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from qemuctl.spec.base import Model
+from qemuctl.spec.document import typed
 from qemuctl.spec.scalars import Text
 
-_SWITCHES = {"true": True, "false": False}
 # useradd(8)'s idea of a portable name.
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -63,17 +63,6 @@ def check_hostname(name: str) -> str:
     return name
 
 
-def _typed(value: Any) -> Any:
-    """Numbers and switches, which a spec's reader leaves as text, for cloud-init."""
-    if isinstance(value, dict):
-        return {key: _typed(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_typed(inner) for inner in value]
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    return _SWITCHES.get(value, value) if isinstance(value, str) else value
-
-
 class CloudInit(Model):
     """What goes into the NoCloud seed, which the guest reads from a small disk.
 
@@ -91,7 +80,7 @@ class CloudInit(Model):
     run: tuple[Text | tuple[Text, ...], ...] = Field(
         (), description="commands, as lines for a shell or as lists of words"
     )
-    network: Annotated[dict[str, Any] | None, BeforeValidator(_typed)] = Field(
+    network: Annotated[dict[str, Any] | None, BeforeValidator(typed)] = Field(
         None, description="network configuration, version 1 or 2, as cloud-init has it"
     )
     user_data: Text | None = Field(None, description="path of a file of your own")
