@@ -73,6 +73,7 @@ def edit(name: Name) -> None:
     """Edit a VM's spec in $VISUAL or $EDITOR; a wrong one is not taken."""
     from qemuctl.process import held
     from qemuctl.spec import load_spec, parse_spec
+    from qemuctl.spec.rewrite import rewritten
     from qemuctl.vm import definitions
     from qemuctl.vm.disks import check_disks_kept
     from qemuctl.vm.plan import draft
@@ -91,6 +92,10 @@ def edit(name: Name) -> None:
                 f"edit {name}", "present", "the name cannot change here",
                 hint=f"qemuctl rename {name} {spec.name}",
             )  # fmt: skip
+        whole = flags.with_texts(spec)
+        if whole is not spec:
+            own = {"cloud_init": whole.cloud_init}
+            after = rewritten(after, parse_spec(after).model_copy(update=own))
         written = load_spec(paths.spec)
         images = image_of(written), image_of(spec)
         check_disks_kept(written, spec, paths, images)

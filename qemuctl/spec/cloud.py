@@ -25,6 +25,16 @@ _KEY = re.compile(
 )
 
 
+FILES = ("user_data", "meta_data", "network_config")
+"""The fields that name a file of the user's own, or have its text."""
+
+
+def is_text(value: str) -> bool:
+    """Whether one of `FILES` is the text itself: it has several lines, or begins as
+    ``#cloud-config`` and scripts do."""
+    return "\n" in value or value.startswith("#")
+
+
 def key_is_path(key: str) -> bool:
     """Whether an entry of `ssh_keys` names a file; the others are keys."""
     return _KEY.search(key) is None
@@ -63,6 +73,9 @@ def check_hostname(name: str) -> str:
     return name
 
 
+_OWN = "path of a file of your own, or its text: several lines, or one with # in front"
+
+
 class CloudInit(Model):
     """What goes into the NoCloud seed, which the guest reads from a small disk.
 
@@ -83,9 +96,9 @@ class CloudInit(Model):
     network: Annotated[dict[str, Any] | None, BeforeValidator(typed)] = Field(
         None, description="network configuration, version 1 or 2, as cloud-init has it"
     )
-    user_data: Text | None = Field(None, description="path of a file of your own")
-    meta_data: Text | None = Field(None, description="path of a file of your own")
-    network_config: Text | None = Field(None, description="path of a file of your own")
+    user_data: Text | None = Field(None, description=_OWN)
+    meta_data: Text | None = Field(None, description=_OWN)
+    network_config: Text | None = Field(None, description=_OWN)
 
     @field_validator("user")
     @classmethod
@@ -132,3 +145,11 @@ class CloudInit(Model):
         if self.network_config is not None and self.network is not None:
             raise ValueError("network_config takes the place of network")
         return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The paths of files that this needs, by their keys: `ssh_keys[0]`."""
+        given = {key: getattr(self, key) for key in FILES}
+        files = {key: name for key, name in given.items() if name and not is_text(name)}
+        keys = enumerate(self.ssh_keys)
+        return files | {f"ssh_keys[{n}]": key for n, key in keys if key_is_path(key)}

@@ -111,7 +111,7 @@ def _boot(spec: Spec, whole: Boot, paths: VmPaths, files: Collection[str]) -> Bo
 
 def _cloud_init(spec: Spec, image: Image | None) -> CloudInit | None:
     """With whom the image has, and with the keys that are in files."""
-    from qemuctl.image.seed import given_keys
+    from qemuctl.image.own_files import given_keys
 
     if not seeded(spec, image):
         return spec.cloud_init
