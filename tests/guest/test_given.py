@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import threading
 from pathlib import Path
@@ -180,3 +181,22 @@ def test_user_data_that_cannot_stay_is_refused_at_once(
     data.write_bytes(b"#!/bin/sh\n\xff")
     here.run(*create)
     assert f"user_data: {data}" in spec_of(here)
+
+
+def test_a_saved_vm_with_another_name_goes_on_with_the_address_that_it_had(
+    here: Home, boot_sector: Path
+) -> None:
+    disk = f"path={str(boot_sector).replace(',', ',,')}"
+    here.run("create", "v", "--disk", disk, "--memory", "64M")
+    here.run("start", "v")
+    before = here.text("nic", "ls", "v", "--json")
+    here.run("save", "v")
+    here.run("rename", "v", "w")
+    here.run("start", "w")
+    assert here.text("nic", "ls", "w", "--json") == before
+    here.run("kill", "w")
+    here.run("export", "w", boot_sector.parent / "w.tar")
+    here.run("import", boot_sector.parent / "w.tar", "--name", "x")
+    (mac,) = (nic["mac"] for nic in json.loads(before))
+    assert mac in spec_of(here, "w")
+    assert mac not in here.text("argv", "x")
