@@ -9,6 +9,7 @@ so that two homes on a host know nothing of each other.
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,36 @@ SOCKET_PATH_MAX = 107
 def _xdg(variable: str, default: str) -> Path:
     value = os.environ.get(variable, "")
     # The XDG specification tells us to ignore relative paths.
-    return Path(value) if value.startswith("/") else Path.home() / default
+    return Path(value) if value.startswith("/") else user_home() / default
+
+
+def user_home() -> Path:
+    """The user's home folder.
+
+    A user id without an entry in passwd, as in a container, may have none that can be
+    written to: then it is a folder below ``/tmp``, made here. Raises HostError when
+    that is somebody else's.
+    """
+    try:
+        home = Path.home()
+        if os.access(home, os.W_OK) or has_name():
+            return home
+    except RuntimeError:  # no HOME, and no entry
+        pass
+    return private_dir(_tmp() / "user")
+
+
+def has_name() -> bool:
+    """Whether the user has an entry in passwd, without which ssh refuses to work."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _tmp() -> Path:
+    return Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
 
 
 def _under_home(kind: str) -> Path | None:
@@ -78,12 +108,12 @@ def run_home() -> Path:
     than the usual is named by a hash, for the path of a socket must stay short.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
+    base = _tmp()
     if runtime.startswith("/") and not runtime.startswith("/run/user/"):
         given = Path(runtime)
         base = given / "qemuctl" if os.access(given, os.W_OK | os.X_OK) else base
     state = state_home()
-    if state == Path.home() / ".local/state/qemuctl":
+    if state == user_home() / ".local/state/qemuctl":
         return base / "home"
     import hashlib  # a few milliseconds that the usual home does not need
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import HostError
-from qemuctl.paths import data_home, private_dir
+from qemuctl.paths import data_home, has_name, private_dir
 
 _NAME = "id_ed25519"
 
@@ -81,7 +81,17 @@ def _write(path: Path, text: str) -> None:
     Path(fresh).replace(path)
 
 
+def check_user() -> None:
+    """Raises HostError for a user with whom ssh and ssh-keygen refuse to work."""
+    if not has_name():
+        raise HostError(
+            f"ssh needs a user with a name, and the id {os.getuid()} has none",
+            hint="qemuctl exec and cp do without; or add the id to /etc/passwd",
+        )
+
+
 def _keygen(*arguments: str) -> str:
+    check_user()
     argv = ["ssh-keygen", *arguments]
     try:
         done = subprocess.run(
