@@ -13,6 +13,7 @@ import typer
 
 from qemuctl.cli import flags
 from qemuctl.cli.app import Name, Names, command, complete_images
+from qemuctl.cli.notices import say_doubts
 from qemuctl.cli.output import note
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import HostError, QemuctlError, StateError
@@ -43,6 +44,7 @@ def create(
     """Create a VM, from flags or a YAML file or both; it is not started."""
     spec, text = flags.spec_from(name=name, image=image, file=file, flags=given)
     run_async(_create(spec, text))
+    say_doubts(spec)
     note(f"created {spec.name}; start it with: qemuctl start {spec.name}")
 
 
@@ -54,10 +56,11 @@ async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.vm.disks import check_media, check_new_medium, make_disks
     from qemuctl.vm.plan import draft
     from qemuctl.vm.resolve import image_of, resolved
+    from qemuctl.vm.room import check_memory
 
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
-    draft(spec, VmPaths.of(spec.name), spec.boot.once)
+    check_memory(draft(spec, VmPaths.of(spec.name), spec.boot.once).spec)
     with percent(f"copying {spec.image}") as progress:
         with store.steady(), definitions.creating(spec, text) as paths:
             image = image_of(spec)

@@ -33,6 +33,11 @@ def total_memory(proc: Path = Path("/proc")) -> int:
     return min(every, *(limit.bytes for limit in limits), every)
 
 
+def memory_and_swap(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that the host can hold at all. Raises HostError when it is not told."""
+    return _memory("MemTotal", meminfo) + _memory("SwapTotal", meminfo)
+
+
 def memory_limit(proc: Path = Path("/proc")) -> int | None:
     """The control groups' limit in bytes, where it is less than the host has.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qemuctl.host.resources import cpu_count
 from qemuctl.image import seed
 from qemuctl.spec import CloudInit
 from tests import commands
@@ -200,3 +201,18 @@ def test_a_saved_vm_with_another_name_goes_on_with_the_address_that_it_had(
     (mac,) = (nic["mac"] for nic in json.loads(before))
     assert mac in spec_of(here, "w")
     assert mac not in here.text("argv", "x")
+
+
+def test_what_the_host_does_not_have_is_told_with_its_numbers(here: Home) -> None:
+    cpus = cpu_count()
+    words = here.words("create", "v", "--cpus", cpus + 1, "--disk", "size=1M")
+    assert f"note: {cpus + 1} processors on a host with {cpus}" in words
+    words = here.words("create", "w", "--memory", "10T", "--disk", "size=1M", check=1)
+    assert "10T of memory, which is more than this host has" in words
+    assert "-m " not in words
+    assert here.text("ls", "-aq") == "v\n"
+    # A spec that came by another way, or was edited.
+    edited(here, "sed -i -e '$amemory: 10T'")
+    words = here.words("start", "v", check=1)
+    assert "10T of memory, which is more than this host has" in words
+    assert "the command was" not in words
