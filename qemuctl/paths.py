@@ -168,6 +168,16 @@ def _not_yours(path: Path) -> HostError:
     )
 
 
+def for_user(mode: int) -> int:
+    """The mode of a new file that is to have ``mode`` where it comes from, less what
+    the user's umask takes away, and without set-user-ID and its like."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Umask":  # os.umask() could only tell by changing it
+            return mode & 0o777 & ~int(value, 8)
+    return mode & 0o755
+
+
 def blocking_folder(path: Path) -> str | None:
     """Names the first folder on the way to ``path`` that bars the caller."""
     for folder in reversed(path.absolute().parents):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qemuctl.cli.app import Json, command
-from qemuctl.cli.output import note, print_json
+from qemuctl.cli.output import note, print_json, print_text
 
 
 @command("doctor", example="qemuctl doctor")
@@ -21,9 +21,9 @@ def doctor(json: Json = False) -> None:
         print_json([asdict(check) for check in found])
     else:
         for check in found:
-            print(f"{check.status:<4}  {check.name}: {check.detail}")
+            print_text(f"{check.status:<4}  {check.name}: {check.detail}")
             if check.advice:
-                print(f"      → {check.advice}")
+                print_text(f"      → {check.advice}")
     if any(check.status == "fail" for check in found):
         raise typer.Exit(1)
 
@@ -49,6 +49,6 @@ def gc(
         print_json([str(path) for path in found])
         return
     for path in found:
-        print(path)
+        print_text(path)
     if not found:
         note("nothing to remove")

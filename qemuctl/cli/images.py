@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qemuctl.cli.app import Json, complete_images, group
-from qemuctl.cli.output import building, note, print_json, print_table
+from qemuctl.cli.output import building, note, print_json, print_table, print_text
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import ImageError, StateError, UsageError
@@ -66,7 +66,7 @@ def list_images(
         rows += [row for row in _available() if row["name"] not in known]
     if quiet:
         for row in rows:
-            print(row["name"])
+            print_text(row["name"])
     elif json:
         print_json(rows)
     else:
