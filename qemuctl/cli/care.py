@@ -33,11 +33,15 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
     json: Json = False,
 ) -> None:
-    """Remove what crashes left behind; VMs that were created are never touched."""
+    """Remove what crashes left behind; VMs that were created are never touched.
+
+    Files of disks that were removed from VMs are named, and stay.
+    """
     from qemuctl.image import store
     from qemuctl.migration import arrivals
     from qemuctl.vm import templates
     from qemuctl.vm.definitions import clear, leftovers
+    from qemuctl.vm.left import left_of_all, way_back
 
     found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
     found += arrivals.leftovers()
@@ -52,3 +56,6 @@ def gc(
         print_text(path)
     if not found:
         note("nothing to remove")
+    for name, files in left_of_all().items():
+        for file in files:
+            note(f"not removed: {way_back(name, file)}")

@@ -216,3 +216,25 @@ def test_what_the_host_does_not_have_is_told_with_its_numbers(here: Home) -> Non
     words = here.words("start", "v", check=1)
     assert "10T of memory, which is more than this host has" in words
     assert "the command was" not in words
+
+
+def test_what_a_removed_disk_leaves_is_said_and_listed(here: Home) -> None:
+    here.run("create", "v", "--disk", "size=1M", "--disk", "size=2M")
+    assert "not removed" not in here.words("gc")
+    assert "disk0.qcow2 stays" in here.words("disk", "rm", "v", "disk0")
+    left = here.path / "state/vms/v/disks/disk0.qcow2"
+    again = f"qemuctl disk add v --path {left}"
+    assert again in here.words("disk", "add", "v", "--size", "3M")
+    assert f"{left} (of a removed disk)" in here.text("disk", "ls", "v")
+    rows = json.loads(here.text("disk", "ls", "v", "--json"))
+    assert [row["path"] for row in rows if row["target"] is None] == [str(left)]
+    assert again in here.words("gc")
+    assert left.exists()
+    here.run("disk", "add", "v", "--path", left)
+    assert "removed disk" not in here.text("disk", "ls", "v")
+    # A linked clone's disk is made from a file beside it, which is not left.
+    here.run("clone", "v", "w", "--linked")
+    here.run("disk", "rm", "v", "disk3")
+    words = here.words("gc")
+    assert again in words
+    assert "base" not in words
