@@ -238,3 +238,12 @@ def test_what_a_removed_disk_leaves_is_said_and_listed(here: Home) -> None:
     words = here.words("gc")
     assert again in words
     assert "base" not in words
+
+
+@pytest.mark.parametrize("bad", [("nothere",), ("tiny", "--qemu-arg", "-nonsense")])
+def test_what_is_wrong_with_a_throwaway_vm_is_said_once(
+    here: Home, bad: tuple[str, ...]
+) -> None:
+    words = here.words("run", *bad, "--", "true", check=1)
+    assert words.count("error: ") == 1
+    assert "no fork can be had" not in words
