@@ -209,6 +209,12 @@ def resize(
     what = f"{format_size(done.before_bytes)} → {format_size(done.size_bytes)}"
     where = f", {done.guest} in the guest" if done.guest else ""
     note(f"{target}: {what}{where}")
+    if done.size_bytes > done.before_bytes:
+        note(
+            "its partitions and file systems are as large as before: cloud-init grows "
+            "the root's at a boot; others grow in the guest, by growpart, then "
+            "resize2fs or xfs_growfs"
+        )
 
 
 def limit(

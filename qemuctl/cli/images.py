@@ -240,13 +240,17 @@ def import_(
         bool, typer.Option("--trust-backing", help="its backing files may lie anywhere")
     ] = False,
 ) -> None:
-    """Copy an image file into the store; prints its name."""
+    """Copy an image file into the store; prints its name.
+
+    The root disk of a VM brings the kernel of the image that it was made from.
+    """
     from qemuctl.image.acquire import import_file
+    from qemuctl.vm.origin import origin_of
 
     with percent(f"importing {file.name}") as progress:
         work = import_file(
             file, name=name, format=format, user=user, trust_backing=trust_backing,
-            progress=progress,
+            like=origin_of(file), progress=progress,
         )  # fmt: skip
         print(run_async(work).name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,19 +15,22 @@ from qemuctl.errors import ImageError, SpecError, UsageError
 from qemuctl.image import store
 from qemuctl.image.catalog import Entry, catalog
 from qemuctl.image.chain import check_trusted
-from qemuctl.image.check import check
 from qemuctl.image.checksums import Checksum
 from qemuctl.image.complete import check_complete
-from qemuctl.image.convert import FORMATS, convert, readable
+from qemuctl.image.convert import FORMATS, readable
+from qemuctl.image.copied import copied, copy_beside, copy_file
 from qemuctl.image.download import Downloaded, downloading
 from qemuctl.image.fetch import shown
-from qemuctl.image.manifest import STEP, Format, Manifest, sha256_of
+from qemuctl.image.manifest import (
+    Format,
+    Manifest,
+    sha256_of,
+    sums_beside,
+)
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import Progress, silent
-from qemuctl.image.qcow2 import read_header
 from qemuctl.image.recognise import (
     Kind,
-    check_raw,
     check_sectors,
     other_kind,
     recognised,
@@ -195,7 +197,7 @@ async def _converted(
 ) -> str:
     """Converts a download, which goes then, and gives the disk's SHA-256."""
     try:
-        sha256 = await _copied(path, kind, disk, False, progress)
+        sha256 = await copied(path, kind, disk, False, progress)
     except ImageError as error:
         # What qemu-img says of the file; a full disk is no fault of it.
         if error.argv and (error.returncode or 0) > 0:
@@ -223,7 +225,7 @@ def _move(source: Path, target: Path, tick: Tick) -> None:
         if error.errno != errno.EXDEV:
             raise
         # The cache is on another file system.
-        _copy(source, target, silent, tick)
+        copy_file(source, target, silent, tick)
         source.unlink()
 
 
@@ -278,13 +280,15 @@ async def import_file(
     format: str | None = None,
     user: str | None = None,
     trust_backing: bool = False,
+    like: Image | None = None,
     progress: Progress = silent,
 ) -> Image:
     """Copies an image file into the store; the file stays as it is.
 
     ``format`` is that of the file, by default what its suffix says. What is
     neither qcow2 nor raw becomes qcow2, and an overlay is flattened. ``user``
-    tells that it has cloud-init, and whom that makes.
+    tells that it has cloud-init, and whom that makes. ``like`` is the image that it was
+    made from: its kernel and what else is beside its disk are copied, too.
 
     Raises ImageError, UsageError for a format that is not known.
     """
@@ -294,16 +298,25 @@ async def import_file(
     kept: Format = "raw" if written == "raw" else "qcow2"
     with store.fresh(name) as folder:
         disk = folder / f"disk.{kept}"
-        sha256 = await _copied(path, written, disk, trust_backing, progress)
-        manifest = Manifest(
-            # A file's name may be no text.
-            source=str(path.absolute()).encode(errors="replace").decode(),
-            created=_now(),
-            format=kept,
-            virtual_size=await asyncio.to_thread(_virtual_size, disk, kept),
-            sha256=sha256,
-            user=user,
-            cloud_init=user is not None,
+        inside = [like.folder] if like is not None else []
+        sha256 = await copied(path, written, disk, trust_backing, progress, inside)
+        known = Manifest() if like is None else like.manifest
+        if like is not None:
+            await in_thread(partial(copy_beside, like, folder))
+        manifest = known.model_copy(
+            update={
+                # A file's name may be no text.
+                "source": str(path.absolute()).encode(errors="replace").decode(),
+                "created": _now(),
+                "format": kept,
+                "virtual_size": await asyncio.to_thread(_virtual_size, disk, kept),
+                "sha256": sha256,
+                "files": await in_thread(partial(sums_beside, disk)),
+                "user": user or known.user,
+                "cloud_init": known.cloud_init or user is not None,
+                "source_sha256": None,
+                "recipe": None,
+            }
         )
         store.describe(folder, manifest)
     return store.find(name)
@@ -327,50 +340,3 @@ def format_by_suffix(path: Path) -> str:
             hint=f"add --format: {', '.join(FORMATS)}",
         )
     return found
-
-
-async def _copied(
-    path: Path, format: str, disk: Path, trust_backing: bool, progress: Progress
-) -> str:
-    """Copies an image, flattened, and gives the copy's SHA-256."""
-    if format in ("qcow2", "raw"):
-        check_format(path, "raw" if format == "raw" else "qcow2")
-        if format == "raw":
-            check_raw(path)
-        layers = check_trusted(path, format, inside=(), trust_backing=trust_backing)
-        single = len(layers) == 1 and layers[0].remote is None
-        if format == "qcow2" and single and read_header(path).data_file is None:
-            # As it is, for compressed clusters would be unpacked otherwise.
-            await _check_sound(path)
-            return await in_thread(partial(_copy, path, disk, progress))
-    await convert(
-        path, disk, source_format=format, trust_backing=trust_backing,
-        format=disk.suffix.removeprefix("."), progress=progress,
-    )  # fmt: skip
-    return await in_thread(partial(sha256_of, disk))
-
-
-async def _check_sound(path: Path) -> None:
-    found = await check(path, "qcow2")
-    if found.corruptions or found.errors:
-        raise ImageError(
-            f"the image is damaged: {path}", hint=f"qemuctl image check {path}"
-        )
-
-
-def _copy(source: Path, target: Path, progress: Progress, tick: Tick) -> str:
-    digest = hashlib.sha256()
-    total, done = source.stat().st_size, 0
-    try:
-        with source.open("rb") as reading, target.open("xb") as writing:
-            while part := reading.read(STEP):
-                tick()
-                digest.update(part)
-                writing.write(part)
-                done += len(part)
-                progress(done, total)
-    except OSError as error:
-        raise ImageError(
-            f"cannot copy {source} to {target.parent}: {error.strerror}"
-        ) from error
-    return digest.hexdigest()

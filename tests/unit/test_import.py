@@ -18,8 +18,9 @@ from qemuctl.image.manifest import FILE
 from qemuctl.image.verify import verify
 from qemuctl.paths import images_dir
 from qemuctl.thread import Tick, in_thread
+from qemuctl.vm.origin import origin_of
 from tests.unit.disk_images import MIB, ODD, content, digest, overlay, qcow2, raw
-from tests.unit.stores import PATTERN, add_image, everything, with_data_file
+from tests.unit.stores import PATTERN, add_image, add_vm, everything, with_data_file
 
 pytestmark = pytest.mark.usefixtures("bare_home")
 
@@ -232,3 +233,22 @@ async def test_an_image_without_a_checksum_cannot_be_verified() -> None:
     assert "sha256" not in (image.folder / FILE).read_text()
     with pytest.raises(SpecError, match="no checksum of the image web"):
         await verify(image)
+
+
+async def test_the_root_disk_of_a_vm_brings_the_kernel_of_its_image(
+    folder: Path,
+) -> None:
+    known = {"user": "me", "cloud_init": True, "cmdline": "root=/dev/vda"}
+    base = add_image("base", DATA, kernel="linux", **known)
+    vm = add_vm("web", image="base", disks=({"size": "1M"},))
+    root, other = vm.disk(0, "qcow2"), vm.disk(1, "qcow2")
+    assert origin_of(root) == base
+    assert origin_of(other) is origin_of(folder / "x.qcow2") is None
+    image = await import_file(root, name="copy", like=origin_of(root))
+    assert image.kernel is not None
+    assert image.initrd is not None
+    assert (image.kernel.read_text(), image.initrd.read_text()) == (
+        "linux", "linux's initrd",
+    )  # fmt: skip
+    assert image.manifest.model_dump().items() >= known.items()
+    await verify(image)
