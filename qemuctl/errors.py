@@ -215,14 +215,23 @@ class UnexpectedExit(QemuctlError):
 
 
 class WaitTimeout(QemuctlError):
-    """Something did not happen in time; ``stage`` names what was waited for."""
+    """Something did not happen in time; ``stage`` names what was waited for, ``why`` is
+    what is known of the reason."""
 
-    def __init__(self, stage: str, seconds: float, *, console_tail: str = "") -> None:
+    def __init__(
+        self,
+        stage: str,
+        seconds: float,
+        *,
+        console_tail: str = "",
+        why: str | None = None,
+    ) -> None:
         self.stage, self.seconds, self.console_tail = stage, seconds, console_tail
         tail = console_tail.rstrip()
+        last = f"the console's last lines:\n{tail}" if tail else None
         super().__init__(
             f"timed out after {seconds:g} s: waiting for {stage}",
-            hint=f"the console's last lines:\n{tail}" if tail else None,
+            hint="\n".join(filter(None, [why, last])) or None,
         )
 
 

@@ -9,6 +9,7 @@ so that two homes on a host know nothing of each other.
 from __future__ import annotations
 
 import os
+import pwd
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,36 @@ SOCKET_PATH_MAX = 107
 def _xdg(variable: str, default: str) -> Path:
     value = os.environ.get(variable, "")
     # The XDG specification tells us to ignore relative paths.
-    return Path(value) if value.startswith("/") else Path.home() / default
+    return Path(value) if value.startswith("/") else user_home() / default
+
+
+def user_home() -> Path:
+    """The user's home folder.
+
+    A user id without an entry in passwd, as in a container, may have none that can be
+    written to: then it is a folder below ``/tmp``, made here. Raises HostError when
+    that is somebody else's.
+    """
+    try:
+        home = Path.home()
+        if os.access(home, os.W_OK) or has_name():
+            return home
+    except RuntimeError:  # no HOME, and no entry
+        pass
+    return private_dir(_tmp() / "user")
+
+
+def has_name() -> bool:
+    """Whether the user has an entry in passwd, without which ssh refuses to work."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _tmp() -> Path:
+    return Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
 
 
 def _under_home(kind: str) -> Path | None:
@@ -82,7 +112,7 @@ def run_home() -> Path:
     made in it before there is a state folder.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
+    base = _tmp()
     if runtime.startswith("/") and not runtime.startswith("/run/user/"):
         given = Path(runtime)
         base = given / "qemuctl" if os.access(given, os.W_OK | os.X_OK) else base
@@ -94,6 +124,16 @@ def made_run_home() -> Path:
     """`run_home`, which exists then. Raises HostError where it cannot be made."""
     private_dir(state_home())
     return private_dir(run_home())
+
+
+def for_user(mode: int) -> int:
+    """The mode of a new file that is to have ``mode`` where it comes from, less what
+    the user's umask takes away, and without set-user-ID and its like."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Umask":  # os.umask() could only tell by changing it
+            return mode & 0o777 & ~int(value, 8)
+    return mode & 0o755
 
 
 @dataclass(frozen=True)

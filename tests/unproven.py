@@ -26,6 +26,7 @@ class Need(StrEnum):
     KVM = "a /dev/kvm that opens"
     MOUNTS = "root or user namespaces, to mount something"
     HOSTS = "root, to make network, mount and process namespaces"
+    USER = "root, to be a user without a name, who may read the project"
     IP = "ip, of the package iproute2"
     TC = "tc, and a kernel that slows a network down"
     SSHD = "sshd, of the package openssh-server"

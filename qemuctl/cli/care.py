@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qemuctl.cli.app import Json, command
-from qemuctl.cli.output import note, print_json
+from qemuctl.cli.output import note, print_json, print_text
 
 
 @command("doctor", example="qemuctl doctor")
@@ -21,9 +21,9 @@ def doctor(json: Json = False) -> None:
         print_json([asdict(check) for check in found])
     else:
         for check in found:
-            print(f"{check.status:<4}  {check.name}: {check.detail}")
+            print_text(f"{check.status:<4}  {check.name}: {check.detail}")
             if check.advice:
-                print(f"      → {check.advice}")
+                print_text(f"      → {check.advice}")
     if any(check.status == "fail" for check in found):
         raise typer.Exit(1)
 
@@ -33,11 +33,15 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
     json: Json = False,
 ) -> None:
-    """Remove what crashes left behind; VMs that were created are never touched."""
+    """Remove what crashes left behind; VMs that were created are never touched.
+
+    Files of disks that were removed from VMs are named, and stay.
+    """
     from qemuctl.image import store
     from qemuctl.migration import arrivals
     from qemuctl.vm import templates
     from qemuctl.vm.definitions import clear, leftovers
+    from qemuctl.vm.left import left_of_all, way_back
     from qemuctl.vm.run_folders import clear_run_homes
 
     found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
@@ -52,6 +56,9 @@ def gc(
         print_json([str(path) for path in found])
         return
     for path in found:
-        print(path)
+        print_text(path)
     if not found:
         note("nothing to remove")
+    for name, files in left_of_all().items():
+        for file in files:
+            note(f"not removed: {way_back(name, file)}")

@@ -98,6 +98,18 @@ def add(
         return
     where = f", {done.guest} in the guest" if done.guest else ""
     note(f"added {done.id}{where}: {done.path}{words_of(done)}")
+    _say_left(name)
+
+
+def _say_left(name: str) -> None:
+    """Says which files removed disks have left: a new disk gets another one."""
+    from qemuctl.process import held
+    from qemuctl.vm.definitions import find
+    from qemuctl.vm.left import left_files, way_back
+
+    if not held(find(name).lock):
+        for path in left_files(name):
+            note(way_back(name, path))
 
 
 def remove(
@@ -115,7 +127,7 @@ def remove(
     both: Both = False,
     json: Json = False,
 ) -> None:
-    """Take a disk away from a VM; its file stays.
+    """Take a disk away from a VM; its file stays (disk ls shows it).
 
     Exit status 0: removed; 1: refused; 3: pending, the guest may still let go of
     it, and a later command does the rest.
@@ -197,6 +209,12 @@ def resize(
     what = f"{format_size(done.before_bytes)} → {format_size(done.size_bytes)}"
     where = f", {done.guest} in the guest" if done.guest else ""
     note(f"{target}: {what}{where}")
+    if done.size_bytes > done.before_bytes:
+        note(
+            "its partitions and file systems are as large as before: cloud-init grows "
+            "the root's at a boot; others grow in the guest, by growpart, then "
+            "resize2fs or xfs_growfs"
+        )
 
 
 def limit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.cli import disk_changes
@@ -24,21 +25,29 @@ def list_disks(name: Name, json: Json = False) -> None:
 
     A disk's target is the id of its device and, unless the spec gives another
     one, its serial in the guest (/dev/disk/by-id). NOW tells of a VM that is on
-    which ones it has.
+    which ones it has. Files that removed disks have left come last.
     """
+    from qemuctl.process import held
     from qemuctl.vm.definitions import find, load
     from qemuctl.vm.disks import disk_files
+    from qemuctl.vm.left import left_files
     from qemuctl.vm.resolve import image_of
 
     paths, spec = find(name), load(name)
     live = run_async(_live(name))
     found = disk_files(spec, paths, image_of(spec))
+    left = []
+    if live is not None or not held(paths.lock):
+        left = left_files(name, [one.path for one in live or ()])
     if json:
-        print_json(_facts(found, live))
+        print_json(_facts(found, live) + [_left_facts(path) for path in left])
         return
     rows = [_row(disk, live) for disk in found]
     written = {disk.target for disk in found}
     rows += [_live_row(one) for one in live or () if one.id not in written]
+    for path in left:
+        format_, note = path.suffix.removeprefix("."), f"{path} (of a removed disk)"
+        rows.append((None, None, None, _used(path), format_, None, "no", note))
     if spec.cdrom is not None:
         iso = spec.cdrom or "(empty)"
         rows.append(("cdrom", None, None, None, "raw", "ro", None, iso))
@@ -81,6 +90,20 @@ def _facts(found: list[DiskFile], live: list[LiveDisk] | None) -> list[dict[str,
         for one in live or ()
         if one.id not in names
     ]  # fmt: skip
+
+
+def _left_facts(path: Path) -> dict[str, Any]:
+    return {
+        "target": None, "serial": None, "path": path, "size": None,
+        "used": path.stat().st_blocks * 512, "readonly": False, "configured": False,
+        "live": None,
+    }  # fmt: skip
+
+
+def _used(path: Path) -> str:
+    from qemuctl.units import format_rounded
+
+    return format_rounded(path.stat().st_blocks * 512)
 
 
 def _row(disk: DiskFile, live: list[LiveDisk] | None) -> tuple[str | None, ...]:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from qemuctl.spec import Spec
 
 File = Annotated[
-    Path | None, typer.Option("--file", "-f", metavar="FILE", help="a YAML spec")
+    Path | None,
+    typer.Option(
+        "--file", "-f", metavar="FILE", help="a YAML spec; - is standard input"
+    ),
 ]
 Memory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="512M, or 512M,max=2G,slots=4")
@@ -58,7 +61,8 @@ BootOnce = Annotated[
     ),
 ]
 UserData = Annotated[
-    str | None, typer.Option(metavar="FILE", help="cloud-init user-data of your own")
+    str | None,
+    typer.Option(metavar="FILE", help="cloud-init user-data of your own (copied)"),
 ]
 SshKeys = Annotated[
     list[str] | None,
@@ -141,7 +145,7 @@ def spec_from(
     Raises SpecError, UsageError.
     """
     from qemuctl.errors import SpecError, UsageError
-    from qemuctl.spec import load_spec, resolve_paths, validate
+    from qemuctl.spec import resolve_paths, validate
 
     try:
         given = _given(flags, image)
@@ -156,29 +160,60 @@ def spec_from(
         except SpecError as error:
             error.exit_status = UsageError.exit_status  # there is no file to blame
             raise
-        return resolve_paths(spec, Path.cwd()), None
-    spec = load_spec(file, name=name)
+        return with_texts(resolve_paths(spec, Path.cwd())), None
+    spec, text = read_spec(file, name=name)
     if not given:
-        return spec, _text_if_same(file, spec)
+        spec = with_texts(spec)
+        return spec, _rewritten(text, spec)
     written = spec.model_dump(exclude_defaults=True)
     merged = {**written, **given, "name": spec.name}
     for key in ("boot", "root", "cloud_init", "nics"):
         if key in given and key in written:
             merged[key] = _over(written[key], given[key])
-    return resolve_paths(validate(merged), Path.cwd()), None
+    return with_texts(resolve_paths(validate(merged), Path.cwd())), None
+
+
+def read_spec(file: Path, *, name: str | None = None) -> tuple[Spec, bytes]:
+    """The spec in a file, in a pipe, or in standard input (``-``), with its text, which
+    is read once. Raises SpecError."""
+    from qemuctl.spec import base_of, parse_spec
+    from qemuctl.spec.document import SIZE_MAX, read_file
+
+    if str(file) == "-":
+        # Not by its path: that of a socket, which sshd gives, cannot be opened.
+        with open(0, "rb", closefd=False) as standard:
+            text = standard.read(SIZE_MAX + 1)
+        source, base = "standard input", Path.cwd()
+    else:
+        text, source, base = read_file(file), str(file), base_of(file)
+    return parse_spec(text, source=source, base=base, name=name), text
+
+
+def with_texts(spec: Spec) -> Spec:
+    """The spec with the text of the files that its cloud-init names: they may be gone
+    at its next start, or be pipes. Raises SpecError."""
+    if spec.cloud_init is None or not spec.cloud_init.enabled:
+        return spec
+    if not spec.cloud_init.files:
+        return spec
+    from qemuctl.image.own_files import with_texts as texts
+
+    return spec.model_copy(update={"cloud_init": texts(spec.cloud_init)})
 
 
 def _over(written: Any, given: Any) -> Any:
     return {**written, **given} if isinstance(given, dict) else given
 
 
-def _text_if_same(file: Path, spec: Spec) -> str | None:
-    """The user's text with its comments, unless a path in it counts from
-    where the file was."""
-    from qemuctl.spec import parse_spec
+def _rewritten(text: bytes, spec: Spec) -> str | None:
+    """The user's text with its comments, as far as it says what the spec says; None
+    when it has not the name that the VM gets by another way."""
+    from qemuctl.spec.document import read_document
+    from qemuctl.spec.rewrite import rewritten
 
-    text = file.read_text()
-    return text if parse_spec(text) == spec else None
+    if "name" not in read_document(text, "the spec").data:
+        return None
+    return rewritten(text.decode("utf-8-sig"), spec)
 
 
 def _given(flags: dict[str, Any], image: str | None) -> dict[str, Any]:
@@ -198,7 +233,8 @@ def _given(flags: dict[str, Any], image: str | None) -> dict[str, Any]:
     if flags["forward"]:
         nics = [{"forward": flags["forward"]}, *(nics or [])]
     root = {"size": flags["root_size"], "mode": flags["disk_mode"]}
-    cloud = {"user_data": flags["user_data"], "ssh_keys": flags["ssh_key"]}
+    own = "/dev/stdin" if flags["user_data"] == "-" else flags["user_data"]
+    cloud = {"user_data": own, "ssh_keys": flags["ssh_key"]}
     boot = {
         "once": flags["boot"],
         "kernel": flags["kernel"],

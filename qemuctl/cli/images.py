@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qemuctl.cli.app import Json, complete_images, group
-from qemuctl.cli.output import building, note, print_json, print_table
+from qemuctl.cli.output import building, note, print_json, print_table, print_text
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import ImageError, StateError, UsageError
@@ -66,7 +66,7 @@ def list_images(
         rows += [row for row in _available() if row["name"] not in known]
     if quiet:
         for row in rows:
-            print(row["name"])
+            print_text(row["name"])
     elif json:
         print_json(rows)
     else:
@@ -240,13 +240,17 @@ def import_(
         bool, typer.Option("--trust-backing", help="its backing files may lie anywhere")
     ] = False,
 ) -> None:
-    """Copy an image file into the store; prints its name."""
+    """Copy an image file into the store; prints its name.
+
+    The root disk of a VM brings the kernel of the image that it was made from.
+    """
     from qemuctl.image.acquire import import_file
+    from qemuctl.vm.origin import origin_of
 
     with percent(f"importing {file.name}") as progress:
         work = import_file(
             file, name=name, format=format, user=user, trust_backing=trust_backing,
-            progress=progress,
+            like=origin_of(file), progress=progress,
         )  # fmt: skip
         print(run_async(work).name)
 

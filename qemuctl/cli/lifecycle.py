@@ -12,6 +12,7 @@ import typer
 
 from qemuctl.cli import flags
 from qemuctl.cli.app import Name, Names, command, complete_images
+from qemuctl.cli.notices import say_doubts
 from qemuctl.cli.output import note
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import HostError, NotFound, QemuctlError, StateError
@@ -43,6 +44,7 @@ def create(
     """Create a VM, from flags or a YAML file or both; it is not started."""
     spec, text = flags.spec_from(name=name, image=image, file=file, flags=given)
     run_async(_create(spec, text))
+    say_doubts(spec)
     note(f"created {spec.name}; start it with: qemuctl start {spec.name}")
 
 
@@ -51,18 +53,22 @@ async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.image import store
     from qemuctl.paths import VmPaths
     from qemuctl.vm import definitions
-    from qemuctl.vm.disks import check_media, make_disks
+    from qemuctl.vm.disks import check_media, check_new_medium, make_disks
     from qemuctl.vm.plan import draft
     from qemuctl.vm.resolve import image_of, resolved
+    from qemuctl.vm.room import check_memory
 
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
-    draft(spec, VmPaths.of(spec.name), spec.boot.once)
+    check_memory(draft(spec, VmPaths.of(spec.name), spec.boot.once).spec)
     with percent(f"copying {spec.image}") as progress:
         with store.steady(), definitions.creating(spec, text) as paths:
             image = image_of(spec)
             await make_disks(spec, paths, image, progress=progress)
             check_media(resolved(spec, paths, image))
+            for disk in spec.disks:
+                if disk.path is not None:
+                    check_new_medium(disk, spec)
 
 
 @command("edit", example="EDITOR=nano qemuctl edit web")
@@ -71,6 +77,7 @@ def edit(name: Name) -> None:
     from qemuctl.paths import private_dir
     from qemuctl.process import held
     from qemuctl.spec import load_spec, parse_spec
+    from qemuctl.spec.rewrite import rewritten
     from qemuctl.vm import definitions
     from qemuctl.vm.disks import check_disks_kept
     from qemuctl.vm.plan import draft
@@ -89,6 +96,10 @@ def edit(name: Name) -> None:
                 f"edit {name}", "present", "the name cannot change here",
                 hint=f"qemuctl rename {name} {spec.name}",
             )  # fmt: skip
+        whole = flags.with_texts(spec)
+        if whole is not spec:
+            own = {"cloud_init": whole.cloud_init}
+            after = rewritten(after, parse_spec(after).model_copy(update=own))
         written = load_spec(paths.spec)
         images = image_of(written), image_of(spec)
         check_disks_kept(written, spec, paths, images)

@@ -209,14 +209,13 @@ def show_argv(
     from qemuctl.cmdline import format_argv
     from qemuctl.errors import UsageError
     from qemuctl.paths import VmPaths
-    from qemuctl.spec import load_spec
     from qemuctl.vm.definitions import find, load
     from qemuctl.vm.plan import draft
 
     if (name is None) == (file is None):
         raise UsageError("give either NAME or -f FILE")
     if file is not None:
-        spec = load_spec(file)
+        spec, _ = flags.read_spec(file)
         paths = VmPaths.of(spec.name)
     else:
         assert name is not None

@@ -9,13 +9,20 @@ from qemuctl.cli.output import note
 from qemuctl.paths import cache_home
 
 if TYPE_CHECKING:
+    from qemuctl.spec import Spec
     from qemuctl.vm.vm import Vm
 
 
 def say_accelerator(reason: str, requested: str) -> None:
     """Says once why ``auto`` chose the accelerator that it chose, and again only when
-    that has changed; `info` and `doctor` always tell."""
+    that has changed; `info` and `doctor` always tell. That a guest may hang by the one
+    that was asked for is said each time."""
     if requested != "auto":
+        from qemuctl.host.accel import doubt
+
+        why = doubt() if requested == "kvm" else None
+        if why is not None:
+            note(f"note: {why}")
         return
     said = cache_home() / "accelerator-said"
     with contextlib.suppress(OSError):
@@ -24,6 +31,14 @@ def say_accelerator(reason: str, requested: str) -> None:
         said.parent.mkdir(parents=True, exist_ok=True)
         said.write_text(reason)
     note(f"note: {reason}")
+
+
+def say_doubts(spec: Spec) -> None:
+    """Says what of a VM is odd on this host."""
+    from qemuctl.vm.room import doubts
+
+    for doubt in doubts(spec):
+        note(f"note: {doubt}")
 
 
 async def say_gone_on(vm: Vm) -> None:

@@ -1,4 +1,8 @@
-"""What every command prints with: data on stdout, words on stderr."""
+"""What every command prints with: data on stdout, words on stderr.
+
+Escape sequences in either are made visible here, and nowhere else: errors and tables
+hold what guests, servers, peers and files say.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from qemuctl.tail import escaped, json_escaped
 from qemuctl.waiting import SAY_AFTER as SAY_AFTER
 
 
@@ -15,13 +20,22 @@ def print_json(value: Any) -> None:
     """One JSON document, for programs."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    print(json_escaped(text))
+
+
+def print_text(text: object, *, flush: bool = False) -> None:
+    """A line of data that may hold what others have written, safe for a terminal."""
+    print(escaped(str(text)), flush=flush)
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Aligned columns. Drawing tables by a library would take `ls` longer to
     load than to run."""
-    cells = [[str(cell) if cell not in (None, "") else "-" for cell in r] for r in rows]
+    cells = [
+        [escaped(str(cell)) if cell not in (None, "") else "-" for cell in r]
+        for r in rows
+    ]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     for row in (head, *cells):
         line = "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
@@ -33,24 +47,22 @@ def print_fields(fields: Mapping[str, object]) -> None:
     shown = {name: value for name, value in fields.items() if value not in (None, "")}
     width = max(map(len, shown), default=0) + 1
     for name, value in shown.items():
-        first, *more = str(value).splitlines() or [""]
+        first, *more = escaped(str(value)).splitlines() or [""]
         print(f"{name + ':':<{width}}  {first}")
         for line in more:
             print(f"{'':<{width}}  {line}")
 
 
 def note(text: str) -> None:
-    """A word to the user that is not data."""
-    print(text, file=sys.stderr)
+    """A word to the user that is not data; what others have written in it is safe."""
+    print(escaped(text), file=sys.stderr)
 
 
 def report(message: str, hint: str | None = None) -> None:
     """An error, as every command shows it."""
     note(f"error: {message}")
     if hint:
-        note("")
-        first, *more = hint.splitlines()
-        note("\n".join([f"hint: {first}", *more]))
+        note(f"\nhint: {hint}")
 
 
 @contextlib.contextmanager
@@ -98,8 +110,8 @@ def _spinner(text: str) -> Iterator[Callable[[str], None]]:
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=above
     ) as shown:
-        task = shown.add_task(text, total=None)
-        yield lambda changed: shown.update(task, description=changed)
+        task = shown.add_task(escaped(text), total=None)
+        yield lambda changed: shown.update(task, description=escaped(changed))
 
 
 def building(text: str) -> Callable[[str], None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qemuctl.cli.app import Json, Name, Timeout, command, seconds
-from qemuctl.cli.output import note, print_fields, print_json, working
+from qemuctl.cli.output import note, print_fields, print_json, print_text, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.scope import Both, Config, Live, scope
 from qemuctl.units import MIB, format_rounded, format_size, parse_size
@@ -112,7 +112,7 @@ def diff(name: Name, json: Json = False) -> None:
         print_json({key: {"now": a, "configured": b} for key, (a, b) in found.items()})
         return
     for key, (now, configured) in found.items():
-        print(f"{key}: {now} -> {configured}")
+        print_text(f"{key}: {now} -> {configured}")
 
 
 def _size(text: str) -> int:

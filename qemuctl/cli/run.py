@@ -99,7 +99,7 @@ def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
 
 
 async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> int:
-    from qemuctl.cli.notices import say_accelerator
+    from qemuctl.cli.notices import say_accelerator, say_doubts
     from qemuctl.errors import UsageError, WaitTimeout
     from qemuctl.host import inspect_host
 
@@ -111,6 +111,7 @@ async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> i
         raise UsageError(
             "the console needs the serial port: the spec says serial: false"
         )
+    say_doubts(spec)
     progress = building(f"building the image {spec.image}, once:")
     if not command:
         return await _look(spec, progress)

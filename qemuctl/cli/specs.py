@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qemuctl.cli.app import group
+from qemuctl.cli.flags import read_spec
 from qemuctl.cli.output import note, print_json
 
 spec = group("spec", "About the YAML file of a VM.")
@@ -31,9 +32,9 @@ def show_example() -> None:
 
 @spec.command(epilog="Example:  qemuctl spec check web.yaml")
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a YAML spec")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="a YAML spec; - is standard input")
+    ],
 ) -> None:
     """Say whether a file is a valid spec, and what is wrong with it."""
-    from qemuctl.spec import load_spec
-
-    note(f"{file}: fine, it describes {load_spec(file).name}")
+    note(f"{file}: fine, it describes {read_spec(file)[0].name}")

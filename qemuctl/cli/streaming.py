@@ -11,13 +11,15 @@ from collections.abc import Coroutine
 from typing import Any
 
 from qemuctl.follow import readable
+from qemuctl.tail import json_escaped
 
 
 def print_line(value: Any) -> None:
     """One JSON document in one line, there at once for whoever reads it."""
     import json
 
-    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    print(json_escaped(text), flush=True)
 
 
 async def until_unread(work: Coroutine[Any, Any, None]) -> None:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from qemuctl.vm.board import Row
 
 HEAD = (
-    "NAME", "STATE", "CPU", "HOST", "VCPUS", "MEMORY", "GUEST", "RES", "PSS",
+    "NAME", "STATE", "CPU", "HOST", "VCPU%", "MEMORY", "GUEST", "RES", "PSS",
     "READ/s", "WRITE/s", "OPS/s", "RX/s", "TX/s",
 )  # fmt: skip
+_VCPUS_SHOWN = 4
 _WORDS = 2  # columns that are not numbers
-_DISPENSABLE = ("VCPUS", "HOST", "PSS", "OPS/s", "MEMORY", "GUEST", "TX/s", "RX/s")
+_DISPENSABLE = ("VCPU%", "HOST", "PSS", "OPS/s", "MEMORY", "GUEST", "TX/s", "RX/s")
 
 
 class Tables:
@@ -103,7 +104,7 @@ def _cells(row: Row) -> list[str | None]:
         sample.state,
         percent(rates.cpu_share) if rates else None,
         percent(rates.host_share) if rates else None,
-        " ".join(f"{x.cpu_share * 100:.0f}" for x in rates.vcpus) if rates else None,
+        processors([x.cpu_share * 100 for x in rates.vcpus]) if rates else None,
         size(memory.actual_bytes),
         size(memory.guest.used_bytes) if memory.guest else None,
         size(memory.resident_bytes),
@@ -114,6 +115,13 @@ def _cells(row: Row) -> list[str | None]:
         size(_sum(nics, "received_bytes_per_second")),
         size(_sum(nics, "sent_bytes_per_second")),
     ]
+
+
+def processors(shares: Sequence[float]) -> str:
+    """How busy each processor is; of many, how many there are and the busiest."""
+    if len(shares) > _VCPUS_SHOWN:
+        return f"{max(shares):.0f} at most of {len(shares)}"
+    return " ".join(f"{share:.0f}" for share in shares)
 
 
 def _sum(devices: Sequence[Any] | None, *names: str) -> float | None:

@@ -10,6 +10,7 @@ from qemuctl.cmdline.options import AccelOption, MachineOption, MemoryOption, Sm
 from qemuctl.cmdline.ram import RAM
 from qemuctl.errors import SpecError
 from qemuctl.host import Host, MachineType
+from qemuctl.host.accel import host_model
 from qemuctl.spec.model import Spec
 from qemuctl.units import GIB, MIB
 
@@ -38,6 +39,7 @@ def compute(spec: Spec, host: Host, *, in_file: bool) -> Iterator[Element]:
     yield _accel(host)
     model = spec.cpu.model or host.accel.cpu_model
     if model is not None:
+        model = host_model(model, host.accel)
         host.binary.require_cpu_model(model, "cpu.model")
         yield Plain(option="-cpu", value=_unseen(model) if disguised else model)
     if disguised:

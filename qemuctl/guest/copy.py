@@ -28,6 +28,7 @@ from qemuctl.guest.conversation import CHUNK, Conversation, CopyError, Ended
 from qemuctl.guest.port import Way
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.whole import scratch
+from qemuctl.paths import for_user
 
 # A read from the port gives a page at most (virtio_console's buffers), so
 # blocks are gathered: dd with blocks of 32 KiB to 1 MiB reads 70 to 80 MB/s
@@ -145,7 +146,7 @@ async def get_file(
 ) -> Path:
     """Copies a file out of the guest; gives its path here.
 
-    The mode is kept but for set-user-ID and its like. Raises HostError for a
+    The mode is kept but for what the umask takes away. Raises HostError for a
     target that cannot be written, CopyError with the guest's words, also for
     a file that changes meanwhile, AgentError when the way breaks; the target is
     then as it was.
@@ -159,7 +160,7 @@ async def get_file(
             sum_ = await receive(talk, file, place, size or None, progress)
             await talk.send(b"ok\n")
             compare(await talk.ended(), sum_ if size else "", source)
-        os.fchmod(file.fileno(), mode)
+        os.fchmod(file.fileno(), for_user(mode))
     return place
 
 

@@ -20,6 +20,7 @@ from typing import IO, Any, BinaryIO, Self
 
 from qemuctl.guest.conversation import CHUNK, CopyError
 from qemuctl.guest.copy import md5
+from qemuctl.paths import for_user
 from qemuctl.thread import Tick
 
 Parts = tuple[str, ...]
@@ -194,7 +195,7 @@ def _write(
 
 def _settle(fd: int, head: tarfile.TarInfo) -> None:
     os.utime(fd, (head.mtime, head.mtime))
-    os.fchmod(fd, head.mode & 0o777)
+    os.fchmod(fd, for_user(head.mode))
 
 
 def _inside(parts: Parts, target: str) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from qemuctl.errors import HostError
+from qemuctl.errors import HostError, SpecError
 from qemuctl.host.binary import Binary
 
 KVM_GET_API_VERSION = 0xAE00  # linux/kvm.h: _IO(KVMIO, 0x00)
@@ -79,12 +79,49 @@ def choose_accel(
     if requested == "kvm":
         if problem is not None:
             raise HostError(f"KVM cannot be used: {problem}", hint=_advice(facts))
-        return _kvm("the spec asks for it", facts)
+        doubt = _unfit(facts)
+        reason = "the spec asks for it"
+        return _kvm(reason if doubt is None else f"{reason}, although {doubt}", facts)
     problem = problem or _unfit(facts)
     if problem is None:
         module = min(facts.modules & HARDWARE_MODULES)
         return _kvm(f"/dev/kvm works, by {module}", facts)
     return _tcg(problem, binary)
+
+
+def for_cpu_model(accel: Accel, requested: str, model: str | None) -> Accel:
+    """The choice for a CPU model of the spec's, which for ``host`` is `host_model`'s.
+
+    Raises SpecError where an accelerator that the spec asks for has no such model:
+    QEMU would not start, or abort.
+    """
+    if model is None or not _is_host(model) or accel.cpu_model == CPU_MODEL_KVM:
+        return accel
+    if requested != "auto":
+        raise SpecError(
+            f"only hardware virtualisation has it, and this is {accel.reason}",
+            key="cpu.model", hint="leave it out, or say accel: auto",
+        )  # fmt: skip
+    instead = f"{accel.reason}; the CPU model is {CPU_MODEL_TCG} in the place of host"
+    return replace(accel, reason=instead)
+
+
+def host_model(model: str, accel: Accel) -> str:
+    """The same CPU model, or where the host's own cannot be had the one with all that
+    is emulated; flags behind it stay."""
+    if _is_host(model) and accel.cpu_model != CPU_MODEL_KVM:
+        return model.replace(CPU_MODEL_KVM, CPU_MODEL_TCG, 1)
+    return model
+
+
+def _is_host(model: str) -> bool:
+    return model.partition(",")[0] == CPU_MODEL_KVM
+
+
+def doubt() -> str | None:
+    """Why a guest that runs by KVM may hang on this host; None where it should not."""
+    why = _unfit(gather_kvm_facts())
+    return why and f"{why}; accel: auto, or tcg, runs it by emulation"
 
 
 def _kvm(reason: str, facts: KvmFacts) -> Accel:

@@ -20,7 +20,12 @@ from qemuctl.errors import HostError
 from qemuctl.host.accel import choose_accel
 from qemuctl.host.binary import Binary
 from qemuctl.host.discovery import find_qemu, probe
-from qemuctl.host.resources import available_memory, cpu_count, free_space
+from qemuctl.host.resources import (
+    available_memory,
+    cpu_count,
+    free_space,
+    memory_limit,
+)
 from qemuctl.spec.model import Spec
 from qemuctl.units import GIB, MIB
 
@@ -138,13 +143,15 @@ def _tool(name: str, missing: Status, advice: str) -> Check:
 
 def _memory() -> Check:
     def grade(free: int) -> Check:
+        limit = memory_limit()
+        of = "" if limit is None else f" of a control group's limit of {_human(limit)}"
         if free >= MEMORY_WARN:
-            return Check("memory", "ok", f"{_human(free)} available")
+            return Check("memory", "ok", f"{_human(free)} available{of}")
         status: Status = "fail" if free < MEMORY_FAIL else "warn"
         return Check(
             "memory",
             status,
-            f"only {_human(free)} available",
+            f"only {_human(free)} available{of}",
             "stop what is not needed, or give the guests less memory",
         )
 

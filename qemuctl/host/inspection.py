@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qemuctl.host.accel import Accel, choose_accel
+from qemuctl.host.accel import Accel, choose_accel, for_cpu_model
 from qemuctl.host.binary import Binary
 from qemuctl.host.discovery import find_qemu, probe
 from qemuctl.host.resources import tsc_khz
@@ -29,7 +29,8 @@ def inspect_host(spec: Spec) -> Host:
     """Finds and asks the QEMU that ``spec`` names, and chooses the accelerator.
 
     Raises HostError when there is no usable QEMU, or KVM is demanded and
-    cannot work.
+    cannot work; SpecError for a CPU model that the accelerator has not.
     """
     binary = probe(find_qemu(spec))
-    return Host(binary=binary, accel=choose_accel(spec.accel, binary))
+    accel = choose_accel(spec.accel, binary)
+    return Host(binary=binary, accel=for_cpu_model(accel, spec.accel, spec.cpu.model))

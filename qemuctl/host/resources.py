@@ -8,20 +8,43 @@ import shutil
 from pathlib import Path
 
 from qemuctl.errors import HostError
+from qemuctl.host.cgroup import memory_limits
 from qemuctl.units import KIB
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that can be used without swapping: ``MemAvailable`` of proc(5).
+def available_memory(proc: Path = Path("/proc")) -> int:
+    """Bytes that can be used without swapping: ``MemAvailable`` of proc(5), or what is
+    left of a control group's limit.
 
     Raises HostError when the kernel does not tell.
     """
-    return _memory("MemAvailable", meminfo)
+    limits = memory_limits(proc / "self")
+    free = _memory("MemAvailable", proc / "meminfo")
+    return min(free, *(limit.left for limit in limits), free)
 
 
-def total_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that the host has. Raises HostError when the kernel does not tell."""
-    return _memory("MemTotal", meminfo)
+def total_memory(proc: Path = Path("/proc")) -> int:
+    """Bytes that the host has, or that a control group allows.
+
+    Raises HostError when the kernel does not tell.
+    """
+    limits = memory_limits(proc / "self")
+    every = _memory("MemTotal", proc / "meminfo")
+    return min(every, *(limit.bytes for limit in limits), every)
+
+
+def memory_and_swap(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that the host can hold at all. Raises HostError when it is not told."""
+    return _memory("MemTotal", meminfo) + _memory("SwapTotal", meminfo)
+
+
+def memory_limit(proc: Path = Path("/proc")) -> int | None:
+    """The control groups' limit in bytes, where it is less than the host has.
+
+    Raises HostError when the kernel does not tell.
+    """
+    allowed = total_memory(proc)
+    return allowed if allowed < _memory("MemTotal", proc / "meminfo") else None
 
 
 def _memory(wanted: str, meminfo: Path) -> int:

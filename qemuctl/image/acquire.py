@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -12,20 +12,30 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from qemuctl.durable import sync_tree
-from qemuctl.errors import ImageError, QemuctlError, SpecError, UsageError
+from qemuctl.errors import ImageError, SpecError, UsageError
 from qemuctl.image import store
 from qemuctl.image.catalog import Entry, catalog
 from qemuctl.image.chain import check_trusted
-from qemuctl.image.check import check
 from qemuctl.image.checksums import Checksum
 from qemuctl.image.complete import check_complete
-from qemuctl.image.convert import FORMATS, convert
+from qemuctl.image.convert import FORMATS, readable
+from qemuctl.image.copied import copied, copy_beside, copy_file
 from qemuctl.image.download import Downloaded, downloading
 from qemuctl.image.fetch import shown
-from qemuctl.image.manifest import STEP, Format, Manifest, sha256_of
+from qemuctl.image.manifest import (
+    Format,
+    Manifest,
+    sha256_of,
+    sums_beside,
+)
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import Progress, silent
-from qemuctl.image.qcow2 import is_qcow2, read_header
+from qemuctl.image.recognise import (
+    Kind,
+    check_sectors,
+    other_kind,
+    recognised,
+)
 from qemuctl.image.store import Image
 from qemuctl.paths import cache_home
 from qemuctl.spec import validate_name
@@ -73,7 +83,7 @@ async def pull(
     ) as got:
         if got is None:  # another command made it while this one waited
             return await _as_expected(store.find(name), expected)
-        await _add(name, url, entry, got)
+        await _add(name, url, entry, got, progress)
     if known is None:
         note(f"nothing to verify it with: no checksum is known of {shown(url)}")
     return store.find(name)
@@ -93,9 +103,16 @@ async def _as_expected(image: Image, expected: Checksum | None) -> Image:
     """The image; raises ImageError when it is not the expected one."""
     if expected is None:
         return image
-    found = image.manifest.sha256
+    about = image.manifest
+    found = about.source_sha256 or about.sha256
     if expected.algorithm != "sha256" and image.disk is not None:
         algorithm = expected.algorithm
+        if about.source_sha256 is not None:
+            raise ImageError(
+                f"the image {image.name} is there, and cannot be compared: it was "
+                f"converted, and only the SHA-256 of what came is known: {found}",
+                hint=f"qemuctl image rm {image.name}, then pull it again",
+            )
         found = await in_thread(partial(sha256_of, image.disk, algorithm=algorithm))
     if expected.digest != found:
         raise ImageError(
@@ -126,44 +143,81 @@ def _entry(what: str) -> tuple[Entry | None, str]:
 
 
 def _stem(url: str) -> str:
-    return PurePosixPath(unquote(urlsplit(url).path)).stem.replace("_", "-")
+    return PurePosixPath(_file_name(url)).stem.replace("_", "-")
 
 
-async def _add(name: str, url: str, entry: Entry | None, got: Downloaded) -> None:
-    kind, size = await _looked_at(got.path, entry, url)
-    manifest = Manifest(
-        source=shown(url),
-        created=_now(),
-        format=kind,
-        virtual_size=size,
-        sha256=got.sha256,
-        user=entry.user if entry else None,
-        cloud_init=entry is not None,
-        memory=entry.memory if entry else None,
-    )
+def _file_name(url: str) -> str:
+    return PurePosixPath(unquote(urlsplit(url).path)).name
+
+
+async def _add(
+    name: str, url: str, entry: Entry | None, got: Downloaded, progress: Progress
+) -> None:
+    kind = await _looked_at(got.path, entry, url)
+    kept: Format = "raw" if kind == "raw" else "qcow2"
     with store.fresh(name) as folder:
+        disk = folder / f"disk.{kept}"
+        if kind == kept:
+            sha256 = got.sha256
+            await in_thread(partial(_move, got.path, disk))
+        else:
+            sha256 = await _converted(got.path, kind, disk, url, progress)
+        manifest = Manifest(
+            source=shown(url),
+            created=_now(),
+            format=kept,
+            virtual_size=await asyncio.to_thread(_virtual_size, disk, kept),
+            sha256=sha256,
+            source_sha256=got.sha256 if kind != kept else None,
+            user=entry.user if entry else None,
+            cloud_init=entry is not None,
+            memory=entry.memory if entry else None,
+        )
         store.describe(folder, manifest)
-        await in_thread(partial(_move, got.path, folder / f"disk.{kind}"))
         await in_thread(partial(sync_tree, folder))
 
 
-async def _looked_at(path: Path, entry: Entry | None, url: str) -> tuple[Format, int]:
-    """The format and virtual size of a download. What is no whole image of its own
+async def _looked_at(path: Path, entry: Entry | None, url: str) -> str:
+    """The format of a download, one of `FORMATS`. What is no whole image of its own
     is removed: the next pull would go on with it, and fail for the same reason."""
     try:
         kind = _format_found(path, entry, url)
-        size = await asyncio.to_thread(_virtual_size, path, kind)
+        if kind not in ("qcow2", "raw"):
+            readable(path, kind)
+            return kind
+        kept: Format = "raw" if kind == "raw" else "qcow2"
+        await asyncio.to_thread(_virtual_size, path, kept)
         if kind == "qcow2":
             await check_complete(path)
-    except QemuctlError as error:
-        path.unlink(missing_ok=True)
-        hint = error.hint
-        # It may be about the file, which is gone, or an option that pull has not.
-        if hint is None or str(path) in hint or "--trust-backing" in hint:
-            hint = "what came was removed; only a disk image in one file can be pulled"
-        message = error.message.replace(str(path), shown(url))
-        raise ImageError(message, hint=hint) from error
-    return kind, size
+    except ImageError as error:
+        raise _refused(error, path, url) from error
+    return kind
+
+
+async def _converted(
+    path: Path, kind: str, disk: Path, url: str, progress: Progress
+) -> str:
+    """Converts a download, which goes then, and gives the disk's SHA-256."""
+    try:
+        sha256 = await copied(path, kind, disk, False, progress)
+    except ImageError as error:
+        # What qemu-img says of the file; a full disk is no fault of it.
+        if error.argv and (error.returncode or 0) > 0:
+            raise _refused(error, path, url) from error
+        raise
+    path.unlink()
+    return sha256
+
+
+def _refused(error: ImageError, path: Path, url: str) -> ImageError:
+    """The error for a download that is no whole image of its own. It is removed: the
+    next pull would go on with it, and fail for the same reason."""
+    hint = error.hint
+    path.unlink(missing_ok=True)
+    # It may be about the file, which is gone, or an option that pull has not.
+    if hint is None or str(path) in hint or "--trust-backing" in hint:
+        hint = "what came was removed; only a disk image in one file can be pulled"
+    return ImageError(error.message.replace(str(path), shown(url)), hint=hint)
 
 
 def _move(source: Path, target: Path, tick: Tick) -> None:
@@ -173,36 +227,41 @@ def _move(source: Path, target: Path, tick: Tick) -> None:
         if error.errno != errno.EXDEV:
             raise
         # The cache is on another file system.
-        _copy(source, target, silent, tick)
+        copy_file(source, target, silent, tick)
         source.unlink()
 
 
-# How xz, gzip, zstd, zip and bzip2 begin.
-_PACKED = (b"\xfd7zXZ\0", b"\x1f\x8b", b"(\xb5/\xfd", b"PK\x03\x04", b"BZh")
-_SECTOR = 512
+def _format_found(path: Path, entry: Entry | None, url: str) -> str:
+    """The format of a download, one of `FORMATS`. Whoever gives a bare URL has not
+    named it, and nothing but an empty header can be lost by looking.
 
-
-def _format_found(path: Path, entry: Entry | None, url: str) -> Format:
-    """The format of a download. Whoever gives a bare URL has not named it, and
-    nothing but an empty header can be lost by looking.
-
-    Raises ImageError for what nobody would call a raw disk.
+    Raises ImageError for what nobody would call a disk.
     """
+    kind = recognised(path)
+    if kind is not None and kind.format is None:
+        raise _not_a_disk(kind, url)
+    if kind is not None and kind.format != "qcow2":
+        return str(kind.format)  # what the catalogue says is of qcow2 and raw
     if entry is not None:
         return entry.format
-    if is_qcow2(path):
+    if kind is not None:
         return "qcow2"
-    with path.open("rb") as file:
-        packed = file.read(8).startswith(_PACKED)
-    size = path.stat().st_size
-    if packed or not size or size % _SECTOR:
-        raise ImageError(
-            f"not a disk image: {shown(url)}",
-            hint="what is packed has to be unpacked first: then qemuctl image import"
-            if packed
-            else None,
-        )
+    check_sectors(path)
     return "raw"
+
+
+def _not_a_disk(kind: Kind, url: str) -> ImageError:
+    """The error for what cannot be pulled, with the commands that bring it in."""
+    file = _file_name(url)
+    ready = PurePosixPath(file).stem
+    between = f"qemu-img convert -O qcow2 {file} {(ready := f'{ready}.qcow2')}"
+    if kind.unpack is not None:
+        between, ready = f"{kind.unpack} {file}", PurePosixPath(file).stem
+    return ImageError(
+        f"not a disk image, but {kind.name}: {shown(url)}",
+        hint=f"curl -LO {shlex.quote(shown(url))}; {between}; "
+        f"qemuctl image import {ready}",
+    )
 
 
 def _virtual_size(path: Path, format: Format) -> int:
@@ -223,13 +282,15 @@ async def import_file(
     format: str | None = None,
     user: str | None = None,
     trust_backing: bool = False,
+    like: Image | None = None,
     progress: Progress = silent,
 ) -> Image:
     """Copies an image file into the store; the file stays as it is.
 
     ``format`` is that of the file, by default what its suffix says. What is
     neither qcow2 nor raw becomes qcow2, and an overlay is flattened. ``user``
-    tells that it has cloud-init, and whom that makes.
+    tells that it has cloud-init, and whom that makes. ``like`` is the image that it was
+    made from: its kernel and what else is beside its disk are copied, too.
 
     Raises ImageError, UsageError for a format that is not known.
     """
@@ -239,16 +300,25 @@ async def import_file(
     kept: Format = "raw" if written == "raw" else "qcow2"
     with store.fresh(name) as folder:
         disk = folder / f"disk.{kept}"
-        sha256 = await _copied(path, written, disk, trust_backing, progress)
-        manifest = Manifest(
-            # A file's name may be no text.
-            source=str(path.absolute()).encode(errors="replace").decode(),
-            created=_now(),
-            format=kept,
-            virtual_size=await asyncio.to_thread(_virtual_size, disk, kept),
-            sha256=sha256,
-            user=user,
-            cloud_init=user is not None,
+        inside = [like.folder] if like is not None else []
+        sha256 = await copied(path, written, disk, trust_backing, progress, inside)
+        known = Manifest() if like is None else like.manifest
+        if like is not None:
+            await in_thread(partial(copy_beside, like, folder))
+        manifest = known.model_copy(
+            update={
+                # A file's name may be no text.
+                "source": str(path.absolute()).encode(errors="replace").decode(),
+                "created": _now(),
+                "format": kept,
+                "virtual_size": await asyncio.to_thread(_virtual_size, disk, kept),
+                "sha256": sha256,
+                "files": await in_thread(partial(sums_beside, disk)),
+                "user": user or known.user,
+                "cloud_init": known.cloud_init or user is not None,
+                "source_sha256": None,
+                "recipe": None,
+            }
         )
         store.describe(folder, manifest)
         await in_thread(partial(sync_tree, folder))
@@ -260,53 +330,16 @@ def format_by_suffix(path: Path) -> str:
     suffix = path.suffix.lower().removeprefix(".")
     found = _SUFFIXES.get(suffix)
     if found is None:
+        kind = recognised(path)
+        if kind is not None and kind.format is None:
+            raise other_kind("a disk image", path, kind)
+        if kind is not None:
+            raise UsageError(
+                f"the format is not known by the file's name: {path}",
+                hint=f"it begins as {kind.name} does: add --format {kind.format}",
+            )
         raise UsageError(
             f"the format is not known: {path}",
             hint=f"add --format: {', '.join(FORMATS)}",
         )
     return found
-
-
-async def _copied(
-    path: Path, format: str, disk: Path, trust_backing: bool, progress: Progress
-) -> str:
-    """Copies an image, flattened, and gives the copy's SHA-256."""
-    if format in ("qcow2", "raw"):
-        check_format(path, "raw" if format == "raw" else "qcow2")
-        layers = check_trusted(path, format, inside=(), trust_backing=trust_backing)
-        single = len(layers) == 1 and layers[0].remote is None
-        if format == "qcow2" and single and read_header(path).data_file is None:
-            # As it is, for compressed clusters would be unpacked otherwise.
-            await _check_sound(path)
-            return await in_thread(partial(_copy, path, disk, progress))
-    await convert(
-        path, disk, source_format=format, trust_backing=trust_backing,
-        format=disk.suffix.removeprefix("."), progress=progress,
-    )  # fmt: skip
-    return await in_thread(partial(sha256_of, disk))
-
-
-async def _check_sound(path: Path) -> None:
-    found = await check(path, "qcow2")
-    if found.corruptions or found.errors:
-        raise ImageError(
-            f"the image is damaged: {path}", hint=f"qemuctl image check {path}"
-        )
-
-
-def _copy(source: Path, target: Path, progress: Progress, tick: Tick) -> str:
-    digest = hashlib.sha256()
-    total, done = source.stat().st_size, 0
-    try:
-        with source.open("rb") as reading, target.open("xb") as writing:
-            while part := reading.read(STEP):
-                tick()
-                digest.update(part)
-                writing.write(part)
-                done += len(part)
-                progress(done, total)
-    except OSError as error:
-        raise ImageError(
-            f"cannot copy {source} to {target.parent}: {error.strerror}"
-        ) from error
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qemuctl import durable
 from qemuctl.errors import HostError
-from qemuctl.paths import data_home, private_dir
+from qemuctl.paths import data_home, has_name, private_dir
 from qemuctl.waiting import lock_for_a_moment
 
 _NAME = "id_ed25519"
@@ -76,7 +76,17 @@ def _read(public: Path) -> str | None:
     return text if whole and len(text.split()[1]) == 68 else None
 
 
+def check_user() -> None:
+    """Raises HostError for a user with whom ssh and ssh-keygen refuse to work."""
+    if not has_name():
+        raise HostError(
+            f"ssh needs a user with a name, and the id {os.getuid()} has none",
+            hint="qemuctl exec and cp do without; or add the id to /etc/passwd",
+        )
+
+
 def _keygen(*arguments: str) -> str:
+    check_user()
     argv = ["ssh-keygen", *arguments]
     try:
         done = subprocess.run(

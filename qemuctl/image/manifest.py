@@ -35,6 +35,9 @@ class Manifest(Model):
     format: Format | None = None
     virtual_size: Size | None = None
     sha256: Text | None = None
+    source_sha256: Text | None = Field(
+        None, description="that of what was downloaded, where it was converted"
+    )
     files: dict[Text, Text] = Field({}, description="SHA-256 by a file's name")
     user: Text | None = Field(None, description="whom cloud-init makes at first boot")
     cloud_init: bool = False

@@ -11,6 +11,7 @@ from qemuctl.image import qemu_img
 from qemuctl.image.chain import chain
 from qemuctl.image.locks import check_unused
 from qemuctl.image.qcow2 import is_qcow2, read_header
+from qemuctl.image.recognise import other_kind, recognised
 from qemuctl.image.whole import sweep, whole
 from qemuctl.units import format_size
 
@@ -27,6 +28,9 @@ def check_format(path: Path, format: Format) -> None:
     """
     found = is_qcow2(path)
     if format == "qcow2" and not found:
+        kind = recognised(path)
+        if kind is not None:
+            raise other_kind("a qcow2 image", path, kind)
         raise ImageError(f"not a qcow2 image: {path}", hint="is it raw? say so: format")
     if format == "raw" and found:
         raise ImageError(

@@ -16,16 +16,11 @@ from typing import Any
 
 import yaml
 
-from qemuctl.errors import SpecError
-from qemuctl.image.user_data import check_user_data, mapping
+from qemuctl.image.own_files import SIZE_MAX, given_keys, own_content, source_of
+from qemuctl.image.user_data import mapping
 from qemuctl.image.whole import whole
-from qemuctl.paths import blocking_folder
-from qemuctl.spec.cloud import CloudInit, check_key, key_is_path
+from qemuctl.spec.cloud import CloudInit
 
-SIZE_MAX = 1024 * 1024
-"""The largest file of a user's own that is taken, in bytes."""
-
-_KEY_MAX = 64 * 1024
 _HEAD = "#cloud-config\n"
 _LABEL_MAX = 63
 
@@ -112,11 +107,11 @@ def seed_files(
     files = {
         "meta-data": _own_meta_data(cloud, instance_id if fresh_instance else None)
         or _yaml(_meta_data(name, instance_id, cloud, everyone)),
-        "user-data": _own_file(cloud, "user_data")
+        "user-data": own_content(cloud, "user_data")
         or _config(_user_data(name, cloud, default_user, everyone)),
         "vendor-data": _config(_vendor_data(cloud, everyone)),
     }
-    network = _own_file(cloud, "network_config")
+    network = own_content(cloud, "network_config")
     if network is None and cloud.network is not None:
         network = _yaml(cloud.network)
     return files if network is None else files | {"network-config": network}
@@ -191,68 +186,10 @@ def _yaml(data: Mapping[str, Any]) -> bytes:
     return str(text).encode()
 
 
-def given_keys(keys: Sequence[str]) -> list[str]:
-    """The public keys of `ssh_keys`, files read. Raises SpecError."""
-    found = []
-    for index, key in enumerate(keys):
-        where = f"cloud_init.ssh_keys[{index}]"
-        if not key_is_path(key):
-            found.append(key.strip())
-            continue
-        path = Path(key).expanduser()
-        text = _read(path, where, _KEY_MAX).decode(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip()]
-        if "PRIVATE KEY-----" in text:
-            public = path.with_name(f"{path.name}.pub")
-            raise SpecError(
-                f"a private key, which must stay secret: {path}",
-                key=where,
-                hint=f"give the public one: {public}" if public.exists() else None,
-            )
-        try:
-            found += [check_key(line) for line in lines if line[0] != "#"]
-        except ValueError as error:
-            raise SpecError(f"{path}: {error}", key=where) from error
-    return found
-
-
 def _own_meta_data(cloud: CloudInit, instance_id: str | None) -> bytes | None:
     """The user's own, with ``instance_id`` in the place of its own, if given."""
-    content = _own_file(cloud, "meta_data")
+    content = own_content(cloud, "meta_data")
     if content is None or instance_id is None:
         return content
-    meta = mapping(content, Path(cloud.meta_data or ""), "cloud_init.meta_data")
+    meta = mapping(content, source_of(cloud, "meta_data"), "cloud_init.meta_data")
     return _yaml(meta | {"instance-id": instance_id})
-
-
-def _own_file(cloud: CloudInit, field: str) -> bytes | None:
-    """A file of the user's own, looked through. Raises SpecError."""
-    name: str | None = getattr(cloud, field)
-    if name is None:
-        return None
-    key, path = f"cloud_init.{field}", Path(name).expanduser()
-    content = _read(path, key, SIZE_MAX)
-    if field == "user_data":
-        check_user_data(content, path, key)
-    else:
-        mapping(content, path, key)
-    return content
-
-
-def _read(path: Path, key: str, most: int) -> bytes:
-    try:
-        with open(path, "rb", opener=_at_once) as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SpecError(
-            f"cannot be read: {path}: {reason}", key=key, hint=blocking_folder(path)
-        ) from error
-    if len(content or b"") > most:
-        raise SpecError(f"too large, more than {most} bytes: {path}", key=key)
-    return content or b""
-
-
-def _at_once(path: str, flags: int) -> int:
-    # Without the flag a pipe would keep open() waiting.
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -18,6 +18,10 @@ LIMIT = 2 * 1024 * 1024
 # A longer reply (query-qmp-schema has 200 kB) is noted by its size.
 _LONGEST = 16 * 1024
 _SECRET = frozenset({"password", "passwd", "secret", "key"})
+# Commands of the human monitor are text, which may hold a password anywhere, and some
+# of the answers repeat it; what only asks is written down whole.
+_HMP, _HMP_LINE = "human-monitor-command", "command-line"
+_ASKS = ("info", "help")
 
 
 def _public(value: Any) -> Any:
@@ -37,6 +41,7 @@ class Recorder:
         self._path = path
         self._fd = -1
         self._start = b""
+        self._asked = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o600)
         self._size = os.fstat(self._fd).st_blocks * 512
@@ -58,11 +63,20 @@ class Recorder:
             pass
 
     def command(self, name: str, arguments: Any) -> None:
+        if name == _HMP and isinstance(arguments, dict):
+            arguments = {**arguments, _HMP_LINE: self._line(arguments)}
         self.record(execute=name, arguments=_public(arguments))
+
+    def _line(self, arguments: dict[str, Any]) -> str:
+        """A line for the human monitor, or only its first word."""
+        line = str(arguments.get(_HMP_LINE, "")).strip()
+        word, _, rest = line.partition(" ")
+        self._asked = word in _ASKS
+        return line if self._asked or not rest else f"{word} …"
 
     def reply(self, name: str, value: Any, seconds: float) -> None:
         text = json.dumps(value, default=str)
-        if len(text) > _LONGEST:
+        if len(text) > _LONGEST or (name == _HMP and not self._asked and value):
             value = f"… {len(text)} bytes"
         self.record(reply=name, value=_public(value), ms=round(seconds * 1000, 2))
 

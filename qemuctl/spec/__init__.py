@@ -10,8 +10,8 @@ YAML of a `Spec`.
 """
 
 from qemuctl.spec.base import Model
-from qemuctl.spec.cloud import CloudInit, key_is_path
-from qemuctl.spec.load import load_spec, parse_spec, resolve_paths, validate
+from qemuctl.spec.cloud import CloudInit
+from qemuctl.spec.load import base_of, load_spec, parse_spec, resolve_paths, validate
 from qemuctl.spec.model import (
     Boot,
     Cpu,
@@ -48,12 +48,12 @@ __all__ = [
     "Root",
     "Spec",
     "Topology",
+    "base_of",
     "changed",
     "check_name",
     "dump",
     "example",
     "json_schema",
-    "key_is_path",
     "load_spec",
     "parse_cpus",
     "parse_disk",

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from qemuctl.spec.base import Model
+from qemuctl.spec.document import typed
 from qemuctl.spec.scalars import Text
 
-_SWITCHES = {"true": True, "false": False}
 # useradd(8)'s idea of a portable name.
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -23,6 +23,16 @@ _KEY = re.compile(
     r"(?:^|\s)((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+)[ \t]+"
     r"([A-Za-z0-9+/]{16,}={0,3})(?:\s|$)"
 )
+
+
+FILES = ("user_data", "meta_data", "network_config")
+"""The fields that name a file of the user's own, or have its text."""
+
+
+def is_text(value: str) -> bool:
+    """Whether one of `FILES` is the text itself: it has several lines, or begins as
+    ``#cloud-config`` and scripts do."""
+    return "\n" in value or value.startswith("#")
 
 
 def key_is_path(key: str) -> bool:
@@ -63,15 +73,7 @@ def check_hostname(name: str) -> str:
     return name
 
 
-def _typed(value: Any) -> Any:
-    """Numbers and switches, which a spec's reader leaves as text, for cloud-init."""
-    if isinstance(value, dict):
-        return {key: _typed(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_typed(inner) for inner in value]
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    return _SWITCHES.get(value, value) if isinstance(value, str) else value
+_OWN = "path of a file of your own, or its text: several lines, or one with # in front"
 
 
 class CloudInit(Model):
@@ -91,12 +93,12 @@ class CloudInit(Model):
     run: tuple[Text | tuple[Text, ...], ...] = Field(
         (), description="commands, as lines for a shell or as lists of words"
     )
-    network: Annotated[dict[str, Any] | None, BeforeValidator(_typed)] = Field(
+    network: Annotated[dict[str, Any] | None, BeforeValidator(typed)] = Field(
         None, description="network configuration, version 1 or 2, as cloud-init has it"
     )
-    user_data: Text | None = Field(None, description="path of a file of your own")
-    meta_data: Text | None = Field(None, description="path of a file of your own")
-    network_config: Text | None = Field(None, description="path of a file of your own")
+    user_data: Text | None = Field(None, description=_OWN)
+    meta_data: Text | None = Field(None, description=_OWN)
+    network_config: Text | None = Field(None, description=_OWN)
 
     @field_validator("user")
     @classmethod
@@ -143,3 +145,11 @@ class CloudInit(Model):
         if self.network_config is not None and self.network is not None:
             raise ValueError("network_config takes the place of network")
         return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The paths of files that this needs, by their keys: `ssh_keys[0]`."""
+        given = {key: getattr(self, key) for key in FILES}
+        files = {key: name for key, name in given.items() if name and not is_text(name)}
+        keys = enumerate(self.ssh_keys)
+        return files | {f"ssh_keys[{n}]": key for n, key in keys if key_is_path(key)}

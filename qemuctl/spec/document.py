@@ -1,7 +1,8 @@
 """YAML text to plain data, with the line of every key.
 
-Every plain value stays the text that the user wrote, and only an empty one
-or ``null`` becomes None: the model knows which field is a number or a switch.
+Every value stays the text that the user wrote, `Plain` where it is without quotes, and
+only an empty one or ``null`` becomes None: the model knows which field is a number or a
+switch, and `typed` gives what is passed on the types that YAML has.
 YAML's own guesses would turn the port forward ``2222:22`` into 133342 (base
 60), the name ``123`` into a number and the name ``no`` into False.
 
@@ -12,6 +13,7 @@ of aliases the memory.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +39,40 @@ DEPTH_MAX = 32
 _NULLS = {"", "~", "null", "Null", "NULL"}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Safe, and in C where PyYAML was built with libyaml."""
+
+
+class Plain(str):
+    """A value that is written without quotes, so that YAML may take it for a number or
+    a switch."""
+
+    __slots__ = ()
+
+
+_YAML_TYPES = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float")}
+
+
+def typed(value: Any) -> Any:
+    """Data as YAML has it, for other programs: plain numbers and switches are such.
+
+    Not so the forms that only a YAML 1.1 reader takes for a number or a date, where
+    people mean text: ``52:54:00:12:34:56`` (base 60), ``2024-01-01``.
+    """
+    if isinstance(value, dict):
+        return {str(key): typed(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [typed(inner) for inner in value]
+    if not isinstance(value, Plain):
+        return value
+    text = str(value)
+    loader: Any = yaml.SafeLoader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+    if tag not in _YAML_TYPES or ":" in text:
+        return text
+    try:
+        found = loader.construct_object(yaml.ScalarNode(tag, text))
+    except ValueError:  # more digits than Python takes
+        return text
+    return text if isinstance(found, float) and not math.isfinite(found) else found
 
 
 @dataclass
@@ -178,8 +214,10 @@ class _Builder:
         value: Any
         if isinstance(event, events.ScalarEvent):
             # implicit[0]: written plainly, without quotes.
-            empty = event.implicit[0] and event.value in _NULLS
-            value = None if empty else event.value
+            plain = event.implicit[0]
+            value = Plain(event.value) if plain else event.value
+            if plain and value in _NULLS:
+                value = None
         elif len(at) >= DEPTH_MAX:
             self._refuse(too_deep(DEPTH_MAX), event)
         elif isinstance(event, events.SequenceStartEvent):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from qemuctl.errors import SpecError
-from qemuctl.spec.cloud import key_is_path
+from qemuctl.spec.cloud import FILES, CloudInit
 from qemuctl.spec.document import Location, dotted, read_document, read_file
 from qemuctl.spec.model import Spec
 from qemuctl.spec.problems import spec_error
@@ -22,7 +22,14 @@ def load_spec(path: Path, *, name: str | None = None) -> Spec:
     line and key, for a file that cannot be read and for whatever is in it.
     """
     text = read_file(path)
-    return parse_spec(text, source=str(path), base=path.parent, name=name)
+    return parse_spec(text, source=str(path), base=base_of(path), name=name)
+
+
+def base_of(path: Path) -> Path:
+    """The folder that relative paths in a spec start from: that of its file, and the
+    current one for a pipe or a descriptor, such as ``/dev/fd/63``."""
+    descriptor = path.absolute().parts[1:2] in (("dev",), ("proc",))
+    return path.parent if path.is_file() and not descriptor else Path.cwd()
 
 
 def parse_spec(
@@ -124,14 +131,7 @@ def _resolved_parts(
         for index, nic in enumerate(spec.nics)
     ]
     return {
-        "cloud_init": spec.cloud_init
-        and spec.cloud_init.model_copy(
-            update={
-                key: whole(f"cloud_init.{key}", getattr(spec.cloud_init, key))
-                for key in _CLOUD_INIT
-            }
-            | {"ssh_keys": _resolved_keys(spec.cloud_init.ssh_keys, whole)}
-        ),
+        "cloud_init": spec.cloud_init and _resolved_cloud(spec.cloud_init, whole),
         "boot": spec.boot.model_copy(update=boot),
         "disks": tuple(disks),
         "nics": tuple(nics),
@@ -149,16 +149,18 @@ def _check_one_file(initrd: str | None) -> None:
         )  # fmt: skip
 
 
-def _resolved_keys(
-    keys: tuple[str, ...], whole: Callable[[str, str | None], str | None]
-) -> tuple[str, ...]:
-    """Public keys stay, the paths of their files are passed through ``whole``."""
-    return tuple(
-        whole(f"cloud_init.ssh_keys[{index}]", key) or key if key_is_path(key) else key
-        for index, key in enumerate(keys)
+def _resolved_cloud(
+    cloud: CloudInit, whole: Callable[[str, str | None], str | None]
+) -> CloudInit:
+    """Texts and public keys stay, the paths of files are passed through ``whole``."""
+    files = {key: whole(f"cloud_init.{key}", name) for key, name in cloud.files.items()}
+    keys = (
+        files.get(f"ssh_keys[{index}]") or key
+        for index, key in enumerate(cloud.ssh_keys)
     )
+    own = {key: files[key] for key in FILES if key in files}
+    return cloud.model_copy(update={**own, "ssh_keys": tuple(keys)})
 
 
 _BOOT = ("kernel", "initrd")
-_CLOUD_INIT = ("user_data", "meta_data", "network_config")
 _NIC = ("listen", "connect")

@@ -86,7 +86,10 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     # Left to itself PyYAML writes U+0085 as it is, and reads it as a newline.
-    style = None if value.isprintable() else '"'
+    lines = value.split("\n")
+    style = None if all(map(str.isprintable, lines)) else '"'
+    if style is None and len(lines) > 1:
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

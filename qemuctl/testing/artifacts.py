@@ -48,10 +48,15 @@ class Evidence:
         return text if lines is None else "\n".join(text.splitlines()[-lines:])
 
     def write(self, folder: Path) -> None:
-        """Writes the files into a folder, which is made. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes the files into a folder, which is made, for their owner alone: they
+        hold what the guest was told and said. Raises OSError."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         for name, content in self.files.items():
-            (folder / name).write_bytes(content)
+            path = folder / name
+            path.touch(0o600)
+            path.chmod(0o600)
+            path.write_bytes(content)
 
 
 async def gather(vm: Vm, spec: Spec) -> Evidence:

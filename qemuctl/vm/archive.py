@@ -42,6 +42,7 @@ from qemuctl.image.whole import scratch, whole
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
 from qemuctl.thread import Tick, in_thread
+from qemuctl.vm.addresses import without_macs
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
 from qemuctl.vm.foreign import check_inside
@@ -331,7 +332,8 @@ def _spec(
     spec = parse_spec(text, source=f"{source}: vm.yaml", name=name)
     if not trust:
         check_inside(spec, set(members), source)
-    return spec
+    # Under a name of its own it is a copy, perhaps beside the first.
+    return spec if name is None else without_macs(spec)
 
 
 def _unpack(

@@ -27,6 +27,7 @@ from qemuctl.spec import (
     validate_name,
 )
 from qemuctl.thread import Tick, in_thread
+from qemuctl.vm.addresses import without_macs
 from qemuctl.vm.definitions import creating, locked
 from qemuctl.vm.disks import DiskFile, another_instance, disk_files, make_seed
 from qemuctl.vm.resolve import image_of
@@ -103,7 +104,6 @@ def _spec(spec: Spec, paths: VmPaths, name: str, disks: Sequence[DiskFile]) -> S
         else:
             path = f"disks/{file.target}.{file.format}"
             own.append(disk.model_copy(update={"path": path, "format": None}))
-    nics = tuple(nic.model_copy(update={"mac": None}) for nic in spec.nics)
     boot = {key: file.name for key, file in own_boot_files(spec, paths).items()}
     cloud = spec.cloud_init and spec.cloud_init.model_copy(update={"hostname": None})
     return spec.model_copy(
@@ -111,7 +111,7 @@ def _spec(spec: Spec, paths: VmPaths, name: str, disks: Sequence[DiskFile]) -> S
             "name": name,
             "cloud_init": cloud,
             "disks": tuple(own),
-            "nics": nics,
+            "nics": without_macs(spec).nics,
             "boot": spec.boot.model_copy(update=boot),
         }
     )

@@ -13,6 +13,7 @@ from qemuctl.spec import Nic, Spec, dump, parse_spec, resolve_paths
 from qemuctl.spec.model import nic_ids
 from qemuctl.spec.rewrite import rewritten
 from qemuctl.vm import definitions
+from qemuctl.vm.addresses import with_macs
 from qemuctl.vm.resolve import base_of, image_of, seeded, with_ssh
 from qemuctl.vm.settled import conclude_if_off
 
@@ -92,21 +93,14 @@ def offset(spec: Spec, paths: VmPaths) -> int:
 def pinned(spec: Spec, paths: VmPaths) -> Spec:
     """The same spec with every id written out, so that one of its disks or cards
     can go without the others getting another name, file or address."""
-    from qemuctl.cmdline.network import default_mac
-
     before = offset(spec, paths)
     disks = [
         disk.model_copy(update={"id": disk.id or f"disk{index}"})
         for index, disk in enumerate(spec.disks, before)
     ]
     nics = [
-        nic.model_copy(
-            update={
-                "id": nic.id or f"nic{index}",
-                "mac": nic.mac or default_mac(spec.name, index),
-            }
-        )
-        for index, nic in enumerate(spec.nics)
+        nic.model_copy(update={"id": nic.id or f"nic{index}"})
+        for index, nic in enumerate(with_macs(spec, spec.name).nics)
     ]
     return spec.model_copy(update={"disks": tuple(disks), "nics": tuple(nics)})
 

@@ -105,11 +105,17 @@ def creating(spec: Spec, text: str | None = None) -> Iterator[VmPaths]:
     all of it: large files are best synced in the block, in a thread.
     """
     from qemuctl.spec import dump
+    from qemuctl.spec.rewrite import rewritten
+    from qemuctl.vm.addresses import unlike
 
     private_dir(vms_dir())
     paths = VmPaths.of(spec.name)
     if paths.state.exists():
         raise name_in_use(spec.name)
+    own = unlike(spec, (VmPaths.of(name).spec for name in names()))
+    if own is not spec:
+        text = dump(own) if text is None else rewritten(text, own)
+        spec = own
     with making(vms_dir(), f".new-{spec.name}-") as fresh:
         (fresh / paths.spec.name).write_text(text if text is not None else dump(spec))
         (fresh / paths.lock.name).touch(0o600)
@@ -320,12 +326,14 @@ def _keep(doomed: Path) -> Path | None:
 
 
 def rename(name: str, new: str) -> None:
-    """Gives a VM that is off another name.
+    """Gives a VM that is off another name; its cards keep their MAC addresses.
 
     Raises NotFound, NameInUse, and StateError when it is on, or when another
     VM's disks are made from its own.
     """
     from qemuctl.spec import parse_spec, renamed, validate_name
+    from qemuctl.spec.rewrite import rewritten
+    from qemuctl.vm.addresses import with_macs
 
     validate_name(new)
     if name == new and find(name):
@@ -336,7 +344,11 @@ def rename(name: str, new: str) -> None:
         if target.state.exists():
             raise name_in_use(new)
         text = paths.spec.read_text()
-        text = renamed(text, parse_spec(text, source=str(paths.spec)), new)
+        spec = with_macs(parse_spec(text, source=str(paths.spec), name=name), name)
+        # First, for by the folder's new name they would be others.
+        text = rewritten(text, spec)
+        write(paths.spec, text)
+        text = renamed(text, spec, new)
         # Before the folder has its new name: the disk may be full.
         with durable.prepared(paths.spec, text) as fresh:
             try:

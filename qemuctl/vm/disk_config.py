@@ -20,7 +20,7 @@ from qemuctl.spec import Disk, Spec, resolve_paths
 from qemuctl.vm.configured import Edit, ids, offset, preview, reconfigure, without
 from qemuctl.vm.definitions import check_not_saved, find, load, locked
 from qemuctl.vm.disk_results import AddedDisk, RemovedDisk
-from qemuctl.vm.disks import DiskFile, check_medium, disk_files
+from qemuctl.vm.disks import DiskFile, check_new_medium, disk_files
 from qemuctl.vm.made import disown
 from qemuctl.vm.resolve import image_of, placed, resolved
 from qemuctl.vm.started import started_spec
@@ -68,7 +68,7 @@ def plan_disk(name: str, disk: Disk, taken: Collection[str] = ()) -> NewDisk:
     if disk.path is None:
         _check_not_there(Path(path), name)
     else:
-        check_medium(whole, after)
+        check_new_medium(whole, after)
         if written.path is not None and not whole.readonly:
             check_nobodys(Path(path), "path", paths)
     return NewDisk(written, whole, disk.path is None, edit)

@@ -23,6 +23,7 @@ from qemuctl.image.manifest import Format
 from qemuctl.image.overlay import check_format, create_disk, create_overlay
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.qemu_img import check_readable
+from qemuctl.image.recognise import check_no_image
 from qemuctl.image.whole import whole
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Disk, Spec
@@ -256,6 +257,14 @@ def check_medium(disk: Disk, spec: Spec) -> None:
     check_format(path, disk.driver)
     if disk.serial != SEED_SERIAL and disk.driver != "raw":
         _check_trusted(path, disk.driver, spec)
+
+
+def check_new_medium(disk: Disk, spec: Spec) -> None:
+    """As `check_medium`, for a disk that a VM gets now: later its guest may write to a
+    raw one what it likes."""
+    check_medium(disk, spec)
+    if disk.driver == "raw":
+        check_no_image(Path(disk.path or ""))
 
 
 def _check_once_each(disks: Sequence[Disk]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qemuctl.errors import SpecError
 from qemuctl.image.store import TINY
-from qemuctl.spec import CloudInit, Spec, key_is_path
+from qemuctl.spec import Spec
 from qemuctl.vm.portable import BOOT_FILES
 
 TRUST = "if you trust where the file comes from, add --trust"
@@ -48,7 +48,7 @@ def check_inside(
         ],
         # No other file: the spec itself, written to by a guest, would be obeyed.
         "disks": [disk for disk in spec.disks if disk.path not in (None, *disks)],
-        "cloud_init": _cloud_files(spec.cloud_init),
+        "cloud_init": spec.cloud_init and spec.cloud_init.files,
     }
     for key, value in found.items():
         if value:
@@ -58,14 +58,6 @@ def check_inside(
 def outside(source: Path | str, key: str, hint: str = TRUST) -> SpecError:
     """The error for a key that names what is not the VM's own."""
     return SpecError("leads outside of the VM", path=str(source), key=key, hint=hint)
-
-
-def _cloud_files(cloud: CloudInit | None) -> list[str]:
-    if cloud is None:
-        return []
-    fields = ("user_data", "meta_data", "network_config")
-    files = [name for name in fields if getattr(cloud, name) is not None]
-    return files + [key for key in cloud.ssh_keys if key_is_path(key)]
 
 
 def without_stored(spec: Spec) -> Spec:

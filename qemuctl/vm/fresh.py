@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from qemuctl.errors import (
     QemuctlError,
@@ -49,21 +49,20 @@ async def fresh(
     ``vm.wait_ready``, and TemplateError for a named template that cannot be used.
     """
     async with contextlib.AsyncExitStack() as stack:
-        attached = None
+        attached: Attached | Exception | None = None
         if template is not None:
             found = await current(find(template), progress=status, status=status)
             attached = await begin_fork(
                 found, spec_like(found, spec), post_mortem=post_mortem
             )
         elif not cold:
-            attached = await _forked(
-                spec, timeout, progress, notice, status, post_mortem
-            )
-        if attached is not None:
+            attached = await _forked(spec, timeout, progress, status, post_mortem)
+        if isinstance(attached, Attached):
             vm = await stack.enter_async_context(attached)
         else:
             status(f"booting {spec.image or spec.name}")
-            vm = await stack.enter_async_context(launch(spec, progress=progress))
+            with _told(attached, notice):
+                vm = await stack.enter_async_context(launch(spec, progress=progress))
             async with examined(vm, post_mortem):
                 await vm.wait_ready(timeout=timeout)
         yield vm
@@ -73,11 +72,10 @@ async def _forked(
     spec: Spec,
     timeout: float,
     progress: Stages | None,
-    notice: Words,
     status: Words,
     post_mortem: PostMortem | None,
-) -> Attached | None:
-    """A fork that runs; None where there can be none, and the reason is told."""
+) -> Attached | Exception:
+    """A fork that runs, or the reason why there can be none."""
     try:
         template = await cached_template(
             spec,
@@ -89,18 +87,29 @@ async def _forked(
     except WaitTimeout:
         raise  # it would not answer in time if it was booted once more
     except (QemuctlError, OSError) as why:
-        _tell(why, notice)
-        return None
+        return why
     try:
         return await begin_fork(_own_random(template), spec, post_mortem=post_mortem)
     except (QemuctlError, OSError) as why:
+        return why
+
+
+@contextlib.contextmanager
+def _told(why: Exception | None, notice: Words) -> Iterator[None]:
+    """Tells why there is no fork once the block, which boots instead, is done; not when
+    it fails for the same reason, which its own error tells."""
+    try:
+        yield
+    except Exception as error:
+        if why is not None and str(error) != str(why):
+            _tell(why, notice)
+        raise
+    if why is not None:
         _tell(why, notice)
-        return None
 
 
 def _tell(why: Exception, notice: Words) -> None:
-    reason = why.message if isinstance(why, QemuctlError) else str(why)
-    notice(f"note: it is booted, for no fork can be had: {reason}")
+    notice(f"note: it is booted, for no fork can be had: {why}")
 
 
 def _own_random(template: Template) -> Template:

@@ -17,6 +17,7 @@ from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec
 from qemuctl.vm.disks import check_files, make_disks
 from qemuctl.vm.resolve import Device, image_of, resolved
+from qemuctl.vm.room import check_memory
 from qemuctl.vm.users import check_not_written
 from qemuctl.vm.wires import check_wires
 
@@ -75,6 +76,7 @@ async def prepare(
         image = await build_tiny(kernel, progress=progress)
     await make_disks(spec, paths, image)
     whole = resolved(spec, paths, image, once, host.guest_tsc_khz)
+    check_memory(whole)
     check_files(whole)
     check_not_written(whole, paths)
     check_wires(whole.nics)

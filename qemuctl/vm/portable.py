@@ -10,7 +10,7 @@ from qemuctl.image.store import TINY
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, CloudInit, Disk, Spec
 from qemuctl.vm.disks import DiskFile
-from qemuctl.vm.resolve import base_of, image_of, resolved, seeded
+from qemuctl.vm.resolve import HOSTNAME, base_of, image_of, resolved, seeded
 
 BOOT_FILES = ("kernel", "initrd")
 
@@ -101,8 +101,13 @@ def without_image(spec: Spec, paths: VmPaths, image: Image | None) -> Spec:
 def _boot(spec: Spec, whole: Boot, paths: VmPaths, files: Collection[str]) -> Boot:
     boot = spec.boot
     if files:
-        names = {key: key if key in files else None for key in BOOT_FILES}
-        boot = whole.model_copy(update=names)
+        update = {key: key if key in files else None for key in BOOT_FILES}
+        if boot.cmdline is None and whole.cmdline is not None:
+            # The VM may get another name there.
+            words = whole.cmdline.split(" ")
+            kept = (word for word in words if not word.startswith(HOSTNAME))
+            update["cmdline"] = " ".join(kept)
+        boot = whole.model_copy(update=update)
     if paths.booted.exists() or boot.once == "cdrom":
         # It was installed already, or the CD stays behind.
         boot = boot.model_copy(update={"once": None})
@@ -111,7 +116,7 @@ def _boot(spec: Spec, whole: Boot, paths: VmPaths, files: Collection[str]) -> Bo
 
 def _cloud_init(spec: Spec, image: Image | None) -> CloudInit | None:
     """With whom the image has, and with the keys that are in files."""
-    from qemuctl.image.seed import given_keys
+    from qemuctl.image.own_files import given_keys
 
     if not seeded(spec, image):
         return spec.cloud_init

@@ -26,6 +26,8 @@ Device = Literal["disk", "cdrom", "network"]
 SEED_SERIAL = "cidata"
 _SSH = 22
 _TSC_KHZ = "{tsc_khz}"
+# What the tiny image's init takes for the guest's host name.
+HOSTNAME = "qemuctl.hostname="
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ def _cmdline(spec: Spec, image: Image, tsc_khz: int | None) -> str | None:
     if template is None:
         return None
     if tsc_khz is None:  # then the kernel measures it
-        return " ".join(w for w in template.split(" ") if _TSC_KHZ not in w)
+        template = " ".join(w for w in template.split(" ") if _TSC_KHZ not in w)
+    if image.name == store.TINY:
+        template += f" {HOSTNAME}{spec.name}"
     return template.replace(_TSC_KHZ, str(tsc_khz))
 
 

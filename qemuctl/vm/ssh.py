@@ -119,8 +119,9 @@ async def access(name: str) -> Access:
 
 def access_of(vm: Vm, spec: Spec) -> Access:
     """As `access`, for a VM that is at hand."""
-    from qemuctl.image.keys import own_key
+    from qemuctl.image.keys import check_user, own_key
 
+    check_user()
     forward = next(filter(None, map(_FORWARD.fullmatch, vm.record.forwards)), None)
     if forward is None:
         raise StateError(

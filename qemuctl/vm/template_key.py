@@ -17,7 +17,7 @@ from qemuctl.host.resources import cpu_model
 from qemuctl.image import Image
 from qemuctl.image.digests import digest
 from qemuctl.paths import VmPaths
-from qemuctl.spec import Spec, key_is_path
+from qemuctl.spec import Spec
 from qemuctl.thread import Tick
 from qemuctl.vm.resolve import base_of, image_of, resolved, seeded
 from qemuctl.vm.trust import check_chain
@@ -112,6 +112,4 @@ def _seed_files(spec: Spec) -> Iterator[Path]:
     yield own_key().private.with_suffix(".pub")
     cloud = spec.cloud_init
     if cloud is not None:
-        files = (cloud.user_data, cloud.meta_data, cloud.network_config)
-        keys = filter(key_is_path, cloud.ssh_keys)
-        yield from (Path(name).expanduser() for name in (*files, *keys) if name)
+        yield from (Path(name).expanduser() for name in cloud.files.values())

@@ -9,6 +9,7 @@ from qemuctl.image.convert import convert
 from qemuctl.image.progress import Progress, silent
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Disk, Spec, load_spec
+from qemuctl.vm.addresses import without_macs
 from qemuctl.vm.definitions import locked
 from qemuctl.vm.disks import DiskFile, another_instance, disk_files
 from qemuctl.vm.forkable import check_forkable
@@ -61,11 +62,10 @@ def _spec(spec: Spec, disks: list[DiskFile]) -> Spec:
     """The VM's spec with disks of the template's own, and without its addresses."""
     files = disks[len(disks) - len(spec.disks) :]
     given = zip(spec.disks, files, strict=True)
-    nics = tuple(nic.model_copy(update={"mac": None}) for nic in spec.nics)
     return spec.model_copy(
         update={
             "disks": tuple(_disk(disk, file) for disk, file in given),
-            "nics": nics,
+            "nics": without_macs(spec).nics,
         }
     )
 

@@ -26,6 +26,7 @@ from qemuctl.errors import (
     WaitTimeout,
 )
 from qemuctl.guest.agent import Agent
+from qemuctl.host.accel import doubt
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
@@ -309,8 +310,9 @@ class Vm:
         try:
             yield timeout
         except TimeoutError as error:
+            why = doubt() if self.record.accel == "kvm" else None
             raise WaitTimeout(
-                stage, timeout, console_tail=self.console_tail()
+                stage, timeout, console_tail=self.console_tail(), why=why
             ) from error
 
     def console_tail(self, lines: int = _TAIL_LINES) -> str:

@@ -15,7 +15,7 @@ from tests.guest.conftest import Home
 
 
 def test_the_command_runs_in_the_guest_and_not_here(shared: Home, web: str) -> None:
-    assert shared.text("exec", web, "--", "uname", "-n") == "tiny\n"
+    assert shared.text("exec", web, "--", "uname", "-n") == "web\n"
 
 
 def test_ten_megabytes_of_bytes_arrive_unchanged(shared: Home, web: str) -> None:

@@ -25,7 +25,7 @@ async def test_a_launched_vm_runs_commands_and_is_gone_after_its_block() -> None
     async with qemuctl.launch(qemuctl.Spec(name="demo", image="tiny")) as vm:
         await vm.wait_ready()
         result = await vm.agent.run(["uname", "-n"])
-        assert (result.ok, result.text) == (True, "tiny")
+        assert (result.ok, result.text) == (True, "demo")
         failed = await vm.agent.run(["sh", "-c", "cat; echo e >&2; exit 3"], input=b"x")
         assert (failed.status, failed.stdout, failed.stderr) == (3, b"x", b"e\n")
         killed = await vm.agent.run(["sh", "-c", "kill -9 $$"])

@@ -238,7 +238,7 @@ def test_info_shows_what_the_guest_tells(shared: Home, web: str) -> None:
     guest = facts(shared)["guest"]
     assert "tiny" in guest["os"]
     assert guest["kernel"] == sh(shared, "uname -r").strip()
-    assert (guest["host_name"], guest["architecture"]) == ("tiny", "x86_64")
+    assert (guest["host_name"], guest["architecture"]) == ("web", "x86_64")
     card = next(x for x in guest["interfaces"] if x["name"] == "eth0")
     assert "10.0.2.15/24" in card["addresses"]
     assert guest["users"] == []
@@ -317,7 +317,7 @@ def test_top_has_a_line_for_each_sample_and_vms_come_and_go(
 
 def test_top_of_nothing_and_for_a_pipe(here: Home) -> None:
     assert here.text("top", "--count", "1").split() == [
-        "NAME", "STATE", "CPU", "HOST", "VCPUS", "MEMORY", "GUEST", "RES", "PSS",
+        "NAME", "STATE", "CPU", "HOST", "VCPU%", "MEMORY", "GUEST", "RES", "PSS",
         "READ/s", "WRITE/s", "OPS/s", "RX/s", "TX/s",
     ]  # fmt: skip
     assert json.loads(here.text("top", "--count", "1", "--json"))["vms"] == []

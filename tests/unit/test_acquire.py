@@ -15,7 +15,7 @@ import pytest
 from hostile_server import Answer, HostileServer, hostile_server
 
 from qemuctl.errors import ImageError, SpecError
-from qemuctl.image import fetch, store
+from qemuctl.image import fetch, qemu_img, store
 from qemuctl.image.acquire import downloads, import_file, pull
 from qemuctl.image.checksums import Checksum
 from qemuctl.image.verify import verify
@@ -263,16 +263,51 @@ async def test_a_truncated_image_is_refused_and_not_kept(
 
 
 @pytest.mark.parametrize(
-    "start", [b"\xfd7zXZ\0", b"\x1f\x8b\x08", b"(\xb5/\xfd", b"PK\x03\x04", b"BZh9"]
-)
-async def test_a_packed_image_is_not_taken_for_a_raw_one(
+    "start",
+    [
+        b"\xfd7zXZ\0", b"\x1f\x8b\x08", b"(\xb5/\xfd", b"PK\x03\x04", b"BZh9",
+        b"QED\0", b"WithoutFreeSpace", b"disk.ovf".ljust(257, b"\0") + b"ustar",
+    ],
+)  # fmt: skip
+async def test_what_is_packed_or_no_known_image_is_not_taken_for_a_raw_one(
     server: HostileServer, folder: Path, start: bytes
 ) -> None:
     packed = raw(folder / "x", start.ljust(512, b"x"))
-    with pytest.raises(ImageError, match="not a disk image") as caught:
+    with pytest.raises(ImageError, match="not a disk image, but") as caught:
         await pull(serve(server, packed, "image.raw.xz"), name="x")
-    assert "import" in (caught.value.hint or "")
+    assert "import image." in (caught.value.hint or "")
     assert nothing_came()
+
+
+@pytest.mark.parametrize("format", ["vdi", "vmdk", "vhdx", "vpc"])
+async def test_an_image_of_another_format_is_known_by_its_header_and_converted(
+    server: HostileServer, disk: Path, folder: Path, format: str
+) -> None:
+    foreign = folder / f"x.{format}"
+    source = qemu_img.file(disk)
+    qemu_img.run("convert", "-O", format, source, qemu_img.file(foreign))
+    url = serve(server, foreign, "web.img")
+    image = await pull(url)
+    about = image.manifest
+    # What VHD can hold is a number of cylinders.
+    assert (about.format, (about.virtual_size or 0) // MIB) == ("qcow2", 1)
+    flat = folder / "flat"
+    qemu_img.run("convert", "-O", "raw", image.disk or "", qemu_img.file(flat))
+    assert flat.read_bytes().startswith(DATA)
+    assert everything(downloads()) == []
+    await verify(image)
+    expected = Checksum("sha256", digest(foreign.read_bytes()))
+    assert (await pull(url, expected=expected)).disk == image.disk
+
+
+@pytest.mark.parametrize("start", [b"# Disk DescriptorFile\n", b"KDMV", b"vhdxfile"])
+async def test_one_of_another_format_that_is_damaged_or_lists_files_is_refused(
+    server: HostileServer, folder: Path, start: bytes
+) -> None:
+    with pytest.raises(ImageError):
+        await pull(serve(server, raw(folder / "x", start.ljust(MIB, b"\0"))))
+    assert nothing_came()
+    assert everything(downloads()) == []
 
 
 async def test_a_bare_raw_image_is_taken_as_raw(

@@ -45,6 +45,18 @@ iQIzBAEBCAAdFiEE{"c" * 48}
 """
 ROCKY = f"# {NAME}: 544997376 bytes\nSHA256 ({NAME}) = {A}\n"
 BSD = f"MD5 ({NAME}) = {'0' * 32}\nSHA256({NAME})= {A}\nSHA1 ({NAME}) = {'0' * 40}\n"
+GENTOO = f"""# BLAKE2B HASH
+{LONG_B}  {NAME}
+# SHA512 HASH
+{LONG_A}  {NAME}
+"""
+RELEASE = f"""Suite: stable
+MD5Sum:
+ {"0" * 32}     1234 {NAME}
+SHA256:
+ {B}     1234 main/other
+ {A}     1234 main/{NAME}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +83,19 @@ async def server() -> AsyncIterator[HostileServer]:
         (ROCKY, A),
         (BSD, A),
         (f"{LONG_A}\n", LONG_A),  # Alpine
+        (GENTOO, LONG_A),
+        (GENTOO.replace("BLAKE2B", "WHIRLPOOL").replace(" HASH", ""), LONG_A),
+        (f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{GENTOO}", LONG_A),
+        (f"DIST {NAME} 99 BLAKE2B {LONG_B} SHA512 {LONG_A}\n", LONG_A),
+        (RELEASE, A),
+        (f"BLAKE2b ({NAME}) = {LONG_B}\nSHA3-256 ({NAME}) = {B}\n{ROCKY}", A),
+        (f"SHA2-256({NAME})= {A}\nSHA2-512({NAME})= {LONG_A}\n", LONG_A),
+        (f"SHA512/256 ({NAME}) = {B}\nSHA256 ({NAME}) = {A}\n", A),
+        (f"{NAME} {A}\n", A),
+        (f"{NAME}: sha256:{A}\n", A),
+        (f"sha256:{A}  {NAME}\nblake2b:{LONG_B}  {NAME}\n", A),
+        (f"sha512:{LONG_A}\n", LONG_A),
+        (f"\\{A}  {NAME}\n", A),
         (f"{A.upper()}  ./{NAME}\n", A),
         (f"\ufeff{A}  releases/13/{NAME}\n{A}  ./{NAME}", A),
         (f"{A}\t{NAME}", A),
@@ -108,6 +133,11 @@ def test_the_names_that_are_there_are_a_hint() -> None:
     with pytest.raises(ImageError) as caught:
         find_checksum(DEBIAN, "none")
     assert "image-13.json, image-13.qcow2" in (caught.value.hint or "")
+
+
+def test_lines_without_end_take_no_time() -> None:
+    text = "\n".join(f"x{fill * 100_000}" for fill in (" ", "a ", "a", "x: ", "0 "))
+    assert find_checksum(f"{text}\n{A}  {NAME}\n", NAME).digest == A
 
 
 def test_two_digests_of_one_file_are_an_error() -> None:

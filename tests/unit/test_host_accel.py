@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qemuctl.errors import HostError
+from qemuctl.errors import HostError, SpecError
 from qemuctl.host import Accel, Binary, KvmFacts, choose_accel, gather_kvm_facts
+from qemuctl.host.accel import for_cpu_model, host_model
 from qemuctl.host.discovery import from_json
 
 RECORDED = Path(__file__).parent.parent / "golden" / "qemu-7.2.json"
@@ -137,3 +138,24 @@ def test_a_device_that_is_not_kvm_has_no_api_version(tmp_path: Path) -> None:
 def test_a_device_that_does_not_open_says_why(tmp_path: Path) -> None:
     facts = gather_kvm_facts(tmp_path, tmp_path, tmp_path / "none")
     assert (facts.device, facts.problem) == ("fails", "Is a directory")
+
+
+TCG = Accel(kind="tcg", reason="by emulation", cpu_model="max")
+KVM = Accel(kind="kvm", reason="by KVM", cpu_model="host")
+OTHER = Accel(kind="kvm", reason="by another module", cpu_model=None)
+
+
+@pytest.mark.parametrize("model", ["host", "host,-vmx"])
+def test_the_hosts_own_cpu_model_becomes_max_where_it_cannot_be_had(model: str) -> None:
+    assert for_cpu_model(KVM, "auto", model) == KVM
+    assert host_model(model, KVM) == model
+    chosen = for_cpu_model(TCG, "auto", model)
+    assert "max in the place of host" in chosen.reason
+    assert host_model(model, chosen) == model.replace("host", "max")
+    for accel, requested in ((TCG, "tcg"), (OTHER, "kvm")):
+        with pytest.raises(SpecError, match=accel.reason) as error:
+            for_cpu_model(accel, requested, model)
+        assert error.value.key == "cpu.model"
+    for other in ("max", "hostile", None):
+        assert for_cpu_model(TCG, "tcg", other) == TCG
+    assert host_model("hostile", TCG) == "hostile"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -17,8 +18,9 @@ from qemuctl.image.manifest import FILE
 from qemuctl.image.verify import verify
 from qemuctl.paths import images_dir
 from qemuctl.thread import Tick, in_thread
+from qemuctl.vm.origin import origin_of
 from tests.unit.disk_images import MIB, ODD, content, digest, overlay, qcow2, raw
-from tests.unit.stores import PATTERN, add_image, everything, with_data_file
+from tests.unit.stores import PATTERN, add_image, add_vm, everything, with_data_file
 
 pytestmark = pytest.mark.usefixtures("bare_home")
 
@@ -137,6 +139,26 @@ async def test_what_cannot_be_imported_is_refused_with_a_reason(disk: Path) -> N
         await import_file(unknown, format="qcow2")
 
 
+async def test_what_is_packed_or_of_another_format_is_never_imported_as_raw(
+    disk: Path,
+) -> None:
+    packed = disk.with_name("d.raw.xz")
+    packed.write_bytes(b"\xfd7zXZ\0".ljust(512, b"x"))
+    for said in (None, "raw", "qcow2"):
+        with pytest.raises(ImageError, match="packed by xz") as caught:
+            await import_file(packed, name="x", format=said)
+        assert f"xz -dk {shlex.quote(str(packed))}" in (caught.value.hint or "")
+    vdi = disk.with_name("disk.img")
+    qemu_img.run("convert", "-O", "vdi", qemu_img.file(disk), qemu_img.file(vdi))
+    with pytest.raises(ImageError, match="a VDI image") as caught:
+        await import_file(vdi, format="raw")
+    assert "--format vdi" in (caught.value.hint or "")
+    with pytest.raises(UsageError) as usage:
+        await import_file(vdi)
+    assert "--format vdi" in (usage.value.hint or "")
+    assert nothing_came()
+
+
 async def test_a_file_whose_name_is_no_text_is_imported(disk: Path) -> None:
     odd = raw(Path(os.fsdecode(os.fsencode(disk.parent) + b"/\xff.raw")), DATA)
     image = await import_file(odd, name="x")
@@ -211,3 +233,22 @@ async def test_an_image_without_a_checksum_cannot_be_verified() -> None:
     assert "sha256" not in (image.folder / FILE).read_text()
     with pytest.raises(SpecError, match="no checksum of the image web"):
         await verify(image)
+
+
+async def test_the_root_disk_of_a_vm_brings_the_kernel_of_its_image(
+    folder: Path,
+) -> None:
+    known = {"user": "me", "cloud_init": True, "cmdline": "root=/dev/vda"}
+    base = add_image("base", DATA, kernel="linux", **known)
+    vm = add_vm("web", image="base", disks=({"size": "1M"},))
+    root, other = vm.disk(0, "qcow2"), vm.disk(1, "qcow2")
+    assert origin_of(root) == base
+    assert origin_of(other) is origin_of(folder / "x.qcow2") is None
+    image = await import_file(root, name="copy", like=origin_of(root))
+    assert image.kernel is not None
+    assert image.initrd is not None
+    assert (image.kernel.read_text(), image.initrd.read_text()) == (
+        "linux", "linux's initrd",
+    )  # fmt: skip
+    assert image.manifest.model_dump().items() >= known.items()
+    await verify(image)

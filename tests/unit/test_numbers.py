@@ -9,7 +9,7 @@ import pytest
 from test_sample import AFTER, BEFORE
 
 from qemuctl.cli.numbers import document, print_numbers
-from qemuctl.cli.table import HEAD, Tables, fitting
+from qemuctl.cli.table import HEAD, Tables, fitting, processors
 from qemuctl.vm.balloon_stats import GuestMemory
 from qemuctl.vm.board import Row
 from qemuctl.vm.sample import rates
@@ -63,5 +63,10 @@ def test_a_narrow_terminal_keeps_what_matters_most() -> None:
     names = [HEAD[number] for number in fitting(cells, 80)]
     assert names[:3] == ["NAME", "STATE", "CPU"]
     assert {"RES", "READ/s", "WRITE/s"} <= set(names)
-    assert "VCPUS" not in names
+    assert "VCPU%" not in names
     assert fitting([], 1)
+
+
+def test_many_processors_take_little_room() -> None:
+    assert processors([99.6, 0.0]) == "100 0"
+    assert processors([1.0] * 63 + [98.0]) == "98 at most of 64"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from qemuctl.cli.output import working
+from qemuctl.cli.output import (
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    report,
+    working,
+)
+from qemuctl.cli.streaming import print_line
 
 
 class Terminal(io.StringIO):
@@ -74,3 +83,31 @@ with {bar}:
     os.close(theirs)
     os.close(terminal)
     assert done.stdout == b"data\n"
+
+
+EVIL = "a\x1b]0;x\x07b\x9b31mc\rd\u202ee\x7ff\u2028g\x00\udcffh"
+SEEN = r"a\x1b]0;x\x07b\x9b31mc\x0dd\u202ee\x7ff\u2028g\x00\udcffh"
+
+
+def test_what_others_have_written_cannot_drive_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note(f"{EVIL}\n\tend\r\n")
+    report(EVIL, f"hint {EVIL}\nmore")
+    print_table(("NAME",), [(EVIL,)])
+    print_fields({"name": f"{EVIL}\n{EVIL}"})
+    out, err = capsys.readouterr()
+    assert out.count(SEEN) == 3
+    assert err.count(SEEN) == 3
+    assert {c for c in out + err if not c.isprintable()} == {"\n", "\t"}
+
+
+def test_json_holds_the_same_and_nothing_that_drives_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for show in (print_json, print_line):
+        show({EVIL: [EVIL, "é", "\u00a0"]})
+        out = capsys.readouterr().out
+        assert json.loads(out) == {EVIL: [EVIL, "é", "\u00a0"]}
+        assert "é" in out
+        assert not {"\x9b", "\x7f", "\u202e", "\x1b"} & set(out)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 from qemuctl import paths
 from qemuctl.errors import DamagedFile, HostError
 from qemuctl.paths import SOCKET_PATH_MAX, VmPaths, blocking_folder, private_dir
+from tests.unproven import Need, unproven
 
 
 @pytest.fixture
@@ -334,3 +339,64 @@ def test_the_folder_that_bars_the_way_is_named(
     finally:
         barred.chmod(0o700)
     assert found == f"the folder does not let you in: {barred}"
+
+
+NAMELESS = 54321
+
+
+def as_nameless(code: str, **env: str) -> str:
+    """What a few lines print, run by a user id without an entry in passwd."""
+    clean = {
+        k: v for k, v in os.environ.items() if k[:4] not in ("HOME", "XDG_", "QEMU")
+    }
+    path = {"PYTHONPATH": str(Path(paths.__file__).parents[1])}
+    # Whoever installed this Python may be the only one who can read it.
+    for python in (sys.executable, "/usr/bin/python3"):
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            done = subprocess.run(
+                [python, "-c", code], env=clean | path | env, cwd="/",
+                user=NAMELESS, group=NAMELESS, extra_groups=[],
+                check=False, capture_output=True, text=True,
+            )  # fmt: skip
+            if "No module named" not in done.stderr:
+                assert done.returncode == 0, done.stderr
+                return done.stdout.strip()
+    return unproven("a user id without a name has a home", Need.USER)
+
+
+HOMES = "from qemuctl.paths import *; print('qemuctl', state_home(), run_home())"
+
+
+@pytest.mark.parametrize("env", [{}, {"HOME": "/"}])
+def test_a_user_without_a_name_has_a_home_of_its_own(env: dict[str, str]) -> None:
+    shutil.rmtree(f"/tmp/qemuctl-{NAMELESS}", ignore_errors=True)
+    try:
+        own = f"/tmp/qemuctl-{NAMELESS}"
+        assert as_nameless(HOMES, **env).split()[1:] == [
+            f"{own}/user/.local/state/qemuctl", f"{own}/home",
+        ]  # fmt: skip
+        assert Path(own).stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(f"/tmp/qemuctl-{NAMELESS}", ignore_errors=True)
+
+
+def test_a_home_that_can_be_written_is_taken_and_ssh_is_refused_in_a_sentence(
+    tmp_path: Path,
+) -> None:
+    own = Path(tempfile.mkdtemp(prefix="qemuctl-tests-"))
+    try:
+        own.chmod(0o777)
+        assert as_nameless(HOMES, HOME=str(own)).split()[1].startswith(str(own))
+        code = """
+from qemuctl.errors import HostError
+from qemuctl.image.keys import own_key
+try:
+    own_key()
+except HostError as error:
+    print("qemuctl", error, error.hint)
+"""
+        words = as_nameless(code, QEMUCTL_HOME=str(own / "home"))
+        assert f"needs a user with a name, and the id {NAMELESS} has none" in words
+        assert "/etc/passwd" in words
+    finally:
+        shutil.rmtree(own)

@@ -55,6 +55,25 @@ def test_only_its_owner_may_read_it(path: Path, recording: Recorder) -> None:
 
 
 @pytest.mark.parametrize(
+    "line", [f"set_password vnc {SECRET}", f"  change vnc password {SECRET}",
+             f"object_add secret,id=s,data={SECRET}", f"{SECRET}x {SECRET}"[7:]],
+)  # fmt: skip
+def test_what_the_human_monitor_is_told_is_not_written_down(
+    path: Path, recording: Recorder, line: str
+) -> None:
+    recording.command("human-monitor-command", {"command-line": line})
+    recording.reply("human-monitor-command", f"bad: {line}", 0.0)
+    command, reply = entries(path)
+    assert SECRET not in path.read_text()
+    assert command["arguments"]["command-line"].split()[0] == line.split()[0]
+    assert "bytes" in reply["value"]
+    recording.command("human-monitor-command", {"command-line": "info usernet"})
+    recording.reply("human-monitor-command", "VLAN -1", 0.0)
+    assert "info usernet" in path.read_text()
+    assert "VLAN -1" in path.read_text()
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         {"protocol": "vnc", "password": SECRET},

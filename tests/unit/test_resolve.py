@@ -348,3 +348,15 @@ def test_the_way_in_for_ssh_counts_as_configured() -> None:
     assert cards["nic0"].forward == ()
     plain = add_vm("db")
     assert cards_of(load_spec(plain.spec), plain)["nic0"].forward == ()
+
+
+def test_a_tiny_guest_is_told_the_name_of_its_vm() -> None:
+    image = store.find("tiny")
+    paths = VmPaths.of("web")
+    told = "qemuctl.hostname=web"
+    boot = resolved(Spec(name="web", image="tiny"), paths, image).boot
+    assert (boot.cmdline or "").split()[-1] == told
+    own = Spec.model_validate(
+        {"name": "web", "image": "tiny", "boot": {"cmdline": "x"}}
+    )
+    assert resolved(own, paths, image).boot.cmdline == "x"

@@ -58,7 +58,7 @@ def test_the_iso_has_the_label_and_all_files_under_their_names(
     tmp_path: Path, way: str
 ) -> None:
     path = tmp_path / "seed.iso"
-    cloud = CloudInit(network={"version": "2"}, user="bob", packages=("vim",))
+    cloud = CloudInit(network={"version": 2}, user="bob", packages=("vim",))
     options: Any = {
         "name": "web", "instance_id": "i-1", "default_user": "debian", "keys": [OWN],
     }  # fmt: skip

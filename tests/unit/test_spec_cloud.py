@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from qemuctl.errors import SpecError
-from qemuctl.spec import parse_spec
+from qemuctl.image.seed import seed_files
+from qemuctl.spec import dump, parse_spec, validate
 from qemuctl.spec.cloud import CloudInit, check_hostname, key_is_path
 
 KEY = (
@@ -93,3 +95,45 @@ def test_the_home_of_nobody_is_an_error_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no such home folder") as error:
         parse_spec(text, base=tmp_path)
     assert (error.value.key, error.value.line) == ("cloud_init.ssh_keys[0]", 4)
+
+
+NETWORK = """\
+name: a
+cloud_init:
+  network:
+    version: 2
+    wifis: {w: {access-points: {home: {password: "12345678"}}}}
+    ethernets:
+      e: {dhcp4: no, dhcp6: On, optional: TRUE, mtu: 0x5dc, critical: "no", metric: 1.5,
+          match: {macaddress: 52:54:00:12:34:56}, set-name: e0, since: 2024-01-01,
+          id: 99999999999999999999, none: ~, octal: 010, odd: .inf}
+"""
+
+
+def test_the_network_is_passed_on_with_the_types_that_yaml_has() -> None:
+    spec = parse_spec(NETWORK)
+    assert spec.cloud_init is not None
+    for cloud in (spec.cloud_init, parse_spec(dump(spec)).cloud_init):
+        files = seed_files(
+            name="a", instance_id="i", cloud_init=cloud, default_user=None, keys=()
+        )
+        seen = yaml.safe_load(files["network-config"])
+        assert seen["version"] == 2
+        assert seen["wifis"]["w"]["access-points"]["home"]["password"] == "12345678"
+        assert seen["ethernets"]["e"] == {
+            "dhcp4": False, "dhcp6": True, "optional": True, "mtu": 1500,
+            "critical": "no", "metric": 1.5, "set-name": "e0", "since": "2024-01-01",
+            "match": {"macaddress": "52:54:00:12:34:56"}, "none": None,
+            "id": 99999999999999999999, "octal": 8, "odd": ".inf",
+        }  # fmt: skip
+    given = {"version": 2, "ethernets": {"e": {"dhcp4": False, "name": "no"}}}
+    cloud = validate({"name": "a", "cloud_init": {"network": given}}).cloud_init
+    assert cloud is not None
+    assert cloud.network == given
+
+
+def test_digits_without_end_are_text() -> None:
+    digits = "9" * 5000
+    spec = parse_spec(f"name: a\ncloud_init: {{network: {{x: {digits}}}}}")
+    assert spec.cloud_init is not None
+    assert spec.cloud_init.network == {"x": digits}

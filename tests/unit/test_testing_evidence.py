@@ -100,6 +100,15 @@ async def test_a_picture_that_is_not_to_be_had_costs_nothing_but_itself(
     assert "has no display" in str(await why(_never, Spec(name="a")))
 
 
+def test_what_is_left_of_a_guest_is_for_its_owner_alone(tmp_path: Path) -> None:
+    found = Evidence(name="a", ended=None, panicked=False, files={"vm.yaml": b"secret"})
+    for _ in range(2):
+        found.write(tmp_path / "test" / "vm")
+        assert (tmp_path / "test/vm").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "test/vm/vm.yaml").stat().st_mode & 0o777 == 0o600
+        (tmp_path / "test/vm/vm.yaml").chmod(0o644)
+
+
 async def test_what_takes_long_is_said_once_and_what_does_not_never(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

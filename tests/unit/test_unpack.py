@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
 from hashlib import md5
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from qemuctl.guest.conversation import CopyError
 from qemuctl.guest.unpack import unpack
+from qemuctl.paths import for_user
 
 BLOCK = tarfile.BLOCKSIZE
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -48,6 +50,12 @@ def outside(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def umask() -> str:
+    return subprocess.run(
+        ["sh", "-c", "umask"], capture_output=True, check=True, text=True
+    ).stdout
+
+
 def test_files_folders_and_links_come_as_they_were(tmp_path: Path) -> None:
     out = tmp_path / "out"
     sums = unpacked(
@@ -58,7 +66,7 @@ def test_files_folders_and_links_come_as_they_were(tmp_path: Path) -> None:
             member("./closed/f", mode=0o6640, mtime=2000),
             member("./closed/up", LINK, "../closed/f", mtime=3000),
             member("./zz-before", LINK, "later"),
-            member("./later", size=3 * 1024 * 1024),
+            member("./later", size=3 * 1024 * 1024, mode=0o777),
             member("./same", HARD, "./closed/f"),
             member("./ü\udcff", size=0),
         ),
@@ -73,6 +81,9 @@ def test_files_folders_and_links_come_as_they_were(tmp_path: Path) -> None:
     assert out.stat().st_mode & 0o7777 == 0o711
     status = (out / "closed/f").stat()
     assert (status.st_mode & 0o7777, status.st_mtime) == (0o640, 2000)
+    # Nobody else may write to what came out of a guest.
+    assert (out / "later").stat().st_mode & 0o777 == for_user(0o777)
+    assert for_user(0o6777) == 0o777 & ~int(umask(), 8)
     assert (out / "closed/up").readlink() == Path("../closed/f")
     assert (out / "closed/up").lstat().st_mtime == 3000
     assert (out / "zz-before").read_bytes() == (out / "later").read_bytes()
