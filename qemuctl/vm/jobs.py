@@ -23,6 +23,7 @@ from qemuctl.qmp.jobs import (
     SnapshotLoad,
     SnapshotSave,
 )
+from qemuctl.qmp.migration import set_capabilities
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -119,6 +120,8 @@ async def _carry_out(
 async def _ended(
     vm: Vm, command: SnapshotSave | SnapshotLoad | SnapshotDelete
 ) -> JobInfo:
+    # QEMU 9 and later ends by SIGSEGV where multifd is still on from a restore.
+    await set_capabilities(await vm.monitor())
     try:
         # Its reply comes when all is done, for QEMU answers nobody meanwhile.
         await vm.execute(command, timeout=None)
