@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qemuctl.cli import flags
-from qemuctl.cli.app import Name, Names, command, complete_images
-from qemuctl.cli.output import note
+from qemuctl.cli.app import Json, Name, Names, command, complete_images
+from qemuctl.cli.output import note, print_json
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import HostError, QemuctlError, StateError
+from qemuctl.paths import VmPaths
+from qemuctl.vm.states import State
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
@@ -39,17 +41,21 @@ def create(
     ] = None,
     *,
     given: flags.Given,
+    json: Json = False,
 ) -> None:
     """Create a VM, from flags or a YAML file or both; it is not started."""
     spec, text = flags.spec_from(name=name, image=image, file=file, flags=given)
     run_async(_create(spec, text))
+    if json:
+        path = VmPaths.of(spec.name).spec
+        print_json({"name": spec.name, "state": State.OFF, "spec": str(path)})
+        return
     note(f"created {spec.name}; start it with: qemuctl start {spec.name}")
 
 
 async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.cli.progress import percent
     from qemuctl.image import store
-    from qemuctl.paths import VmPaths
     from qemuctl.vm import definitions
     from qemuctl.vm.disks import check_media, make_disks
     from qemuctl.vm.plan import draft
@@ -58,6 +64,7 @@ async def _create(spec: Spec, text: str | None) -> None:
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
     draft(spec, VmPaths.of(spec.name), spec.boot.once)
+    flags.check_boots(spec)
     with percent(f"copying {spec.image}") as progress:
         with store.steady(), definitions.creating(spec, text) as paths:
             image = image_of(spec)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,13 +15,14 @@ from qemuctl.cli.app import Timeout, command, complete_images, seconds
 from qemuctl.cli.output import building, note, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
+from qemuctl.cli.words import GuestCommand, Interactive, NoStdin, Tty, Typed
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
     from qemuctl.vm.vm import Vm
 
 
-@command("run", example="echo data | qemuctl run tiny -- wc -c")
+@command("run", example="echo data | qemuctl run tiny wc -c", cls=GuestCommand)
 @flags.describing
 def run(
     image: Annotated[
@@ -34,7 +35,7 @@ def run(
     ] = None,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND…]", help="what to run in the guest"),
+        typer.Argument(metavar="[COMMAND…]", help="what to run in the guest"),
     ] = None,
     file: flags.File = None,
     name: Annotated[str | None, typer.Option(help="the name's beginning")] = None,
@@ -53,6 +54,9 @@ def run(
     rm: Annotated[
         bool, typer.Option("--rm", help="remove it at the end (it always is)")
     ] = True,
+    no_stdin: NoStdin = False,
+    interactive: Interactive = False,
+    tty: Tty = False,
 ) -> None:
     """Boot a throwaway VM and run a command in it.
 
@@ -66,23 +70,29 @@ def run(
     if file is not None and image is not None:
         # With a file the first word after the options belongs to the command.
         command, image = [image, *(command or [])], None
+    typed = Typed(no_stdin, interactive, tty)
     if template is not None:
         words = [image, *(command or [])] if image is not None else command
         other = {**given, "file": file, "name": name, "cold": cold}
-        raise SystemExit(_forked(template, words or [], other))
+        raise SystemExit(_forked(template, words or [], other, typed))
     if file is None and image is None:
         from qemuctl.errors import UsageError
 
         raise UsageError("an image is missing", hint="qemuctl run tiny -- uname -a")
     name = name or (None if file else f"run-{secrets.token_hex(2)}")
     spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
+    flags.check_boots(spec)
     del rm
     # Who looks at a console, or boots from a CD, wants to see the boot.
     cold = cold or not command or given["boot"] is not None
-    raise SystemExit(run_async(_run(spec, command or [], seconds(timeout), cold)))
+    typed.check(command or [], f"its console: qemuctl run {image or f'-f {file}'}")
+    work = _run(spec, command or [], seconds(timeout), cold, typed)
+    raise SystemExit(run_async(work))
 
 
-def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
+def _forked(
+    template: str, words: list[str], given: dict[str, Any], typed: Typed
+) -> int:
     """Runs a command in a fork of a named template."""
     from qemuctl.cli.fork import fork
     from qemuctl.errors import UsageError
@@ -94,11 +104,13 @@ def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
         raise UsageError(
             "a command is missing", hint=f"to stay: qemuctl fork {template}"
         )
-    fork(template, words)
+    fork(template, words, **asdict(typed))
     return 0
 
 
-async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> int:
+async def _run(
+    spec: Spec, command: list[str], patience: float, cold: bool, typed: Typed
+) -> int:
     from qemuctl.cli.notices import say_accelerator
     from qemuctl.errors import UsageError, WaitTimeout
     from qemuctl.host import inspect_host
@@ -132,7 +144,7 @@ async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> i
                 say_accelerator(inspect_host(spec).accel.reason, spec.accel)
                 raise
         say_accelerator(vm.record.accel_reason, spec.accel)
-        return await run_command(vm, command)
+        return await run_command(vm, command, typed)
 
 
 async def _look(spec: Spec, progress: Any) -> int:
@@ -147,12 +159,12 @@ async def _look(spec: Spec, progress: Any) -> int:
         return await _console(vm)
 
 
-async def run_command(vm: Vm, command: list[str]) -> int:
+async def run_command(vm: Vm, command: list[str], typed: Typed) -> int:
     """Runs a command with this process's own streams; its status."""
     from qemuctl.guest.console import read_fd
     from qemuctl.guest.stream import run_streaming
 
-    stdin = read_fd(sys.stdin.fileno()) if _has_input() else None
+    stdin = read_fd(sys.stdin.fileno()) if typed.passed_on else None
     return await vm.unless_ended(
         run_streaming(
             vm.agent,
@@ -162,17 +174,6 @@ async def run_command(vm: Vm, command: list[str]) -> int:
             stderr=_writer(sys.stderr.buffer),
         )
     )
-
-
-def _has_input() -> bool:
-    """Whether there is an input to pass on. A terminal's keys are for whoever typed
-    the command; /dev/null spares the guest the processes that would feed nothing."""
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        return False
-    with contextlib.suppress(OSError):  # its descriptor may be closed all the same
-        null = os.stat(os.devnull)  # noqa: PTH116 (as os.path.samestat wants it)
-        return not os.path.samestat(os.fstat(sys.stdin.fileno()), null)
-    return False
 
 
 def _writer(stream: Any) -> Any:

@@ -11,17 +11,18 @@ import typer
 from qemuctl.cli.app import Name, Timeout, command, seconds
 from qemuctl.cli.output import SAY_AFTER, working
 from qemuctl.cli.running import run_async
+from qemuctl.cli.words import GuestCommand, NoStdin
 
 if TYPE_CHECKING:
     from qemuctl.vm.ssh import Access
 
 
-@command("ssh", example="qemuctl ssh web -- sudo apt update")
+@command("ssh", example="qemuctl ssh web sudo apt update", cls=GuestCommand)
 def ssh(
     name: Name,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND…]", help="what to run; else a shell"),
+        typer.Argument(metavar="[COMMAND…]", help="what to run; else a shell"),
     ] = None,
     user: Annotated[
         str | None,
@@ -37,6 +38,7 @@ def ssh(
         ),
     ] = None,
     timeout: Timeout = "120",
+    no_stdin: NoStdin = False,
 ) -> None:
     """Log in to a VM, or run a command in it, by ssh.
 
@@ -48,7 +50,7 @@ def ssh(
     found = run_async(_ready(name, seconds(timeout)))
     words = command or []
     line = words[0] if len(words) == 1 else words
-    _become(found.argv(line, options=option or [], user=user))
+    _become(found.argv(line, options=option or [], user=user, stdin=not no_stdin))
 
 
 def _become(argv: list[str]) -> NoReturn:

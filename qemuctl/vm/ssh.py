@@ -86,6 +86,7 @@ class Access:
         *,
         options: Sequence[str] = (),
         user: str | None = None,
+        stdin: bool = True,
     ) -> list[str]:
         """The ssh command line; ``command`` is a line for the guest's shell, or
         words, which arrive in the guest as they are.
@@ -93,9 +94,11 @@ class Access:
         The user's own ssh_config is left out (``-F none``): what it says for
         all hosts, such as a proxy, is not meant for a VM on this one.
         ``options`` are ssh_config(5)'s, ``Key=Value``, and come before ours.
+        Without ``stdin`` it reads none.
         """
         ours = self.settings() | ({"User": user} if user else {})
-        words = [f"-o{option}" for option in options]
+        words = [] if stdin else ["-n"]
+        words += [f"-o{option}" for option in options]
         words += [f"-o{key}={value}" for key, value in ours.items()]
         line = command if isinstance(command, str) else shlex.join(command)
         remote = [line] if line else []
