@@ -228,7 +228,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     What other plugins run is no coroutine function any more, or they come first.
     """
-    if not _is_async(pyfuncitem) or _FIXTURES.isdisjoint(pyfuncitem.fixturenames):
+    is_async = inspect.iscoroutinefunction(pyfuncitem.obj)
+    if not is_async or _FIXTURES.isdisjoint(pyfuncitem.fixturenames):
         return None
     import asyncio
 

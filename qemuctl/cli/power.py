@@ -14,6 +14,7 @@ from qemuctl.cli.running import for_each, run_async
 if TYPE_CHECKING:
     from qemuctl.vm.power import StopReport
     from qemuctl.vm.resolve import Device
+    from qemuctl.vm.vm import Vm
 
 All = Annotated[bool, typer.Option("--all", help="every VM that is on")]
 _HOW = {
@@ -106,7 +107,7 @@ async def _start(
         async with vm or await attach(name) as vm:
             if wait:
                 status(f"waiting for the agent of {name}")
-                await vm.wait_ready(timeout=patience)
+                await wait_ready(vm, patience)
             record, state = vm.record, await vm.state()
             continued = record.continued and not was_on
             words = await gone_on(vm) if continued else None
@@ -119,6 +120,18 @@ async def _start(
     forwards = f", {', '.join(record.forwards)}" if record.forwards else ""
     was = "on already: " if was_on else ""
     return facts, words or f"{name} is {was}{state}{forwards}"
+
+
+async def wait_ready(vm: Vm, patience: float) -> None:
+    """Waits for the guest's agent, or for its ssh server where there is none."""
+    from qemuctl.errors import NotReady
+
+    try:
+        await vm.wait_ready(timeout=patience)
+    except NotReady as error:
+        if not error.by_ssh:
+            raise
+        note(f"{error.message}: {error.hint}")
 
 
 @command("stop", example="qemuctl stop web --timeout 60")
@@ -270,4 +283,8 @@ async def power(name: str, verb: str, **options: Any) -> Any:
         return None
     with working(f"{verb} {name}"):
         async with await attach(name, Action(verb)) as vm:
-            return await getattr(vm.power, verb)(**options)
+            done = await getattr(vm.power, verb)(**options)
+            problem = await vm.clock if vm.clock is not None else None
+    if problem is not None:
+        note(f"the clock of {name} is behind: {problem}")
+    return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sys
+from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +13,11 @@ import typer
 
 from qemuctl.cli import flags
 from qemuctl.cli.app import Timeout, command, complete_images, seconds
+from qemuctl.cli.console import escape_key, key_name
 from qemuctl.cli.output import building, note, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
-from qemuctl.cli.words import GuestCommand, Interactive, NoStdin, Tty, Typed
+from qemuctl.cli.words import Escape, GuestCommand, Interactive, NoStdin, Tty, Typed
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
@@ -57,11 +59,13 @@ def run(
     no_stdin: NoStdin = False,
     interactive: Interactive = False,
     tty: Tty = False,
+    escape: Escape = "^]",
 ) -> None:
     """Boot a throwaway VM and run a command in it.
 
     Output is streamed, standard input passed on, and the guest's exit status
-    is the command's own. Without a command it is the console; Ctrl-] leaves.
+    is the command's own. Without a command it is the console; Ctrl-] leaves. A QEMU
+    that fails passes its status on.
     Nothing is left afterwards, whatever happens. --timeout is for the boot.
 
     For a command the guest is booted and frozen the first time, and each later one
@@ -86,8 +90,21 @@ def run(
     # Who looks at a console, or boots from a CD, wants to see the boot.
     cold = cold or not command or given["boot"] is not None
     typed.check(command or [], f"its console: qemuctl run {image or f'-f {file}'}")
-    work = _run(spec, command or [], seconds(timeout), cold, typed)
-    raise SystemExit(run_async(work))
+    key = escape_key(escape)
+    work = _run(spec, command or [], seconds(timeout), cold, typed, key)
+    raise SystemExit(_status(work))
+
+
+def _status(work: Coroutine[Any, Any, int]) -> int:
+    """The status of a command, or QEMU's own: a guest may choose that one too, by the
+    device isa-debug-exit."""
+    from qemuctl.errors import UnexpectedExit
+
+    try:
+        return run_async(work)
+    except UnexpectedExit as error:
+        error.exit_status = max(error.status or 0, error.exit_status)
+        raise
 
 
 def _forked(
@@ -109,10 +126,15 @@ def _forked(
 
 
 async def _run(
-    spec: Spec, command: list[str], patience: float, cold: bool, typed: Typed
+    spec: Spec,
+    command: list[str],
+    patience: float,
+    cold: bool,
+    typed: Typed,
+    escape: bytes | None,
 ) -> int:
     from qemuctl.cli.notices import say_accelerator
-    from qemuctl.errors import UsageError, WaitTimeout
+    from qemuctl.errors import NotReady, UsageError, WaitTimeout
     from qemuctl.host import inspect_host
 
     if command and not spec.agent:
@@ -125,7 +147,7 @@ async def _run(
         )
     progress = building(f"building the image {spec.image}, once:")
     if not command:
-        return await _look(spec, progress)
+        return await _look(spec, progress, escape)
     from qemuctl.vm.fresh import fresh
 
     async with contextlib.AsyncExitStack() as stack:
@@ -140,14 +162,14 @@ async def _run(
             )
             try:
                 vm = await stack.enter_async_context(guest)
-            except WaitTimeout:  # and being emulated may be the reason
+            except (NotReady, WaitTimeout):  # and being emulated may be the reason
                 say_accelerator(inspect_host(spec).accel.reason, spec.accel)
                 raise
         say_accelerator(vm.record.accel_reason, spec.accel)
         return await run_command(vm, command, typed)
 
 
-async def _look(spec: Spec, progress: Any) -> int:
+async def _look(spec: Spec, progress: Any, escape: bytes | None) -> int:
     from qemuctl.cli.notices import say_accelerator
     from qemuctl.vm.launch import launch
 
@@ -156,24 +178,40 @@ async def _look(spec: Spec, progress: Any) -> int:
             starting = launch(spec, paused=True, progress=progress)
             vm = await stack.enter_async_context(starting)
         say_accelerator(vm.record.accel_reason, spec.accel)
-        return await _console(vm)
+        return await _console(vm, escape)
 
 
 async def run_command(vm: Vm, command: list[str], typed: Typed) -> int:
     """Runs a command with this process's own streams; its status."""
+    from qemuctl.errors import AgentRefused
     from qemuctl.guest.console import read_fd
     from qemuctl.guest.stream import run_streaming
 
     stdin = read_fd(sys.stdin.fileno()) if typed.passed_on else None
-    return await vm.unless_ended(
-        run_streaming(
-            vm.agent,
-            command,
-            stdin=stdin,
-            stdout=_writer(sys.stdout.buffer),
-            stderr=_writer(sys.stderr.buffer),
+    try:
+        return await vm.unless_ended(
+            run_streaming(
+                vm.agent,
+                command,
+                stdin=stdin,
+                stdout=_writer(sys.stdout.buffer),
+                stderr=_writer(sys.stderr.buffer),
+            )
         )
-    )
+    except AgentRefused as error:
+        # Some distributions forbid guest-exec.
+        error.hint = f"what needs no agent: {_without_agent(vm)}"
+        raise
+
+
+def _without_agent(vm: Vm) -> str:
+    from qemuctl.vm.ssh_port import forward_of
+
+    if vm.record.attached:
+        return "a VM that stays, forwards a port (create -p :22) and has ssh"
+    console = f"qemuctl console {vm.name}"
+    reached = forward_of(vm.record.forwards) is not None
+    return f"qemuctl ssh {vm.name}, {console}" if reached else console
 
 
 def _writer(stream: Any) -> Any:
@@ -184,15 +222,15 @@ def _writer(stream: Any) -> Any:
     return write
 
 
-async def _console(vm: Vm) -> int:
+async def _console(vm: Vm, escape: bytes | None) -> int:
     from qemuctl.guest import console
 
     # Connected before the guest runs its first instruction: nothing is missed.
     reader, writer = await console.connect(vm.paths.serial_socket)
     if sys.stdin is not None and sys.stdin.isatty():
-        note("Ctrl-] leaves the console and removes the VM")
+        note(f"{key_name(escape)} leaves the console and removes the VM")
     await vm.power.resume()
-    left = await console.interact(reader, writer)
+    left = await console.interact(reader, writer, escape)
     if left:
         return 0
     ended = await vm.wait_exit()

@@ -19,6 +19,14 @@ Interactive = Annotated[
     bool,
     typer.Option("--interactive", "-i", help="pass on what is typed, line by line"),
 ]
+Escape = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY",
+        help="the key that leaves the console, such as ^t; the guest gets all others; "
+        "or none",
+    ),
+]
 # Those who know docker type -it.
 Tty = Annotated[bool, typer.Option("--tty", "-t", hidden=True)]
 # Options of this name say what the VM is, so that no argument does.

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from qemuctl.errors import (
+    NotReady,
     QemuctlError,
     TemplateError,
     WaitTimeout,
@@ -86,7 +87,7 @@ async def _forked(
             status=status,
             post_mortem=post_mortem,
         )
-    except WaitTimeout:
+    except (NotReady, WaitTimeout):
         raise  # it would not answer in time if it was booted once more
     except (QemuctlError, OSError) as why:
         _tell(why, notice)
