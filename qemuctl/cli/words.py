@@ -61,11 +61,13 @@ class GuestCommand(TyperCommand):
         and whether the options say what the VM is."""
         found, *_ = self.make_parser(ctx).parse_args([*args])
         words: list[str] = []
+        naming = False
         for parameter in self.params:
             value = found.get(parameter.name)
             if parameter.param_type_name == "argument" and value:
                 words += [value] if isinstance(value, str) else value
-        naming = any(found.get(name) for name in _NAMING)
+            elif parameter.name in _NAMING and value:
+                naming = True
         return [*args[: len(args) - len(words)]], words, naming
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from qemuctl.paths import VmPaths
 from qemuctl.qmp import Event, eventlog
-from qemuctl.qmp.events import VserportChange
+from qemuctl.qmp.events import Resumed, VserportChange
 from qemuctl.vm.record import Record
 
 AGENT_PORT = "agent"
@@ -29,6 +29,16 @@ def port_is_open(past: Iterable[Event], paths: VmPaths, record: Record | None) -
         with contextlib.suppress(OSError):
             return booted or eventlog.start(paths.events) > 0
     return bool(word)
+
+
+def boots_first(paths: VmPaths, record: Record) -> bool:
+    """Whether all that the console's log says is of a first boot: nothing that was
+    loaded since, such as a snapshot, is elsewhere, and no agent has been there yet."""
+    if record.continued or record.template:
+        return False
+    past = list(eventlog.past(paths.events))
+    resumed = sum(event.name == Resumed.NAME for event in past)
+    return resumed <= 1 and not eventlog.start(paths.events) and last_word(past) is None
 
 
 def last_word(events: Iterable[Event]) -> bool | None:

@@ -45,12 +45,21 @@ def boot_failure(text: str) -> str | None:
 
 
 async def unless_hopeless(
-    work: Coroutine[Any, Any, T], console: Path, forwards: list[str] | None = None
+    work: Coroutine[Any, Any, T],
+    console: Path,
+    forwards: list[str] | None = None,
+    *,
+    past: bool = True,
 ) -> T:
     """The result of ``work``, unless the ``console``'s log says first that the guest
     does not boot, or, with ``forwards`` as in `Record`, its ssh server has answered
-    for a while. Raises NotReady."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_console(console))]
+    for a while. Without ``past``, what the log says already does not count. Raises
+    NotReady."""
+    watching = _console(console, _WINDOW if past else 0)
+    tasks: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(work),
+        asyncio.ensure_future(watching),
+    ]
     if (where := forward_of(forwards or [])) is not None:
         tasks.append(asyncio.ensure_future(_ssh(*where)))
     try:
@@ -64,10 +73,10 @@ async def unless_hopeless(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _console(log: Path) -> None:
+async def _console(log: Path, past: int) -> None:
     text = b""
     with contextlib.suppress(OSError):  # a VM without a console, or that has gone
-        start = max(0, log.stat().st_size - _WINDOW)
+        start = max(0, log.stat().st_size - past)
         async with aclosing(follow(log, offset=start)) as chunks:
             async for chunk in chunks:
                 text = (text + chunk)[-_WINDOW:]

@@ -22,6 +22,7 @@ from qemuctl.guest.port import (
     watched,
 )
 from qemuctl.tail import plain
+from qemuctl.vm.agent_port import boots_first
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load
 from qemuctl.vm.readiness import unless_hopeless
@@ -168,7 +169,9 @@ async def wait_ssh(vm: Vm, access: Access, timeout: float = SSH_TIMEOUT) -> None
     the guest does not boot, and UnexpectedExit when QEMU ends first.
     """
     greeting = unless_hopeless(
-        until_greets(access.host, access.port), vm.paths.serial_log
+        until_greets(access.host, access.port),
+        vm.paths.serial_log,
+        past=boots_first(vm.paths, vm.record),
     )
     with vm.deadline(f"ssh at {access.host}:{access.port}", timeout) as left:
         await vm.unless_ended(greeting, left)

@@ -33,7 +33,7 @@ from qemuctl.process import held, wait_gone
 from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
 from qemuctl.qmp.commands import Command, R
 from qemuctl.tail import plain, tail
-from qemuctl.vm.agent_port import last_word, port_is_open
+from qemuctl.vm.agent_port import boots_first, last_word, port_is_open
 from qemuctl.vm.files import Files
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.live import Live
@@ -260,9 +260,10 @@ class Vm:
             await self.unless_ended(self._likely(self._answering()), left)
 
     async def _likely(self, work: Coroutine[Any, Any, None]) -> None:
-        log = self.paths.serial_log
         try:
-            await unless_hopeless(work, log, self.record.forwards)
+            past = boots_first(self.paths, self.record)
+            log, forwards = self.paths.serial_log, self.record.forwards
+            await unless_hopeless(work, log, forwards, past=past)
         except NotReady as error:
             named = f"qemuctl ssh {self.name}" if error.by_ssh else None
             error.hint = named or f"the console's last lines:\n{self.console_tail()}"

@@ -48,3 +48,17 @@ def test_what_follows_the_command_belongs_to_it(line: str) -> None:
         app(line.split())
     assert ended.value.code == 0
     assert {key: given[key] for key in LINES[line]} == LINES[line]
+
+
+def test_a_template_that_is_no_option_is_a_name() -> None:
+    given: dict[str, Any] = {}
+    app = typer.Typer(add_completion=False)
+
+    @app.command(cls=GuestCommand)
+    def _fork(template: str, words: list[str], count: int = 1) -> None:
+        given.update(locals())
+
+    with pytest.raises(SystemExit):
+        app(["t", "--count", "2", "--", "ls", "--count"])
+    assert (given["template"], given["words"]) == ("t", ["ls", "--count"])
+    assert given["count"] == 2
