@@ -19,6 +19,7 @@
     ├ HotplugError(outcome)                    refused 1, pending 3
     ├ UnexpectedExit(status, log_tail)         QEMU ended while it was needed
     ├ WaitTimeout(stage, console_tail)         names what it waited for
+    ├ NotReady(by_ssh)                         waiting for the agent is in vain
     ├ AgentError                               the guest agent's channel
     │ └ AgentRefused                           it answered with an error
     └ QmpError
@@ -233,6 +234,15 @@ class WaitTimeout(QemuctlError):
             f"timed out after {seconds:g} s: waiting for {stage}",
             hint="\n".join(filter(None, [why, last])) or None,
         )
+
+
+class NotReady(QemuctlError):
+    """The guest's agent will not come: the guest does not boot, or, with ``by_ssh``,
+    it has no agent and its ssh server answers."""
+
+    def __init__(self, message: str, *, by_ssh: bool = False) -> None:
+        self.by_ssh = by_ssh
+        super().__init__(message)
 
 
 class AgentError(QemuctlError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
+
+from qemuctl.cli.output import speak_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,6 +121,35 @@ class Commands(TyperGroup):
             return None
         return _built(cmd_name)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer, but it knows only of commands that are built."""
+        word = args[0]
+        if word not in _HOMES and word[:1] != "-" and not ctx.resilient_parsing:
+            near = get_close_matches(word, _HOMES, n=2)
+            names = " or ".join(f"qemuctl {name}" for name in near)
+            advice = f"did you mean {names}?" if near else "qemuctl --help lists them"
+            ctx.fail(f"no such command: {word!r}; {advice}")
+        return super().resolve_command(ctx, args)
+
+
+def run(words: Sequence[str]) -> None:
+    """Carries out a command line. Where JSON is asked for, wrong usage is an error as
+    every other; typer prints its own text otherwise. Raises UsageError."""
+    from qemuctl.errors import UsageError
+
+    own = words[: words.index("--")] if "--" in words else words
+    # By name, for `python -m qemuctl` and a command server's worker alike.
+    if "--json" not in own:
+        app(prog_name="qemuctl")
+    try:
+        status = app(prog_name="qemuctl", standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        speak_json()
+        raise UsageError(error.format_message()) from error
+    raise SystemExit(status or 0)
+
 
 @functools.cache
 def _built(name: str) -> Any:
@@ -156,7 +188,21 @@ Names = Annotated[
     list[str],
     typer.Argument(metavar="NAME…", help="names of VMs", autocompletion=complete_names),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+SomeNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME…]", help="names of VMs", autocompletion=complete_names
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="print JSON; errors are objects on stderr",
+        callback=speak_json,
+        is_eager=True,
+    ),
+]
 Timeout = Annotated[
     str, typer.Option("--timeout", metavar="TIME", help="such as 30, 30s or 2m")
 ]

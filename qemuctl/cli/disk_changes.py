@@ -27,6 +27,12 @@ Target = Annotated[
 
 def add(
     name: Name,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SIZE|FILE]", help="short for --size SIZE or --path FILE"
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="make a new one, such as 10G")
     ] = None,
@@ -70,8 +76,7 @@ def add(
 
     In the guest it is /dev/disk/by-id/…-SERIAL, whatever letter it gets.
     """
-    if (size is None) == (path is None):
-        raise UsageError("give either --size or --path")
+    size, path = _new_or_there(what, size, path)
     fields = {
         "id": target,
         "path": str(path.absolute()) if path is not None else None,
@@ -110,6 +115,22 @@ def _say_left(name: str) -> None:
     if not held(find(name).lock):
         for path in left_files(name):
             note(way_back(name, path))
+
+
+def _new_or_there(
+    what: str | None, size: str | None, path: Path | None
+) -> tuple[str | None, Path | None]:
+    """The size of a new disk or the file of one that is there. Raises UsageError."""
+    from qemuctl.units import parse_size
+
+    if [what, size, path].count(None) != 2:
+        raise UsageError("give either --size or --path")
+    if what is not None:
+        try:
+            parse_size(what)
+        except ValueError:
+            return None, Path(what)
+    return what or size, path
 
 
 def remove(

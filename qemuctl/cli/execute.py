@@ -9,25 +9,34 @@ import typer
 from qemuctl.cli.app import Name, Timeout, command, seconds
 from qemuctl.cli.output import working
 from qemuctl.cli.running import run_async
+from qemuctl.cli.words import GuestCommand, Interactive, NoStdin, Tty, Typed
 
 
-@command("exec", example="qemuctl exec web -- sh -c 'free -m; df -h'")
+@command("exec", example="qemuctl exec web sh -c 'free -m; df -h'", cls=GuestCommand)
 def execute(
     name: Name,
     command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND…", help="what to run")
+        list[str], typer.Argument(metavar="COMMAND…", help="what to run")
     ],
     timeout: Timeout = "60",
+    no_stdin: NoStdin = False,
+    interactive: Interactive = False,
+    tty: Tty = False,
 ) -> None:
     """Run a command in a VM through its guest agent.
 
     Output is streamed, standard input passed on, and the guest's exit status
     is the command's own. --timeout is for the agent to be there.
+
+    In a loop over lines (while read x; do qemuctl exec -n web …; done) give -n, or
+    the first command reads the rest of them.
     """
-    raise SystemExit(run_async(_execute(name, command, seconds(timeout))))
+    typed = Typed(no_stdin, interactive, tty)
+    typed.check(command, f"qemuctl console {name}, or qemuctl ssh {name}")
+    raise SystemExit(run_async(_execute(name, command, seconds(timeout), typed)))
 
 
-async def _execute(name: str, command: list[str], patience: float) -> int:
+async def _execute(name: str, command: list[str], patience: float, typed: Typed) -> int:
     from qemuctl.cli.run import run_command
     from qemuctl.vm.attach import attach
     from qemuctl.vm.states import Action, require
@@ -37,4 +46,4 @@ async def _execute(name: str, command: list[str], patience: float) -> int:
         await vm.close()  # the monitor is for others while the command runs
         with working("waiting for the guest's agent"):
             await vm.wait_ready(timeout=patience)
-        return await run_command(vm, command)
+        return await run_command(vm, command, typed)

@@ -201,6 +201,22 @@ def with_texts(spec: Spec) -> Spec:
     return spec.model_copy(update={"cloud_init": texts(spec.cloud_init)})
 
 
+def check_boots(spec: Spec) -> None:
+    """Raises UsageError for a VM that has nothing to boot."""
+    from qemuctl.errors import UsageError
+
+    network = "network" in (spec.boot.once, *(spec.boot.order or ()))
+    others = any(nic.type not in ("user", "none") for nic in spec.nics)
+    media = spec.image or spec.disks or spec.cdrom is not None or spec.boot.kernel
+    if not (media or network or others or spec.extra_args):
+        raise UsageError(
+            f"{spec.name} has nothing to boot",
+            hint="give it one of --image tiny (qemuctl image ls --available shows "
+            "more),\n--disk ./disk.qcow2, --cdrom ./installer.iso ('' for an empty "
+            "drive),\n--kernel ./vmlinuz or --boot network",
+        )
+
+
 def _over(written: Any, given: Any) -> Any:
     return {**written, **given} if isinstance(given, dict) else given
 

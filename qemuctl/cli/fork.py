@@ -14,6 +14,7 @@ from qemuctl.cli.app import command
 from qemuctl.cli.output import note, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
+from qemuctl.cli.words import GuestCommand, Interactive, NoStdin, Tty, Typed
 from qemuctl.errors import QemuctlError, UsageError
 from qemuctl.host.resources import cpu_count
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.template import Template
 
 
-@command("fork", example="qemuctl fork db --count 3")
+@command("fork", example="qemuctl fork db --count 3", cls=GuestCommand)
 def fork(
     template: Annotated[
         str,
@@ -34,7 +35,7 @@ def fork(
     ],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND…]", help="what to run in the guest"),
+        typer.Argument(metavar="[COMMAND…]", help="what to run in the guest"),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="the fork's name; default: TEMPLATE-1, …")
@@ -42,6 +43,9 @@ def fork(
     count: Annotated[int, typer.Option(min=1, max=1000, help="how many")] = 1,
     memory: flags.Memory = None,
     cpus: flags.Cpus = None,
+    no_stdin: NoStdin = False,
+    interactive: Interactive = False,
+    tty: Tty = False,
 ) -> None:
     """Start VMs from a template: each goes on where its guest was frozen.
 
@@ -59,7 +63,10 @@ def fork(
     if words:
         if name is not None:
             raise UsageError("a fork for one command has no name to keep")
-        raise SystemExit(run_async(_run(found, words, count)))
+        typed = Typed(no_stdin, interactive, tty)
+        stays = f"qemuctl fork {template}, then qemuctl console"
+        typed.check(words, stays)
+        raise SystemExit(run_async(_run(found, words, count, typed)))
     run_async(_create(found, _names(template, name, count)))
 
 
@@ -94,7 +101,7 @@ async def _create(template: Template, names: list[str]) -> None:
             print(name, flush=True)
 
 
-async def _run(template: Template, words: list[str], count: int) -> int:
+async def _run(template: Template, words: list[str], count: int, typed: Typed) -> int:
     from qemuctl.cli.run import run_command
     from qemuctl.vm.fork import begin_fork
     from qemuctl.vm.templates import current
@@ -107,7 +114,7 @@ async def _run(template: Template, words: list[str], count: int) -> int:
             return _told(await _many(template, words, count))
         attached = await begin_fork(template)
     async with attached as vm:
-        return await run_command(vm, words)
+        return await run_command(vm, words, typed)
 
 
 async def _many(

@@ -27,8 +27,8 @@ async def guest_facts(
 
     from qemuctl.errors import AgentError, WaitTimeout
     from qemuctl.guest.agent import Agent
+    from qemuctl.vm.agent_port import agent_port_open
     from qemuctl.vm.inside import look
-    from qemuctl.vm.vm import agent_port_open
 
     if state is not State.RUNNING:
         return None

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qemuctl.cli import flags
-from qemuctl.cli.app import Name, Names, command, complete_images
+from qemuctl.cli.app import Json, Name, Names, command, complete_images
 from qemuctl.cli.notices import say_doubts
-from qemuctl.cli.output import note
+from qemuctl.cli.output import note, print_json
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import HostError, NotFound, QemuctlError, StateError
+from qemuctl.paths import VmPaths
+from qemuctl.vm.states import State
 
 if TYPE_CHECKING:
-    from qemuctl.paths import VmPaths
     from qemuctl.spec import Spec
 
 
@@ -40,18 +41,22 @@ def create(
     ] = None,
     *,
     given: flags.Given,
+    json: Json = False,
 ) -> None:
     """Create a VM, from flags or a YAML file or both; it is not started."""
     spec, text = flags.spec_from(name=name, image=image, file=file, flags=given)
     run_async(_create(spec, text))
     say_doubts(spec)
+    if json:
+        path = VmPaths.of(spec.name).spec
+        print_json({"name": spec.name, "state": State.OFF, "spec": str(path)})
+        return
     note(f"created {spec.name}; start it with: qemuctl start {spec.name}")
 
 
 async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.cli.progress import percent
     from qemuctl.image import store
-    from qemuctl.paths import VmPaths
     from qemuctl.vm import definitions
     from qemuctl.vm.disks import check_media, check_new_medium, make_disks
     from qemuctl.vm.plan import draft
@@ -61,6 +66,7 @@ async def _create(spec: Spec, text: str | None) -> None:
     if VmPaths.of(spec.name).state.exists():
         raise definitions.name_in_use(spec.name)
     check_memory(draft(spec, VmPaths.of(spec.name), spec.boot.once).spec)
+    flags.check_boots(spec)
     with percent(f"copying {spec.image}") as progress:
         with store.steady(), definitions.creating(spec, text) as paths:
             image = image_of(spec)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from qemuctl.cli.output import print_json, print_table
+from qemuctl.cli.output import print_json, print_table, speak_json
 from qemuctl.units import format_age, format_size
 
 if TYPE_CHECKING:
@@ -33,21 +33,38 @@ def quick_ls(words: Sequence[str]) -> dict[str, bool] | None:
 
 
 def print_listing(
-    *, include_off: bool = False, names_only: bool = False, as_json: bool = False
+    *,
+    include_off: bool = False,
+    names_only: bool = False,
+    as_json: bool = False,
+    names: Sequence[str] = (),
 ) -> None:
-    """Prints every VM that is on, or with ``include_off`` every one."""
+    """Prints every VM that is on, or with ``include_off`` every one, or those of
+    ``names``. Raises NotFound."""
     from qemuctl.vm.listing import listing
 
-    entries = listing(include_off=include_off)
-    if names_only:
+    speak_json(as_json)
+    entries = listing(include_off=include_off or bool(names))
+    if names:
+        entries = [entry for entry in entries if entry.name in names]
+        _check_known(names, {entry.name for entry in entries})
+    if as_json:
+        print_json([e.name if names_only else asdict(e) for e in entries])
+    elif names_only:
         for entry in entries:
             print(entry.name)
-    elif as_json:
-        print_json([asdict(entry) for entry in entries])
     else:
         head = ("NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "PID", "UP", "PORTS")
         last = ("ENDED",) if include_off else ()
         print_table((*head, *last), (_row(e, ended=include_off) for e in entries))
+
+
+def _check_known(names: Sequence[str], found: set[str]) -> None:
+    from qemuctl.vm.definitions import find
+
+    for name in names:
+        if name not in found:
+            find(name)
 
 
 def _row(entry: Entry, *, ended: bool) -> list[object]:

@@ -22,16 +22,24 @@ if TYPE_CHECKING:
 
 @command("ls", example="qemuctl ls -a")
 def list_vms(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME…]", help="only these", autocompletion=complete_names
+        ),
+    ] = None,
     include_off: Annotated[
         bool, typer.Option("--all", "-a", help="also those that are off")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
     json: Json = False,
 ) -> None:
-    """List VMs that are on, or with -a all of them."""
+    """List VMs that are on, or with -a all of them, or those that are named."""
     from qemuctl.cli.listing import print_listing
 
-    print_listing(include_off=include_off, names_only=quiet, as_json=json)
+    print_listing(
+        include_off=include_off, names_only=quiet, as_json=json, names=names or ()
+    )
 
 
 @command("info", example="qemuctl info web --json")

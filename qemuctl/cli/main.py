@@ -33,8 +33,7 @@ def main() -> None:
     _prepare()
     switches = quick_ls(sys.argv[1:])
     if switches is not None:
-        guarded(lambda: print_listing(**switches))
-    from qemuctl.cli.app import app
+        guarded(lambda: print_listing(names=(), **switches))
+    from qemuctl.cli.app import run
 
-    # By name, for `python -m qemuctl` and a command server's worker alike.
-    guarded(lambda: app(prog_name="qemuctl"))
+    guarded(lambda: run(sys.argv[1:]))

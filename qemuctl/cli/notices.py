@@ -41,11 +41,13 @@ def say_doubts(spec: Spec) -> None:
         note(f"note: {doubt}")
 
 
-async def say_gone_on(vm: Vm) -> None:
-    """Says that a guest goes on from a saved state, and whether it knows the time."""
+async def gone_on(vm: Vm) -> str:
+    """The words for a guest that goes on from a saved state, and whether it knows the
+    time."""
     state = await vm.state()
     forwards = f", {', '.join(vm.record.forwards)}" if vm.record.forwards else ""
-    note(f"{vm.name} goes on from where it was saved: {state}{forwards}")
+    words = f"{vm.name} goes on from where it was saved: {state}{forwards}"
     problem = await vm.clock if vm.clock is not None else None
     if problem is not None:
-        note(f"its clock is that of then: {problem}")
+        words += f"\nits clock is that of then: {problem}"
+    return words

@@ -15,6 +15,21 @@ from typing import Any
 from qemuctl.tail import escaped, json_escaped
 from qemuctl.waiting import SAY_AFTER as SAY_AFTER
 
+_as_objects = False
+
+
+def speak_json(wanted: bool = True) -> bool:
+    """From now on, what goes to stderr is JSON objects, one a line."""
+    global _as_objects
+    _as_objects = _as_objects or wanted
+    return wanted
+
+
+def _say_object(fields: Mapping[str, object]) -> None:
+    import json
+
+    print(json.dumps(fields, ensure_ascii=False, default=str), file=sys.stderr)
+
 
 def print_json(value: Any) -> None:
     """One JSON document, for programs."""
@@ -55,11 +70,25 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 def note(text: str) -> None:
     """A word to the user that is not data; what others have written in it is safe."""
+    if _as_objects:
+        _say_object({"note": text})
+        return
     print(escaped(text), file=sys.stderr)
 
 
-def report(message: str, hint: str | None = None) -> None:
-    """An error, as every command shows it."""
+def report(
+    message: str,
+    hint: str | None = None,
+    *,
+    kind: str = "QemuctlError",
+    status: int = 1,
+) -> None:
+    """An error, as every command shows it: ``kind`` is its class, ``status`` the exit
+    status that it leads to."""
+    if _as_objects:
+        fields = {"error": message, "hint": hint, "kind": kind, "status": status}
+        _say_object(fields)
+        return
     note(f"error: {message}")
     if hint:
         note(f"\nhint: {hint}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qemuctl.cli.app import Json, Names, Timeout, command, seconds
+from qemuctl.cli.app import Json, Names, SomeNames, Timeout, command, seconds
 from qemuctl.cli.output import building, note, print_json, working
 from qemuctl.cli.running import for_each, run_async
 
 if TYPE_CHECKING:
     from qemuctl.vm.power import StopReport
     from qemuctl.vm.resolve import Device
+    from qemuctl.vm.vm import Vm
 
+All = Annotated[bool, typer.Option("--all", help="every VM that is on")]
 _HOW = {
     "agent": "its guest shut down (agent)",
     "acpi": "its guest shut down (power button)",
@@ -42,19 +45,21 @@ def start(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     timeout: Timeout = "120",
+    json: Json = False,
 ) -> None:
     """Start VMs; they outlive this command and this terminal.
 
     One that was saved goes on from there.
     """
 
-    def start_one(name: str) -> None:
+    def start_one(name: str) -> tuple[dict[str, object], str]:
         if fresh and not yes:
             _ask_to_forget(name)
         options = {"paused": paused, "boot": _kind(boot), "fresh": fresh}
-        run_async(_start(name, options, wait and not paused, seconds(timeout)))
+        work = _start(name, options, wait and not paused, seconds(timeout))
+        return run_async(work)
 
-    for_each(names, start_one)
+    _told(names, start_one, as_json=json)
 
 
 def _ask_to_forget(name: str) -> None:
@@ -90,8 +95,8 @@ def _kind(boot: str | None) -> Device | None:
 
 async def _start(
     name: str, options: dict[str, Any], wait: bool, patience: float
-) -> None:
-    from qemuctl.cli.notices import say_accelerator, say_gone_on
+) -> tuple[dict[str, object], str]:
+    from qemuctl.cli.notices import gone_on, say_accelerator
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import load
     from qemuctl.vm.launch import start as starting
@@ -103,48 +108,103 @@ async def _start(
         async with vm or await attach(name) as vm:
             if wait:
                 status(f"waiting for the agent of {name}")
-                await vm.wait_ready(timeout=patience)
-            record = vm.record
-            if record.continued and not was_on:
-                return await say_gone_on(vm)
-            state = await vm.state()
-    if not was_on:
+                await wait_ready(vm, patience)
+            record, state = vm.record, await vm.state()
+            continued = record.continued and not was_on
+            words = await gone_on(vm) if continued else None
+    if not was_on and not continued:
         say_accelerator(record.accel_reason, load(name).accel)
+    facts: dict[str, object] = {
+        "state": state, "changed": not was_on, "continued": continued,
+        "pid": record.qemu.pid, "accel": record.accel, "forwards": record.forwards,
+    }  # fmt: skip
     forwards = f", {', '.join(record.forwards)}" if record.forwards else ""
-    note(f"{name} is {'on already: ' if was_on else ''}{state}{forwards}")
-    return None
+    was = "on already: " if was_on else ""
+    return facts, words or f"{name} is {was}{state}{forwards}"
+
+
+async def wait_ready(vm: Vm, patience: float) -> None:
+    """Waits for the guest's agent, or for its ssh server where there is none."""
+    from qemuctl.errors import NotReady
+
+    try:
+        await vm.wait_ready(timeout=patience)
+    except NotReady as error:
+        if not error.by_ssh:
+            raise
+        note(f"{error.message}: {error.hint}")
 
 
 @command("stop", example="qemuctl stop web --timeout 60")
-def stop(names: Names, timeout: Timeout = "60", json: Json = False) -> None:
+def stop(
+    names: SomeNames = None,
+    every: All = False,
+    timeout: Timeout = "60",
+    json: Json = False,
+) -> None:
     """Stop VMs: agent, power button, then quit, TERM, KILL; says which did it.
 
     --timeout is how long the guest gets to shut down by itself; 0 skips that.
     """
-    reports = []
 
-    def stop_one(name: str) -> None:
+    def stop_one(name: str) -> tuple[dict[str, object], str]:
         report = run_async(power(name, "stop", timeout=seconds(timeout)))
-        reports.append(_facts(name, report))
-        if not json:
-            _say_stopped(name, report)
+        return _ended_facts(report), _ended_words(name, report)
 
-    try:
-        for_each(names, stop_one)
-    finally:
-        if json:
-            print_json(reports[0] if len(names) == 1 and reports else reports)
+    _told(chosen(names, every), stop_one, as_json=json, as_list=every)
 
 
 @command("kill", example="qemuctl kill web")
-def kill(names: Names) -> None:
+def kill(names: SomeNames = None, every: All = False, json: Json = False) -> None:
     """End VMs at once with SIGKILL, as if their power had failed."""
-    for_each(names, lambda name: _say_stopped(name, run_async(power(name, "kill"))))
+
+    def kill_one(name: str) -> tuple[dict[str, object], str]:
+        report = run_async(power(name, "kill"))
+        return _ended_facts(report), _ended_words(name, report)
+
+    _told(chosen(names, every), kill_one, as_json=json, as_list=every)
 
 
-def _facts(name: str, report: StopReport | None) -> dict[str, object]:
+def chosen(names: list[str] | None, every: bool) -> list[str]:
+    """The VMs that are named, or with ``every`` those that are on and belong to no
+    other process. Raises UsageError."""
+    from qemuctl.errors import UsageError
+    from qemuctl.vm.listing import listing
+
+    if bool(names) == every:
+        raise UsageError("give either names of VMs or --all")
+    if names:
+        return names
+    return [entry.name for entry in listing(include_off=False) if not entry.throwaway]
+
+
+def _told(
+    names: list[str],
+    work: Callable[[str], tuple[dict[str, object], str]],
+    *,
+    as_json: bool,
+    as_list: bool = False,
+) -> None:
+    """Does ``work`` for every name, and tells what it gives: facts in JSON, an object
+    for one name and a list for several or ``as_list``, or a line of words each."""
+    facts: list[dict[str, object]] = []
+
+    def tell(name: str) -> None:
+        found, words = work(name)
+        facts.append({"name": name, **found})
+        if not as_json:
+            note(words)
+
+    try:
+        for_each(names, tell)
+    finally:
+        single = len(names) == 1 and not as_list
+        if as_json and (facts or not single):
+            print_json(facts[0] if single else facts)
+
+
+def _ended_facts(report: StopReport | None) -> dict[str, object]:
     return {
-        "name": name,
         "step": report.step if report else None,
         "seconds": round(report.seconds, 3) if report else 0,
         "status": report.outcome.status if report else None,
@@ -152,60 +212,62 @@ def _facts(name: str, report: StopReport | None) -> dict[str, object]:
     }
 
 
-def _say_stopped(name: str, report: StopReport | None) -> None:
+def _ended_words(name: str, report: StopReport | None) -> str:
     if report is None:
-        note(f"{name} is off already")
-    else:
-        note(f"stopped {name} in {report.seconds:.1f} s: {_HOW[report.step]}")
-        if report.unreachable and report.step != "ssh":
-            note(
-                f"its sockets could not be seen from here, so the guest of {name} was "
-                "not asked: another /tmp, or one that was cleaned"
-            )
+        return f"{name} is off already"
+    words = f"stopped {name} in {report.seconds:.1f} s: {_HOW[report.step]}"
+    if report.unreachable and report.step != "ssh":
+        words += (
+            f"\nits sockets could not be seen from here, so the guest of {name} was "
+            "not asked: another /tmp, or one that was cleaned"
+        )
+    return words
 
 
 @command("pause", example="qemuctl pause web")
-def pause(names: Names) -> None:
+def pause(names: SomeNames = None, every: All = False, json: Json = False) -> None:
     """Stop the virtual CPUs of VMs; their memory stays."""
 
-    def pause_one(name: str) -> None:
+    def pause_one(name: str) -> tuple[dict[str, object], str]:
         done = run_async(power(name, "pause"))
-        note(f"{name} is paused" + ("" if done else " already"))
+        words = f"{name} is paused" + ("" if done else " already")
+        return {"state": "paused", "changed": bool(done)}, words
 
-    for_each(names, pause_one)
+    _told(chosen(names, every), pause_one, as_json=json, as_list=every)
 
 
 @command("resume", example="qemuctl resume web")
-def resume(names: Names) -> None:
+def resume(names: SomeNames = None, every: All = False, json: Json = False) -> None:
     """Let paused VMs run again."""
 
-    def resume_one(name: str) -> None:
+    def resume_one(name: str) -> tuple[dict[str, object], str]:
         done = run_async(power(name, "resume"))
-        note(f"{name} is running" + ("" if done else " already"))
+        words = f"{name} is running" + ("" if done else " already")
+        return {"state": "running", "changed": bool(done)}, words
 
-    for_each(names, resume_one)
+    _told(chosen(names, every), resume_one, as_json=json, as_list=every)
 
 
 @command("reset", example="qemuctl reset web")
-def reset(names: Names) -> None:
+def reset(names: Names, json: Json = False) -> None:
     """Press the reset button: the guest is not asked."""
 
-    def reset_one(name: str) -> None:
+    def reset_one(name: str) -> tuple[dict[str, object], str]:
         run_async(power(name, "reset"))
-        note(f"{name} was reset")
+        return {}, f"{name} was reset"
 
-    for_each(names, reset_one)
+    _told(names, reset_one, as_json=json)
 
 
 @command("reboot", example="qemuctl reboot web")
-def reboot(names: Names, timeout: Timeout = "60") -> None:
+def reboot(names: Names, timeout: Timeout = "60", json: Json = False) -> None:
     """Ask the guest to reboot, by its agent or else by Ctrl-Alt-Del."""
 
-    def reboot_one(name: str) -> None:
+    def reboot_one(name: str) -> tuple[dict[str, object], str]:
         way = run_async(power(name, "reboot", timeout=seconds(timeout)))
-        note(f"{name} reboots" + (f" (asked by its {way})" if way else ""))
+        return {"way": way}, f"{name} reboots" + (f" (asked by its {way})" * bool(way))
 
-    for_each(names, reboot_one)
+    _told(names, reboot_one, as_json=json)
 
 
 async def power(name: str, verb: str, **options: Any) -> Any:
@@ -228,4 +290,8 @@ async def power(name: str, verb: str, **options: Any) -> Any:
         return None
     with working(f"{verb} {name}"):
         async with await attach(name, Action(verb)) as vm:
-            return await getattr(vm.power, verb)(**options)
+            done = await getattr(vm.power, verb)(**options)
+            problem = await vm.clock if vm.clock is not None else None
+    if problem is not None:
+        note(f"the clock of {name} is behind: {problem}")
+    return done

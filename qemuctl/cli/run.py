@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sys
+from collections.abc import Coroutine
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qemuctl.cli import flags
 from qemuctl.cli.app import Timeout, command, complete_images, seconds
+from qemuctl.cli.console import escape_key, key_name
 from qemuctl.cli.output import building, note, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
+from qemuctl.cli.words import Escape, GuestCommand, Interactive, NoStdin, Tty, Typed
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
     from qemuctl.vm.vm import Vm
 
 
-@command("run", example="echo data | qemuctl run tiny -- wc -c")
+@command("run", example="echo data | qemuctl run tiny wc -c", cls=GuestCommand)
 @flags.describing
 def run(
     image: Annotated[
@@ -34,7 +37,7 @@ def run(
     ] = None,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND…]", help="what to run in the guest"),
+        typer.Argument(metavar="[COMMAND…]", help="what to run in the guest"),
     ] = None,
     file: flags.File = None,
     name: Annotated[str | None, typer.Option(help="the name's beginning")] = None,
@@ -53,11 +56,16 @@ def run(
     rm: Annotated[
         bool, typer.Option("--rm", help="remove it at the end (it always is)")
     ] = True,
+    no_stdin: NoStdin = False,
+    interactive: Interactive = False,
+    tty: Tty = False,
+    escape: Escape = "^]",
 ) -> None:
     """Boot a throwaway VM and run a command in it.
 
     Output is streamed, standard input passed on, and the guest's exit status
-    is the command's own. Without a command it is the console; Ctrl-] leaves.
+    is the command's own. Without a command it is the console; Ctrl-] leaves. A QEMU
+    that fails passes its status on.
     Nothing is left afterwards, whatever happens. --timeout is for the boot.
 
     For a command the guest is booted and frozen the first time, and each later one
@@ -66,23 +74,42 @@ def run(
     if file is not None and image is not None:
         # With a file the first word after the options belongs to the command.
         command, image = [image, *(command or [])], None
+    typed = Typed(no_stdin, interactive, tty)
     if template is not None:
         words = [image, *(command or [])] if image is not None else command
         other = {**given, "file": file, "name": name, "cold": cold}
-        raise SystemExit(_forked(template, words or [], other))
+        raise SystemExit(_forked(template, words or [], other, typed))
     if file is None and image is None:
         from qemuctl.errors import UsageError
 
         raise UsageError("an image is missing", hint="qemuctl run tiny -- uname -a")
     name = name or (None if file else f"run-{secrets.token_hex(2)}")
     spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
+    flags.check_boots(spec)
     del rm
     # Who looks at a console, or boots from a CD, wants to see the boot.
     cold = cold or not command or given["boot"] is not None
-    raise SystemExit(run_async(_run(spec, command or [], seconds(timeout), cold)))
+    typed.check(command or [], f"its console: qemuctl run {image or f'-f {file}'}")
+    key = escape_key(escape)
+    work = _run(spec, command or [], seconds(timeout), cold, typed, key)
+    raise SystemExit(_status(work))
 
 
-def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
+def _status(work: Coroutine[Any, Any, int]) -> int:
+    """The status of a command, or QEMU's own: a guest may choose that one too, by the
+    device isa-debug-exit."""
+    from qemuctl.errors import UnexpectedExit
+
+    try:
+        return run_async(work)
+    except UnexpectedExit as error:
+        error.exit_status = max(error.status or 0, error.exit_status)
+        raise
+
+
+def _forked(
+    template: str, words: list[str], given: dict[str, Any], typed: Typed
+) -> int:
     """Runs a command in a fork of a named template."""
     from qemuctl.cli.fork import fork
     from qemuctl.errors import UsageError
@@ -94,13 +121,20 @@ def _forked(template: str, words: list[str], given: dict[str, Any]) -> int:
         raise UsageError(
             "a command is missing", hint=f"to stay: qemuctl fork {template}"
         )
-    fork(template, words)
+    fork(template, words, **asdict(typed))
     return 0
 
 
-async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> int:
+async def _run(
+    spec: Spec,
+    command: list[str],
+    patience: float,
+    cold: bool,
+    typed: Typed,
+    escape: bytes | None,
+) -> int:
     from qemuctl.cli.notices import say_accelerator, say_doubts
-    from qemuctl.errors import UsageError, WaitTimeout
+    from qemuctl.errors import NotReady, UsageError, WaitTimeout
     from qemuctl.host import inspect_host
 
     if command and not spec.agent:
@@ -114,7 +148,7 @@ async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> i
     say_doubts(spec)
     progress = building(f"building the image {spec.image}, once:")
     if not command:
-        return await _look(spec, progress)
+        return await _look(spec, progress, escape)
     from qemuctl.vm.fresh import fresh
 
     async with contextlib.AsyncExitStack() as stack:
@@ -129,14 +163,14 @@ async def _run(spec: Spec, command: list[str], patience: float, cold: bool) -> i
             )
             try:
                 vm = await stack.enter_async_context(guest)
-            except WaitTimeout:  # and being emulated may be the reason
+            except (NotReady, WaitTimeout):  # and being emulated may be the reason
                 say_accelerator(inspect_host(spec).accel.reason, spec.accel)
                 raise
         say_accelerator(vm.record.accel_reason, spec.accel)
-        return await run_command(vm, command)
+        return await run_command(vm, command, typed)
 
 
-async def _look(spec: Spec, progress: Any) -> int:
+async def _look(spec: Spec, progress: Any, escape: bytes | None) -> int:
     from qemuctl.cli.notices import say_accelerator
     from qemuctl.vm.launch import launch
 
@@ -145,35 +179,40 @@ async def _look(spec: Spec, progress: Any) -> int:
             starting = launch(spec, paused=True, progress=progress)
             vm = await stack.enter_async_context(starting)
         say_accelerator(vm.record.accel_reason, spec.accel)
-        return await _console(vm)
+        return await _console(vm, escape)
 
 
-async def run_command(vm: Vm, command: list[str]) -> int:
+async def run_command(vm: Vm, command: list[str], typed: Typed) -> int:
     """Runs a command with this process's own streams; its status."""
+    from qemuctl.errors import AgentRefused
     from qemuctl.guest.console import read_fd
     from qemuctl.guest.stream import run_streaming
 
-    stdin = read_fd(sys.stdin.fileno()) if _has_input() else None
-    return await vm.unless_ended(
-        run_streaming(
-            vm.agent,
-            command,
-            stdin=stdin,
-            stdout=_writer(sys.stdout.buffer),
-            stderr=_writer(sys.stderr.buffer),
+    stdin = read_fd(sys.stdin.fileno()) if typed.passed_on else None
+    try:
+        return await vm.unless_ended(
+            run_streaming(
+                vm.agent,
+                command,
+                stdin=stdin,
+                stdout=_writer(sys.stdout.buffer),
+                stderr=_writer(sys.stderr.buffer),
+            )
         )
-    )
+    except AgentRefused as error:
+        # Some distributions forbid guest-exec.
+        error.hint = f"what needs no agent: {_without_agent(vm)}"
+        raise
 
 
-def _has_input() -> bool:
-    """Whether there is an input to pass on. A terminal's keys are for whoever typed
-    the command; /dev/null spares the guest the processes that would feed nothing."""
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        return False
-    with contextlib.suppress(OSError):  # its descriptor may be closed all the same
-        null = os.stat(os.devnull)  # noqa: PTH116 (as os.path.samestat wants it)
-        return not os.path.samestat(os.fstat(sys.stdin.fileno()), null)
-    return False
+def _without_agent(vm: Vm) -> str:
+    from qemuctl.vm.ssh_port import forward_of
+
+    if vm.record.attached:
+        return "a VM that stays, forwards a port (create -p :22) and has ssh"
+    console = f"qemuctl console {vm.name}"
+    reached = forward_of(vm.record.forwards) is not None
+    return f"qemuctl ssh {vm.name}, {console}" if reached else console
 
 
 def _writer(stream: Any) -> Any:
@@ -184,15 +223,15 @@ def _writer(stream: Any) -> Any:
     return write
 
 
-async def _console(vm: Vm) -> int:
+async def _console(vm: Vm, escape: bytes | None) -> int:
     from qemuctl.guest import console
 
     # Connected before the guest runs its first instruction: nothing is missed.
     reader, writer = await console.connect(vm.paths.serial_socket)
     if sys.stdin is not None and sys.stdin.isatty():
-        note("Ctrl-] leaves the console and removes the VM")
+        note(f"{key_name(escape)} leaves the console and removes the VM")
     await vm.power.resume()
-    left = await console.interact(reader, writer)
+    left = await console.interact(reader, writer, escape)
     if left:
         return 0
     ended = await vm.wait_exit()

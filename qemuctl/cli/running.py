@@ -100,7 +100,8 @@ def explain(error: QemuctlError) -> None:
 
         # First, for it is long, and the reason should be what stays in sight.
         note(f"the command was:\n{format_argv(error.argv)}\n")
-    report(error.message, error.hint)
+    kind, status = type(error).__name__, error.exit_status
+    report(error.message, error.hint, kind=kind, status=status)
 
 
 def guarded(work: Any) -> NoReturn:
@@ -125,13 +126,15 @@ def guarded(work: Any) -> NoReturn:
         what = error.strerror or str(error) or type(error).__name__
         report(
             f"{what[0].lower()}{what[1:]}"
-            + f": {error.filename}" * bool(error.filename)
+            + f": {error.filename}" * bool(error.filename),
+            kind=type(error).__name__,
         )
         status = 1
     except Exception as error:
         if debug:
             raise
-        report(f"this should not have happened: {type(error).__name__}: {error}")
+        kind = type(error).__name__
+        report(f"this should not have happened: {kind}: {error}", kind=kind)
         note("\nhint: QEMUCTL_DEBUG=1 shows where")
         status = 1
     raise SystemExit(status)

@@ -107,7 +107,7 @@ async def _restore(
     patience: float | None,
     progress: Progress,
 ) -> None:
-    from qemuctl.cli.notices import say_gone_on
+    from qemuctl.cli.notices import gone_on
     from qemuctl.vm.restored import restore as restoring
 
     stages = building("building its image, once:")
@@ -117,4 +117,4 @@ async def _restore(
     async with vm:
         if patience is not None:
             await vm.wait_ready(timeout=patience)
-        await say_gone_on(vm)
+        note(await gone_on(vm))

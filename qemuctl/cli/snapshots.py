@@ -32,7 +32,10 @@ _HOLDS = {
 @snapshot.command("create", epilog="Example:  qemuctl snapshot create web before")
 def create(
     name: Name,
-    snap: SnapshotName,
+    snap: Annotated[
+        str | None,
+        typer.Argument(metavar="[SNAP]", help="its name; default: the time"),
+    ] = None,
     description: Annotated[
         str, typer.Option(metavar="TEXT", help="what it is good for")
     ] = "",
@@ -47,6 +50,7 @@ def create(
     agent can do that. A VM that is off has disks only. Every disk that is written to
     must be qcow2.
     """
+    snap = snap or f"{datetime.now(UTC).astimezone():%Y-%m-%d-%H%M%S}"
     with working(f"making the snapshot {snap} of {name}", say_after=_SAY_AFTER):
         made = run_async(_create(name, snap, description, disk_only))
     what = _ram(made) if made.ram_bytes is None else f"{_ram(made)} of RAM"

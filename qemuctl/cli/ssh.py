@@ -8,20 +8,31 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from qemuctl.cli.app import Name, Timeout, command, seconds
+from qemuctl.cli.app import Name, Timeout, command, complete_names, seconds
 from qemuctl.cli.output import SAY_AFTER, working
 from qemuctl.cli.running import run_async
+from qemuctl.cli.words import GuestCommand, NoStdin
 
 if TYPE_CHECKING:
     from qemuctl.vm.ssh import Access
 
+# tiny has no ssh server, but somebody may have put one into it.
+_TINY_PATIENCE = 2.0
 
-@command("ssh", example="qemuctl ssh web -- sudo apt update")
+
+@command("ssh", example="qemuctl ssh web sudo apt update", cls=GuestCommand)
 def ssh(
-    name: Name,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[USER@]NAME",
+            help="the VM's name",
+            autocompletion=complete_names,
+        ),
+    ],
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND…]", help="what to run; else a shell"),
+        typer.Argument(metavar="[COMMAND…]", help="what to run; else a shell"),
     ] = None,
     user: Annotated[
         str | None,
@@ -37,6 +48,7 @@ def ssh(
         ),
     ] = None,
     timeout: Timeout = "120",
+    no_stdin: NoStdin = False,
 ) -> None:
     """Log in to a VM, or run a command in it, by ssh.
 
@@ -45,10 +57,12 @@ def ssh(
     guest's shell ('df -h | tail'), several arrive as they are. --timeout is for
     the guest's ssh server to answer.
     """
+    who, _, name = name.rpartition("@")
+    user = user or who or None
     found = run_async(_ready(name, seconds(timeout)))
     words = command or []
     line = words[0] if len(words) == 1 else words
-    _become(found.argv(line, options=option or [], user=user))
+    _become(found.argv(line, options=option or [], user=user, stdin=not no_stdin))
 
 
 def _become(argv: list[str]) -> NoReturn:
@@ -66,17 +80,30 @@ def _become(argv: list[str]) -> NoReturn:
 
 
 async def _ready(name: str, patience: float) -> Access:
+    from qemuctl.errors import StateError, WaitTimeout
+    from qemuctl.image.names import TINY
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import load
     from qemuctl.vm.ssh import access_of, wait_ssh
-    from qemuctl.vm.states import Action, require
+    from qemuctl.vm.states import Action, State, require
 
     async with await attach(name, Action.SSH) as vm:
         require(Action.SSH, await vm.state(), name)
         await vm.close()  # the monitor is for others while we wait
-        found = access_of(vm, load(name))
-        with working(f"waiting for sshd of {name}", say_after=SAY_AFTER):
-            await wait_ssh(vm, found, patience)
+        spec = load(name)
+        try:
+            found = access_of(vm, spec)
+            if spec.image == TINY:
+                patience = min(patience, _TINY_PATIENCE)
+            with working(f"waiting for sshd of {name}", say_after=SAY_AFTER):
+                await wait_ssh(vm, found, patience)
+        except (StateError, WaitTimeout) as error:
+            if spec.image != TINY:
+                raise
+            raise StateError(
+                f"reach {name} by ssh", State.RUNNING, "tiny has no ssh server",
+                hint=f"qemuctl exec {name} sh -c '…', or qemuctl console {name}",
+            ) from error  # fmt: skip
         return found
 
 

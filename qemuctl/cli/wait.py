@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qemuctl.cli.app import Name, Timeout, command, seconds
-from qemuctl.cli.output import working
+from qemuctl.cli.app import Json, Name, Timeout, command, seconds
+from qemuctl.cli.output import print_json, working
 from qemuctl.cli.running import run_async
+from qemuctl.cli.streaming import print_line
 from qemuctl.errors import NotFound, StateError, UsageError
 from qemuctl.vm.states import State
 
@@ -29,6 +29,7 @@ def wait(
         ),
     ] = "agent",
     timeout: Timeout = "30",
+    json: Json = False,
 ) -> None:
     """Wait until something is so; a time-out says what was waited for.
 
@@ -42,24 +43,30 @@ def wait(
             f"cannot wait for {what!r}",
             hint="agent, running, paused, stopped, serial:REGEX or event:NAME",
         )
-    run_async(_wait(name, kind, rest, seconds(timeout)))
+    found = run_async(_wait(name, kind, rest, seconds(timeout)))
+    if json:
+        print_json({"name": name, "for": what, "found": found})
+    elif kind == "event":
+        print_line(found)
 
 
-async def _wait(name: str, kind: str, rest: str, patience: float) -> None:
+async def _wait(name: str, kind: str, rest: str, patience: float) -> Any:
+    """What was found: an event's data, the text that matched, or how it ended."""
     from qemuctl.process import runs
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import find
 
     if kind == "stopped" and not runs(find(name).lock):
-        return
+        return None
     with working(f"waiting for {name}: {kind} {rest}"):
         try:
             async with await attach(name) as vm:
-                await _wait_in(vm, kind, rest, patience)
+                return await _wait_in(vm, kind, rest, patience)
         except (NotFound, StateError):
             # It may have ended since, and its folder gone with it.
             if kind != "stopped" or _is_on(name):
                 raise
+    return None
 
 
 def _is_on(name: str) -> bool:
@@ -72,18 +79,19 @@ def _is_on(name: str) -> bool:
         return False
 
 
-async def _wait_in(vm: Vm, kind: str, rest: str, patience: float) -> None:
+async def _wait_in(vm: Vm, kind: str, rest: str, patience: float) -> Any:
+    if kind == "stopped":
+        return await _stopped(vm, patience)
+    if kind == "serial":
+        return await vm.wait_console(_regex(rest), timeout=patience)
+    if kind == "event":
+        return (await vm.wait_event(rest, timeout=patience)).data
     if kind == "agent":
         await _not_paused(vm)
         await vm.wait_ready(timeout=patience)
-    elif kind == "stopped":
-        await _stopped(vm, patience)
-    elif kind == "serial":
-        await vm.wait_console(_regex(rest), timeout=patience)
-    elif kind == "event":
-        print(json.dumps((await vm.wait_event(rest, timeout=patience)).data))
     else:
         await vm.wait_state(State(kind), timeout=patience)
+    return None
 
 
 async def _not_paused(vm: Vm) -> None:
@@ -106,14 +114,14 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
-async def _stopped(vm: Vm, patience: float) -> None:
+async def _stopped(vm: Vm, patience: float) -> str:
     import asyncio
 
     from qemuctl.errors import WaitTimeout
 
     try:
         async with asyncio.timeout(patience):
-            await vm.wait_exit()
+            return (await vm.wait_exit()).text
     except TimeoutError as error:
         raise WaitTimeout(
             f"{vm.name} to stop", patience, console_tail=vm.console_tail()

@@ -55,6 +55,7 @@ place() {
   [ ! -L "$target" ] || target=$(readlink -f "$target") || die "a broken link: $target"
   dir=${target%/*}/
   [ -d "$dir" ] || die "the folder $dir is missing"
+  [ -w "$dir" ] || die "$(id -un) may not write to $dir"
   part=$dir.qemuctl-$token
 }
 """
@@ -86,7 +87,7 @@ source=$named
 [ -e "$source" ] || die "no such file: $1"
 [ ! -d "$source" ] || die "a folder, which needs -r: $1"
 [ -f "$source" ] || die "not an ordinary file: $1"
-[ -r "$source" ] || die "it may not be read: $1"
+[ -r "$source" ] || die "$(id -un) may not read it: $1"
 exec 5<"$source"
 echo "$token $(stat -L -c '%s %a' "$source")" >&4
 { cat <&5; printf %s "$token"; } >&4 &

@@ -4,7 +4,8 @@ guest-exec alone gives the output at the end, cut at 16 MiB, and wants the
 whole input at the start. So a few lines of shell in the guest put the output
 into files, which guest-file-read follows, and feed the input, which arrives
 in parts, through a pipe. Output is exact and unlimited but for the room in
-the guest's temporary folder, where it is until the command ends.
+the guest's temporary folder, where it is until the command ends. Where no folder can
+be written to, what guest-exec gives at the end must do.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Sink = Callable[[bytes], None]
 
 _READ_SIZE = 512 * 1024
 _INPUT_PART = 1024 * 1024
+# Of one request, in base64; the agent takes 64 MiB.
+_INPUT_MOST = 8 * 1024 * 1024
 _LOOK_EVERY = 0.01
 # Seconds to end a command in the guest that nobody waits for any more. An agent that
 # does not answer must not keep whoever has typed Ctrl-C.
@@ -29,7 +32,10 @@ _LAST_WORDS = 0.8
 
 _PREPARE = """
 umask 077
-d=$(mktemp -d "${TMPDIR:-/tmp}/qemuctl.XXXXXX") || exit
+for place in "${TMPDIR:-/tmp}" /run /dev/shm; do
+  d=$(mktemp -d "$place/qemuctl.XXXXXX" 2>/dev/null) && break
+done
+[ "$d" ] || exit
 [ "$1" = none ] || mkfifo "$d/next" "$d/in" || exit
 : >"$d/out" && : >"$d/err" && echo "$d"
 """
@@ -103,8 +109,7 @@ async def run_streaming(
     prepared = await agent.run(["/bin/sh", "-c", _PREPARE, "sh", mode])
     folder = prepared.text
     if not prepared.ok or not folder:
-        words = prepared.stderr.decode(errors="replace").strip()
-        raise AgentError(f"the guest cannot keep a command's output: {words}")
+        return await _captured(agent, argv, stdin, stdout, stderr)
     outputs = [
         _Output(await _open(agent, f"{folder}/{name}", "r"), sink)
         for name, sink in (("out", stdout), ("err", stderr))
@@ -143,6 +148,42 @@ async def _close(agent: Agent, handles: Sequence[int]) -> None:
     for handle in handles:
         with contextlib.suppress(QemuctlError):
             await agent.request("guest-file-close", {"handle": handle})
+
+
+async def _captured(
+    agent: Agent,
+    argv: Sequence[str],
+    stdin: AsyncIterator[bytes] | None,
+    stdout: Sink,
+    stderr: Sink,
+) -> int:
+    """The same in a guest where no folder can be written to: all of the input first,
+    and the output at the end, as far as the agent keeps it."""
+    data = bytearray()
+    async for part in stdin or _nothing():
+        data += part
+        if len(data) > _INPUT_MOST:
+            raise AgentError(
+                "the guest has no folder to write to, and without one it takes "
+                f"{_INPUT_MOST >> 20} MiB of input at most"
+            )
+    # The agent's word for a command that is not there is an error, not a status.
+    words = ["/bin/sh", "-c", '"$@"', "sh", *argv]
+    result = await agent.run(words, input=bytes(data) if stdin else None)
+    stdout(result.stdout)
+    stderr(result.stderr)
+    if result.truncated:
+        raise AgentError(
+            "the guest has no folder to write to, and without one its agent keeps "
+            "16 MiB of output: the rest is lost"
+        )
+    return result.exit_status
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    parts: tuple[bytes, ...] = ()
+    for part in parts:
+        yield part
 
 
 async def _follow(

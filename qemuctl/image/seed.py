@@ -40,6 +40,20 @@ systemd-machine-id-setup || dbus-uuidgen >/etc/machine-id
 [ ! -d /var/lib/dbus ] || ln -s /etc/machine-id /var/lib/dbus/machine-id
 """
 
+# No password is set, so that a login on the serial console would lead nowhere: whoever
+# has that console has the whole VM. In /run, for it is not the disk's business.
+_CONSOLE = """
+[ -d /run/systemd/system ] || exit 0
+d=/run/systemd/system/serial-getty@ttyS0.service.d
+mkdir -p "$d"
+cat >"$d/qemuctl.conf" <<'END'
+[Service]
+ExecStart=
+ExecStart=-/sbin/agetty --autologin root --keep-baud 115200,57600,38400,9600 - $TERM
+END
+systemctl daemon-reload
+"""
+
 _ISO_NAMES = {
     "meta-data": "/METADATA.;1",
     "user-data": "/USERDATA.;1",
@@ -167,7 +181,9 @@ def _user_data(
 def _vendor_data(cloud: CloudInit, keys: Sequence[str]) -> dict[str, Any]:
     """What qemuctl wants itself; what the user-data says comes before it."""
     clone = ["cloud-init-per", "instance", "qemuctl-clone", "sh", "-c", _CLONED]
-    config: dict[str, Any] = {"bootcmd": [clone]}
+    # Who brings user-data decides who logs in.
+    console = [["sh", "-c", _CONSOLE]] if cloud.user_data is None else []
+    config: dict[str, Any] = {"bootcmd": [clone, *console]}
     if cloud.meta_data is not None and keys:
         # The keys' usual place is the meta-data, which is the user's own here.
         config["ssh_authorized_keys"] = list(keys)

@@ -45,6 +45,7 @@ from qemuctl.qmp.events import Resumed
 from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
 from qemuctl.qmp.net import forward_problem, hostfwd_add
 from qemuctl.spec import Forward
+from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load, names, remove
 from qemuctl.vm.let_run import let_run
@@ -52,7 +53,7 @@ from qemuctl.vm.nic_state import refresh
 from qemuctl.vm.owner import THROWAWAY
 from qemuctl.vm.record import Record
 from qemuctl.vm.ssh import login_user
-from qemuctl.vm.vm import Vm, agent_port_open
+from qemuctl.vm.vm import Vm
 
 # Seconds that the agent gets to write a key.
 _KEY_PATIENCE = 5.0

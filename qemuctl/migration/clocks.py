@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import QemuctlError
-from qemuctl.vm.vm import agent_port_open
+from qemuctl.vm.agent_port import agent_port_open
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

@@ -15,6 +15,9 @@ exec 3<&0 4>&1 </dev/null >&2
 PATH=${PATH:+$PATH:}/usr/bin:/bin
 
 . "$run/launch.sh"
+# With this device the guest chooses QEMU's exit status, also one that a shell would
+# take for a signal's.
+case $* in *isa-debug-exit*) chosen=" by the guest" ;; *) chosen= ;; esac
 
 "$@" 3<&- 4>&- &
 qemu=$!
@@ -62,7 +65,7 @@ bury() {
   # They have the lock too, and whoever saw us go must find the VM off. KILL, because
   # a TERM is lost on a shell that has just been forked and still has our trap.
   [ -z "$nap" ] || { kill -KILL "$nap" && wait "$nap"; } 2>/dev/null
-  echo "$status" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
+  echo "$status$chosen" >"$state/exit.new" && mv -f "$state/exit.new" "$state/exit"
   [ -z "$watch" ] || { kill -KILL "$watch" && wait "$watch"; } 2>/dev/null
   rm -rf -- "$run"
 }

@@ -18,7 +18,7 @@ from qemuctl.guest.agent import Result, makes_sense
 from qemuctl.qmp import Event, eventlog, eventstream
 from qemuctl.qmp.events import Reset, VserportChange
 from qemuctl.tail import plain
-from qemuctl.vm.vm import AGENT_PORT
+from qemuctl.vm.agent_port import AGENT_PORT
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

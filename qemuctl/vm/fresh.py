@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from qemuctl.errors import (
+    NotReady,
     QemuctlError,
     TemplateError,
     WaitTimeout,
@@ -84,7 +85,7 @@ async def _forked(
             status=status,
             post_mortem=post_mortem,
         )
-    except WaitTimeout:
+    except (NotReady, WaitTimeout):
         raise  # it would not answer in time if it was booted once more
     except (QemuctlError, OSError) as why:
         return why

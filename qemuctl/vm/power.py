@@ -15,7 +15,7 @@ from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitT
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.process.holders import holders
-from qemuctl.qmp import eventstream
+from qemuctl.qmp import eventlog, eventstream
 from qemuctl.qmp.commands import (
     Cont,
     QueryStatus,
@@ -25,10 +25,12 @@ from qemuctl.qmp.commands import (
     SystemReset,
 )
 from qemuctl.qmp.events import Reset, Resumed, Stopped
+from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.disk_errors import last_disk_error
 from qemuctl.vm.jobs import loaded
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.outcome import Outcome
+from qemuctl.vm.snapshot_guest import set_clock
 from qemuctl.vm.states import Action, State, require
 from qemuctl.vm.taken_back import taken_back
 
@@ -49,6 +51,8 @@ _KILL_PATIENCE = 10.0
 _LOOK_EVERY = 0.01
 # Seconds in which a disk that still fails does so after `cont`.
 _FAILS_AGAIN = 0.5
+# Seconds that a guest's clock may be behind after a pause.
+_BEHIND_MOST = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,21 @@ class Power:
     async def resume(self) -> bool:
         """Lets the virtual CPUs run (QMP cont); False when they did.
 
-        Raises StateError while the VM is being saved, and when QEMU does not go on,
-        as after a disk error whose cause is still there.
+        After a stop of more than a second, whatever its reason, the guest's agent
+        sets its clock: `Vm.close` waits for that, and `Vm.clock` tells. Raises
+        StateError while the VM is being saved, and when QEMU does not go on, as after
+        a disk error whose cause is still there.
         """
         if not await self._admitted(Action.RESUME):
             return False
         check_here(self._vm.paths, Action.RESUME)
+        stopped = _stopped_at(self._vm.paths)
         async with taken_back(self._vm):
-            return await self._resume()
+            done = await self._resume()
+        behind = time.time() - stopped if stopped is not None else 0
+        if behind > _BEHIND_MOST and agent_port_open(self._vm.paths):
+            self._vm.clock = asyncio.create_task(set_clock(self._vm))
+        return done
 
     async def _resume(self) -> bool:
         session = await self._vm.monitor()
@@ -298,6 +309,12 @@ async def _free(lock: Path) -> None:
         if not held(lock):
             return
         await asyncio.sleep(_LOOK_EVERY)  # a lock has no event
+
+
+def _stopped_at(paths: VmPaths) -> float | None:
+    """When QEMU stopped the CPUs last, in seconds since the epoch, if it did."""
+    past = eventlog.past(paths.events)
+    return max((each.at for each in past if each.name == Stopped.NAME), default=None)
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:

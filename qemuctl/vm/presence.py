@@ -27,10 +27,10 @@ from qemuctl.qmp import Event, eventlog, eventstream
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import Reset, TypedEvent
 from qemuctl.qmp.plug import AcpiDeviceOst
+from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.balloon_stats import INTERVAL, POLL, STATS, GuestMemory, parsed
 from qemuctl.vm.journal import Change
 from qemuctl.vm.unplug import Removal
-from qemuctl.vm.vm import agent_port_open
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

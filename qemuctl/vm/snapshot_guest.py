@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import AgentError, AgentRefused, QemuctlError, WaitTimeout
+from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.states import State
-from qemuctl.vm.vm import agent_port_open
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

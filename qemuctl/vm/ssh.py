@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
-import re
 import shlex
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,11 @@ from qemuctl.guest.conversation import CHUNK, Conversation, Ended
 from qemuctl.guest.port import Way, guest_argv, new_token, watched
 from qemuctl.peers import last_of
 from qemuctl.tail import plain
+from qemuctl.vm.agent_port import boots_first
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load
+from qemuctl.vm.readiness import unless_hopeless
+from qemuctl.vm.ssh_port import PORT, forward_of, until_greets
 from qemuctl.vm.states import Action
 
 if TYPE_CHECKING:
@@ -26,13 +28,6 @@ if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
 SSH_TIMEOUT = 120.0
-_PORT = 22
-# `Record.forwards`, those of TCP.
-_FORWARD = re.compile(r"(?P<address>[0-9.]+):(?P<port>[0-9]+)->22")
-# A connection that QEMU accepted while the guest was deaf may stay deaf.
-_ONE_TRY = 5.0
-_PAUSE_FIRST, _PAUSE_MOST = 0.05, 0.5
-_BANNER_MOST = 64 * 1024
 # ssh's own status, whatever went wrong before the command ran.
 _SSH_FAILED = 255
 _SHUT_DOWN = "poweroff || sudo -n poweroff || sudo -n shutdown -h now"
@@ -81,6 +76,7 @@ class Access:
         *,
         options: Sequence[str] = (),
         user: str | None = None,
+        stdin: bool = True,
     ) -> list[str]:
         """The ssh command line; ``command`` is a line for the guest's shell, or
         words, which arrive in the guest as they are.
@@ -88,9 +84,11 @@ class Access:
         The user's own ssh_config is left out (``-F none``): what it says for
         all hosts, such as a proxy, is not meant for a VM on this one.
         ``options`` are ssh_config(5)'s, ``Key=Value``, and come before ours.
+        Without ``stdin`` it reads none.
         """
         ours = self.settings() | ({"User": user} if user else {})
-        words = [f"-o{option}" for option in options]
+        words = [] if stdin else ["-n"]
+        words += [f"-o{option}" for option in options]
         words += [f"-o{key}={value}" for key, value in ours.items()]
         line = command if isinstance(command, str) else shlex.join(command)
         remote = [line] if line else []
@@ -122,20 +120,18 @@ def access_of(vm: Vm, spec: Spec) -> Access:
     from qemuctl.image.keys import check_user, own_key
 
     check_user()
-    forward = next(filter(None, map(_FORWARD.fullmatch, vm.record.forwards)), None)
-    if forward is None:
+    where = forward_of(vm.record.forwards)
+    if where is None:
         raise StateError(
             f"reach {vm.name} by ssh",
             "running",
-            f"no port of this host leads to its port {_PORT}",
-            hint=f"give it one: qemuctl create … -p :{_PORT}, or nics in its spec "
+            f"no port of this host leads to its port {PORT}",
+            hint=f"give it one: qemuctl create … -p :{PORT}, or nics in its spec "
             f"(qemuctl edit {vm.name}), and start it anew",
         )
-    address = forward["address"]
     return Access(
-        # 0.0.0.0 is for listening on all addresses, not for connecting to one.
-        host="127.0.0.1" if address == "0.0.0.0" else address,  # noqa: S104
-        port=int(forward["port"]),
+        host=where[0],
+        port=where[1],
         user=login_user(spec),
         identity=own_key().private,
         known_hosts=vm.paths.known_hosts,
@@ -165,40 +161,16 @@ def _image_user(spec: Spec) -> str | None:
 async def wait_ssh(vm: Vm, access: Access, timeout: float = SSH_TIMEOUT) -> None:
     """Waits until the guest's ssh server greets.
 
-    Raises WaitTimeout with the console's tail, and UnexpectedExit when QEMU
-    ends first.
+    Raises WaitTimeout with the console's tail, NotReady when the console tells that
+    the guest does not boot, and UnexpectedExit when QEMU ends first.
     """
-    with vm.deadline(f"ssh at {access.host}:{access.port}", timeout) as left:
-        await vm.unless_ended(_greeting(access), left)
-
-
-async def _greeting(access: Access) -> None:
-    """Asks until there is a banner: QEMU's user network accepts a connection
-    before the guest does, and no event tells that the guest listens."""
-    pause = _PAUSE_FIRST
-    while True:
-        with contextlib.suppress(OSError, TimeoutError, ValueError):
-            async with asyncio.timeout(_ONE_TRY):
-                if await _banner(access):
-                    return
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _PAUSE_MOST)
-
-
-async def _banner(access: Access) -> bool:
-    """Whether an ssh server is there (RFC 4253, 4.2: lines may come before it)."""
-    reader, writer = await asyncio.open_connection(
-        access.host, access.port, limit=_BANNER_MOST
+    greeting = unless_hopeless(
+        until_greets(access.host, access.port),
+        vm.paths.serial_log,
+        past=boots_first(vm.paths, vm.record),
     )
-    try:
-        while line := await reader.readline():
-            if line.startswith(b"SSH-"):
-                return True
-        return False
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    with vm.deadline(f"ssh at {access.host}:{access.port}", timeout) as left:
+        await vm.unless_ended(greeting, left)
 
 
 async def shut_down(vm: Vm, timeout: float) -> bool:

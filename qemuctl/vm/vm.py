@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from qemuctl import bounded
 from qemuctl.errors import (
     AgentError,
     AgentRefused,
     CommandError,
+    NotReady,
     QmpError,
     StateError,
     UnexpectedExit,
@@ -31,9 +31,9 @@ from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
 from qemuctl.qmp.commands import Command, R
-from qemuctl.qmp.events import VserportChange
 from qemuctl.search import search
 from qemuctl.tail import tail
+from qemuctl.vm.agent_port import boots_first, last_word, port_is_open
 from qemuctl.vm.files import Files
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.live import Live
@@ -41,6 +41,7 @@ from qemuctl.vm.media import Cdrom
 from qemuctl.vm.outcome import Outcome, outcome
 from qemuctl.vm.power import Power
 from qemuctl.vm.reach import connect, monitors, state_of
+from qemuctl.vm.readiness import unless_hopeless
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import State
 
@@ -59,7 +60,6 @@ T = TypeVar("T")
 
 READY_TIMEOUT = 120.0
 CONNECT_TIMEOUT = 10.0
-AGENT_PORT = "agent"
 # The shepherd needs a few hundredths of a second, if nobody stops it.
 _SHEPHERD_PATIENCE = 5.0
 # QEMU closes its sockets before it ends; this many seconds before, at most.
@@ -248,21 +248,33 @@ class Vm:
     async def wait_ready(self, *, timeout: float = READY_TIMEOUT) -> None:
         """Waits until the guest's agent answers.
 
-        Raises WaitTimeout with the stage and the console's tail, and
-        UnexpectedExit when QEMU ends first.
+        Raises WaitTimeout with the stage and the console's tail, NotReady when the
+        console or an ssh server tells that it will not come, and UnexpectedExit when
+        QEMU ends first.
         """
         end = time.monotonic() + timeout
         with self.deadline("the guest agent to start", timeout):
-            await self.unless_ended(self.port_opened(), timeout)
+            await self.unless_ended(self._likely(self.port_opened()), timeout)
         with self.deadline("the guest agent to answer", timeout):
-            await self.unless_ended(self._answering(), end - time.monotonic())
+            left = end - time.monotonic()
+            await self.unless_ended(self._likely(self._answering()), left)
+
+    async def _likely(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            past = boots_first(self.paths, self.record)
+            log, forwards = self.paths.serial_log, self.record.forwards
+            await unless_hopeless(work, log, forwards, past=past)
+        except NotReady as error:
+            named = f"qemuctl ssh {self.name}" if error.by_ssh else None
+            error.hint = named or f"the console's last lines:\n{self.console_tail()}"
+            raise
 
     async def port_opened(self) -> None:
         """Waits until the guest has the agent's port open."""
         seen, past = eventlog.end(self.paths.events), eventlog.past(self.paths.events)
-        if not _port_is_open(past, self.paths, self.record):
+        if not port_is_open(past, self.paths, self.record):
             await eventstream.after(
-                seen, self.paths.events, lambda event: _last_word([event]) is True
+                seen, self.paths.events, lambda event: last_word([event]) is True
             )
 
     async def _answering(self) -> None:
@@ -364,30 +376,3 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def agent_port_open(paths: VmPaths) -> bool:
-    """Whether the guest has the agent's port open, as the VM's event file says."""
-    past = list(eventlog.past(paths.events))
-    return _port_is_open(past, paths, Record.read(paths.record))
-
-
-def _port_is_open(past: Iterable[Event], paths: VmPaths, record: Record | None) -> bool:
-    word = _last_word(past)
-    if word is None:
-        # It may have been open where the guest had booted, or what was said
-        # about it has been trimmed: asking will tell.
-        booted = record is not None and (record.continued or bool(record.template))
-        with contextlib.suppress(OSError):
-            return booted or bounded.start(paths.events) > 0
-    return bool(word)
-
-
-def _last_word(events: Iterable[Event]) -> bool | None:
-    """What the last of these events about the agent's port says, if there is one."""
-    about = [VserportChange.of(event) for event in events if _about_port(event)]
-    return about[-1].open if about else None
-
-
-def _about_port(event: Event) -> bool:
-    return event.name == VserportChange.NAME and event.data.get("id") == AGENT_PORT

@@ -86,18 +86,21 @@ async def test_a_guest_that_lies_about_its_files_is_an_error_that_can_be_told(
         agent.release()
 
 
-async def test_a_guest_that_cannot_keep_output_says_why(
+async def test_a_guest_that_cannot_keep_output_has_what_its_agent_keeps(
     path: Path, agent: Agent
 ) -> None:
     sunk: list[bytes] = []
     full = {"exited": True, "exitcode": 1, "err-data": encoded(b"No space left\n")}
-    guest = streaming_guest(guest_exec_status=[full])
+    kept = EXITED | {"exitcode": 3, "out-data": encoded(b"out")}
+    cut = kept | {"out-truncated": True}
+    guest = streaming_guest(guest_exec_status=[full, kept, full, cut])
+    streams = {"stdin": None, "stdout": sunk.append, "stderr": lambda _: None}
     async with serving(path, as_agent(guest)):
-        with pytest.raises(AgentError, match="keep a command's output: No space left"):
-            await run_streaming(
-                agent, ["x"], stdin=None, stdout=sunk.append, stderr=sunk.append
-            )
+        assert await run_streaming(agent, ["x"], **streams) == 3
+        with pytest.raises(AgentError, match="the rest is lost"):
+            await run_streaming(agent, ["x"], **streams)
         agent.release()
+    assert sunk == [b"out", b"out"]
 
 
 async def test_a_cancelled_command_gets_a_term_in_the_guest(

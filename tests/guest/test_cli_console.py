@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -78,6 +79,28 @@ def test_a_followed_log_ends_with_the_vm(shared: Home, web: str) -> None:
     assert events.returncode == 0
     assert "SHUTDOWN" in {line.get("event") for line in lines}
     assert shared.run("logs", web, "--qemu").stdout == b""
+
+
+def test_leaving_the_console_of_firmware_leaves_a_terminal_to_work_with(
+    here: Home, sector: Path
+) -> None:
+    here.run("create", "a", "--disk", f"path={sector}", "--memory", "64M")
+    here.run("start", "a", "--paused")
+    here.words("console", "a", "--escape", "tab", check=2)
+    console = spawn(here, "console", "a", "--escape", "^t")
+    console.expect("Ctrl-T leaves")
+    here.run("resume", "a")
+    console.expect_exact("\x1b[?7l")  # SeaBIOS turns line wrap off
+    console.expect("ok")
+    console.send("\x1d")  # not the key that leaves here
+    console.send("\x14")
+    console.expect(pexpect.EOF)
+    assert console.before is not None
+    for mode in ("\x1b[0m", "\x1b[?7h", "\x1b[?25h"):
+        assert mode in console.before
+    console.close()
+    assert console.exitstatus == 0
+    here.run("kill", "a")
 
 
 def test_doctor_names_what_it_checked(shared: Home) -> None:

@@ -60,8 +60,20 @@ def test_a_vm_that_is_not_there_is_said_so(
 )  # fmt: skip
 def test_wrong_usage_ends_with_two(here: Home, command: tuple[str, ...]) -> None:
     if command[:1] in (("stop",), ("logs",)):
-        here.run("create", "a")
+        here.run("create", "a", "--cdrom", "")
     here.run(*command, check=2)
+
+
+def test_a_vm_with_nothing_to_boot_is_not_created(here: Home) -> None:
+    for given in ((), ("--memory", "1G", "-p", ":22"), ("--nic", "none")):
+        assert "--image tiny" in here.words("create", "a", *given, check=2)
+    spec = here.path / "a.yaml"
+    spec.write_text("name: a\n")
+    assert "has nothing to boot" in here.words("create", "-f", spec, check=2)
+    assert "has nothing to boot" in here.words("run", "-f", spec, "uname", check=2)
+    assert here.text("ls", "-aq") == ""
+    for number, given in enumerate((["--boot", "network"], ["--disk", "size=1M"])):
+        here.run("create", f"b{number}", *given)
 
 
 def test_a_missing_image_names_the_folder_that_blocks(here: Home) -> None:
@@ -73,7 +85,7 @@ def test_a_missing_image_names_the_folder_that_blocks(here: Home) -> None:
 def test_a_taken_host_port_is_said_in_plain_words(here: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        here.run("create", "a", "-p", f"{port}:80")
+        here.run("create", "a", "--cdrom", "", "-p", f"{port}:80")
         words = here.words("start", "a", check=1)
     assert "Could not set up host forwarding rule" in words
     assert "a host port is taken" in words

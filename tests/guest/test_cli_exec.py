@@ -178,3 +178,39 @@ def test_a_guest_that_does_not_answer_does_not_keep_who_interrupts(
             shared.run("resume", web)
     # It could not be told.
     shared.run("exec", web, "--", "sh", "-c", "kill $(pidof sleep)")
+
+
+def test_what_follows_the_commands_name_is_its_own(shared: Home, web: str) -> None:
+    assert shared.text("exec", web, "uname", "-n") == "tiny\n"
+    done = shared.text(
+        "exec", "--timeout", "9", web, "-n", "sh", "-c", "echo _$0", "-n"
+    )
+    assert done == "_-n\n"
+
+
+def test_a_loop_over_lines_keeps_its_input(
+    shared: Home, web: str, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines"
+    lines.write_bytes(b"one\ntwo\n")
+    with lines.open("rb") as file:
+        assert shared.text("exec", "-n", web, "cat", stdin=file) == ""
+        assert file.read() == b"one\ntwo\n"
+
+
+def test_a_shell_on_a_terminal_is_told_of_the_console_or_reads_lines(
+    shared: Home, web: str
+) -> None:
+    ours, terminal = os.openpty()
+    try:
+        words = shared.words("exec", web, "sh", stdin=terminal, check=2)
+        assert f"qemuctl console {web}" in words
+        words = shared.words("exec", "-it", web, "top", check=2)
+        assert f"qemuctl ssh {web}" in words
+        words = shared.words("run", "tiny", "sh", stdin=terminal, check=2)
+        assert "qemuctl run tiny" in words
+        os.write(ours, b"echo $((40 + 2))\n\x04")
+        assert shared.text("exec", "-i", web, "sh", stdin=terminal) == "42\n"
+    finally:
+        os.close(ours)
+        os.close(terminal)

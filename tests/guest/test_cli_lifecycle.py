@@ -85,7 +85,7 @@ def test_two_starts_at_once_start_it_once(here: Home, vm: str) -> None:
 def test_eight_at_once_start_side_by_side(here: Home, vm: str) -> None:
     names = [f"v{i}" for i in range(8)]
     for name in names:
-        here.run("create", name, "--memory", "32M", "-p", ":80")
+        here.run("create", name, "--memory", "32M", "-p", ":80", "--cdrom", "")
     all_ = [here.popen("start", name, stderr=subprocess.PIPE) for name in names]
     for process in all_:
         words = process.communicate(timeout=90)[1]
@@ -331,7 +331,7 @@ def test_a_start_clears_what_an_earlier_one_left(here: Home, vm: str) -> None:
 
 
 def test_of_several_names_each_gets_its_turn(here: Home, vm: str) -> None:
-    here.run("create", "b", "--memory", "32M")
+    here.run("create", "b", "--memory", "32M", "--cdrom", "")
     words = here.words("start", vm, "nobody", "b", check=1)
     assert "no such VM: nobody" in words
     assert here.text("ls", "-q") == f"{vm}\nb\n"
@@ -350,3 +350,50 @@ def test_closed_streams_are_no_reason_to_fail(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
+
+
+def test_with_json_every_command_tells_objects(here: Home, sector: Path) -> None:
+    made = json.loads(here.text("create", "a", "--disk", f"path={sector}", "--json"))
+    assert (made["name"], made["state"]) == ("a", "off")
+    started = json.loads(here.text("start", "a", "--json"))
+    assert (started["state"], started["changed"]) == ("running", True)
+    said = json.loads(here.text("wait", "a", "--for", "serial:ok", "--json"))
+    assert said == {"name": "a", "for": "serial:ok", "found": "ok"}
+    assert json.loads(here.text("ls", "--json", "-q")) == ["a"]
+    assert [row["name"] for row in json.loads(here.text("ls", "a", "--json"))] == ["a"]
+    assert json.loads(here.text("pause", "a", "--json"))["changed"] is True
+    reports = json.loads(here.text("stop", "--all", "--timeout", "0", "--json"))
+    assert [(r["name"], r["step"]) for r in reports] == [("a", "quit")]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "status"),
+    [("start nobody", "NotFound", 1), ("ls nobody", "NotFound", 1),
+     ("wait nobody", "NotFound", 1), ("create a", "UsageError", 2),
+     ("stop", "UsageError", 2), ("disk add nobody 1G", "NotFound", 1),
+     ("stop a --zzz", "UsageError", 2)],
+)  # fmt: skip
+def test_with_json_errors_are_objects(
+    here: Home, line: str, kind: str, status: int
+) -> None:
+    words = here.words(*line.split(), "--json", check=status)
+    error = json.loads(words)
+    assert (error["kind"], error["status"]) == (kind, status)
+    assert error["error"]
+
+
+def test_what_is_plain_needs_no_option(here: Home, tmp_path: Path) -> None:
+    here.run("create", "a", "--disk", "size=1M,format=qcow2")
+    assert "made the snapshot 20" in here.words("snapshot", "create", "a")
+    here.run("disk", "add", "a", "2M")
+    (tmp_path / "b.raw").write_bytes(bytes(1 << 20))
+    here.run("disk", "add", "a", tmp_path / "b.raw")
+    here.run("disk", "add", "a", "2M", "--size", "2M", check=2)
+    disks = json.loads(here.text("disk", "ls", "a", "--json"))
+    assert [Path(disk["path"]).name for disk in disks][2:] == ["b.raw"]
+
+
+def test_a_word_of_another_tool_is_told_the_nearest_command(here: Home) -> None:
+    assert "qemuctl ls" in here.words("list", check=2)
+    assert "qemuctl pause" in here.words("pauze", check=2)
+    assert "qemuctl --help" in here.words("xyzzy", check=2)

@@ -50,7 +50,7 @@ def test_the_accelerator_is_told_once(here: Home, tmp_path: Path) -> None:
     (tmp_path / "told").mkdir()
     sector = ["run", "--accel", "auto", "--timeout", "1", "-f"]
     spec = tmp_path / "quick.yaml"
-    spec.write_text("name: quick\nboot: {}\nnics: []\nserial: true\nagent: true\n")
+    spec.write_text("name: quick\ncdrom: ''\nnics: []\nserial: true\nagent: true\n")
     for expected in (1, 0):
         done = subprocess.run(
             here.command(*sector, spec, "true"),

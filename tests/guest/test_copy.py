@@ -368,7 +368,10 @@ def test_cp_copies_both_ways_and_explains_itself(
         (tmp_path / name).write_text(name)
     cp = ("cp", "--via", "agent")
     done = shared.run(*cp, "a", "b c", f"{web}:/tmp", cwd=tmp_path)
-    assert (done.stdout, done.stderr) == (b"", b"")
+    assert done.stdout == b""
+    assert done.stderr.splitlines()[-1] == b"copied to web:/tmp/b c as root"
+    words = shared.words(*cp, "a", f"{web}:", cwd=tmp_path)
+    assert words == "copied to web:~/a as root\n"
     shared.run(*cp, f"{web}:/tmp/a", f"{web}:/tmp/b c", "-r", ".", cwd=tmp_path / "..")
     assert (tmp_path / "../b c").read_text() == "b c"
     words = shared.words(*cp, "a", "b c", f"{web}:/tmp/no", cwd=tmp_path, check=1)
@@ -403,6 +406,16 @@ async def test_ssh_is_there_when_its_server_greets_and_not_before(
     assert "tiny" in late.value.console_tail
 
 
+def test_a_file_goes_to_standard_output_and_comes_from_standard_input(
+    shared: Home, web: str
+) -> None:
+    words = shared.words("cp", "-", f"{web}:/tmp/piped", input=b"piped")
+    assert f"{web}:/tmp/piped as root" in words
+    assert shared.text("cp", f"root@{web}:/tmp/piped", "-") == "piped"
+    told = shared.words("cp", __file__, f"joe@{web}:", "--via", "agent", check=2)
+    assert "you are root, not joe" in told
+
+
 def at(port: int, folder: Path) -> Access:
     return Access(
         host="127.0.0.1", port=port, user="root", identity=folder / "id",
@@ -418,4 +431,5 @@ def test_ssh_config_tells_the_port_that_the_kernel_chose(
     port = next(line.split()[1] for line in stanza if " Port " in line)
     assert f"127.0.0.1:{port}->22" in shared.text("info", web)
     late = shared.words("ssh", web, "--timeout", "200ms", "--", "true", check=1)
-    assert "waiting for ssh at" in late
+    assert "tiny has no ssh server" in late
+    assert f"qemuctl console {web}" in late

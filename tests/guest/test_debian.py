@@ -172,6 +172,12 @@ def _own_key(here: Home, key: Path) -> None:
 
 
 def _copies(here: Home, tmp_path: Path) -> None:
+    console = here.path / "state/vms/web/serial.log"
+    assert b"login: root (automatic login)" in console.read_bytes()
+    words = here.words("cp", tmp_path / "web.yaml", "web:/etc/no", check=1)
+    assert "debian may not write to /etc/" in words
+    assert "--via agent" in words
+    here.run("cp", tmp_path / "web.yaml", "root@web:/etc/yes")
     source = tmp_path / "söurce, file"
     source.write_bytes(os.urandom(5_000_001))
     source.chmod(0o751)

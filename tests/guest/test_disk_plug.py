@@ -190,7 +190,7 @@ def test_what_cannot_be_changes_nothing(
 
 
 def test_a_disk_of_another_vm_is_not_shared(shared: Home, web: str, odd: Path) -> None:
-    shared.run("create", "peer", "--memory", "128M", "--nic", "none")
+    shared.run("create", "peer", "--memory", "128M", "--nic", "none", "--cdrom", "")
     shared.run("start", "peer")
     shared.run("disk", "add", "peer", "--path", odd / "good.qcow2", "--target", "p")
     before = everything(shared, web)

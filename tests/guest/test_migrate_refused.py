@@ -178,10 +178,10 @@ def test_the_same_home_by_whatever_way(here: Here, tmp_path: Path) -> None:
 
 def test_a_name_that_is_taken_there(here: Here, homes: tuple[Here, Home]) -> None:
     there = homes[1]
-    there.run("create", "web", "--memory", "32M")
+    there.run("create", "web", "--memory", "32M", "--cdrom", "")
     words = refused(here, "web", destination(there))
     assert "exists already: web" in words
-    there.run("create", "other", "--memory", "32M")
+    there.run("create", "other", "--memory", "32M", "--cdrom", "")
     words = refused(here, "web", destination(there), "--name", "other")
     assert "exists already: other" in words
     there.run("rm", "web", "other")
@@ -189,7 +189,7 @@ def test_a_name_that_is_taken_there(here: Here, homes: tuple[Here, Home]) -> Non
 
 def test_a_vm_that_is_off_or_is_not_there_at_all(here: Here, there: Home) -> None:
     assert "no such VM: nobody" in refused(here, "nobody", destination(there))
-    here.run("create", "off", "--memory", "32M")
+    here.run("create", "off", "--memory", "32M", "--cdrom", "")
     words = refused(here, "off", destination(there))
     assert "--offline" in words
     here.run("rm", "off")

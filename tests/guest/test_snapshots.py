@@ -396,7 +396,7 @@ def test_a_disk_that_holds_no_snapshots_is_named_before_anything_is_changed(
     words = here.words("snapshot", "create", "fresh", "x", check=1)
     assert "disk0: not made yet" in words
     assert "qemuctl start fresh" in words
-    here.run("create", "none", "--memory", "64M")
+    here.run("create", "none", "--memory", "64M", "--cdrom", "")
     here.run("start", "none", "--paused")
     words = here.words("snapshot", "create", "none", "x", check=1)
     assert "no qcow2 disk" in words

@@ -221,7 +221,7 @@ def test_a_stuck_qemu_is_told_and_nothing_hangs(shared: Home, web: str) -> None:
 
 
 def test_a_vm_that_cannot_be_measured_says_why(shared: Home, web: str) -> None:
-    shared.run("create", "idle", "--memory", "64M")
+    shared.run("create", "idle", "--memory", "64M", "--cdrom", "")
     words = shared.words("stats", "idle", check=1)
     assert "cannot measure idle: the VM is off" in words
     assert "qemuctl start idle" in words

@@ -1,0 +1,118 @@
+"""Command lines whose end is a command for the guest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+NoStdin = Annotated[
+    bool,
+    typer.Option("--no-stdin", "-n", help="leave standard input to others, as ssh -n"),
+]
+Interactive = Annotated[
+    bool,
+    typer.Option("--interactive", "-i", help="pass on what is typed, line by line"),
+]
+Escape = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY",
+        help="the key that leaves the console, such as ^t; the guest gets all others; "
+        "or none",
+    ),
+]
+# Those who know docker type -it.
+Tty = Annotated[bool, typer.Option("--tty", "-t", hidden=True)]
+# Options of this name say what the VM is, so that no argument does.
+_NAMING = {"file", "template"}
+# Without arguments they converse; the guest's agent has no terminal for them.
+_SHELLS = {"ash", "bash", "dash", "fish", "ksh", "sh", "zsh", "python", "python3"}
+_ONLY_SHELL = {"-i", "-l", "--login"}
+
+
+class GuestCommand(TyperCommand):
+    """A command that ends in one for the guest, from its first word on.
+
+    The options of qemuctl may stand before the VM's name and right after it; what
+    follows the guest's command belongs to that, with or without ``--`` before it.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.allow_interspersed_args = False
+        first, words, naming = self._split(ctx, args)
+        if words and first[-1:] != ["--"] and not naming:
+            name, *rest = words
+            then, words, _ = self._split(ctx, rest)
+            if then[-1:] == ["--"]:
+                then.pop()
+            args = [*first, *then, "--", name, *words]
+        return list(super().parse_args(ctx, args))
+
+    def _split(
+        self, ctx: Any, args: Sequence[str]
+    ) -> tuple[list[str], list[str], bool]:
+        """The options at the beginning, the words from the first that is none on,
+        and whether the options say what the VM is."""
+        found, *_ = self.make_parser(ctx).parse_args([*args])
+        words: list[str] = []
+        naming = False
+        for parameter in self.params:
+            value = found.get(parameter.name)
+            if parameter.param_type_name == "argument" and value:
+                words += [value] if isinstance(value, str) else value
+            elif parameter.name in _NAMING and value:
+                naming = True
+        return [*args[: len(args) - len(words)]], words, naming
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Which part of our standard input a command in the guest gets."""
+
+    no_stdin: bool = False
+    interactive: bool = False
+    tty: bool = False
+
+    def check(self, command: Sequence[str], terminals: str) -> None:
+        """Raises UsageError for a command that needs a terminal: the agent has none.
+        ``terminals`` are the commands that give one."""
+        from qemuctl.errors import UsageError
+
+        silent = is_shell(command) and is_terminal() and not self.interactive
+        if self.tty or silent:
+            raise UsageError(
+                "the guest's agent has no terminal to run a command on",
+                hint=f"{terminals}; line by line, without a prompt: -i",
+            )
+
+    @property
+    def passed_on(self) -> bool:
+        """Whether there is an input to pass on. A terminal's keys are for whoever
+        typed the command, unless they are asked for; /dev/null spares the guest the
+        processes that would feed nothing."""
+        if self.no_stdin or sys.stdin is None or sys.stdin.closed:
+            return False
+        if is_terminal():
+            return self.interactive
+        try:  # its descriptor may be closed all the same
+            given = os.fstat(sys.stdin.fileno())
+        except OSError:
+            return False
+        return not os.path.samestat(given, os.stat(os.devnull))  # noqa: PTH116
+
+
+def is_terminal() -> bool:
+    """Whether standard input is one."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
+def is_shell(command: Sequence[str]) -> bool:
+    """Whether a command does nothing but to converse."""
+    name, *rest = command or [""]
+    return os.path.basename(name) in _SHELLS and set(rest) <= _ONLY_SHELL  # noqa: PTH119
