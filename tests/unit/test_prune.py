@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from qemuctl.cli import output
 from qemuctl.cli.app import app
 from qemuctl.image.acquire import downloads
 from qemuctl.image.part import Part
@@ -98,6 +99,7 @@ async def test_while_a_download_is_removed_nobody_takes_it_up(
 
 
 def invoke(*words: str) -> tuple[str, str]:
+    output._as_objects = False  # for a process has one command, and one rule
     done = CliRunner().invoke(app, ["image", "prune", *words])
     assert done.exit_code == 0, done.output
     return done.stdout, done.stderr
