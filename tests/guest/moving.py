@@ -75,6 +75,17 @@ def move(here: Home, name: str, to: str, *options: object, **more: Any) -> Json:
     return lines[-1]
 
 
+def _in_words(line: str) -> str:
+    """What an error or a note of `--json` says, as people get it."""
+    if not line.startswith("{"):
+        return line
+    said = json.loads(line)
+    if "note" in said:
+        return f"{said['note']}\n"
+    hint = f"\nhint: {said['hint']}\n" if said["hint"] else ""
+    return f"error: {said['error']}\n{hint}"
+
+
 class Migration:
     """A migration that goes on: what it reports, and its end."""
 
@@ -114,7 +125,7 @@ class Migration:
         self.lines += reports(out.decode())
         text = words.decode(errors="replace")
         assert "Traceback" not in text, text
-        return self.process.returncode, text
+        return self.process.returncode, "".join(map(_in_words, text.splitlines(True)))
 
 
 def parties(here: Home, there: Home) -> dict[str, list[Process]]:
