@@ -22,6 +22,7 @@ from qemuctl.paths import vms_dir
 from qemuctl.spec import Disk
 from qemuctl.vm import definitions
 from qemuctl.vm.archive import export, import_
+from tests.hostile import memory
 from tests.unit.disk_images import MIB, overlay, qcow2, raw
 from tests.unit.stores import PATTERN, add_vm, everything, in_a_loop
 
@@ -242,6 +243,20 @@ async def test_a_few_bytes_do_not_become_a_disk_that_fills_the_host(
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getmember(DISK).issparse()
     assert "is not what the list says" in str(await refused(data, tmp_path))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+async def test_a_head_of_gigabytes_is_not_read_into_memory(
+    tmp_path: Path, disk: bytes, kind: bytes, first: bool
+) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 64 * MIB
+    bomb = info.tobuf(tarfile.GNU_FORMAT) + bytes(info.size)
+    good = archive({"vm.yaml": SPEC, DISK: disk})
+    with memory(2 * len(bomb)):
+        error = await refused(bomb + good if first else good[:1024] + bomb, tmp_path)
+    assert "makes no sense" in str(error)
 
 
 async def test_a_member_that_comes_twice_is_refused(

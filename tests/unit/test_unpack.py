@@ -7,12 +7,14 @@ import os
 import tarfile
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 
+from qemuctl import tars
 from qemuctl.guest.conversation import CopyError
 from qemuctl.guest.unpack import unpack
+from tests.hostile import memory
 
 BLOCK = tarfile.BLOCKSIZE
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -218,6 +220,10 @@ ODD = {
     "a PAX name with a NUL": pax(path="a\0b") + tar_of(member("f")),
     "a PAX link outside": pax(linkpath="/etc") + tar_of(member("f", LINK, "g")),
     "a PAX time that is none": pax(mtime="nan") + tar_of(member("f")),
+    "words about all files": raw_head("g", b"g", 0) + tar_of(member("f")),
+    "a PAX file with a list of holes": pax(
+        GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize="9"
+    ) + tar_of(member("f")),
     "words about words": pax(comment="x") * 3000 + tar_of(member("f")),
 }  # fmt: skip
 
@@ -227,6 +233,39 @@ def test_what_is_no_honest_tar_is_refused_and_ends(outside: Path, data: bytes) -
     with pytest.raises(CopyError, match="holds what is not copied"):
         unpacked(outside / "out", data)
     assert sorted(entry.name for entry in outside.iterdir()) == ["out", "secret"]
+
+
+class Endless(io.RawIOBase):
+    """A tar of empty files, links and folders, one after the other."""
+
+    def __init__(self) -> None:
+        self.number, self.left = 0, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while len(self.left) < size:
+            self.number += 1
+            kind = (tarfile.REGTYPE, LINK, DIR)[self.number % 3]
+            one = member(f"{self.number:040}", kind, "x" * (kind == LINK), size=0)
+            self.left += one.tobuf(tarfile.GNU_FORMAT)
+        data, self.left = self.left[:size], self.left[size:]
+        return data
+
+    def tell(self) -> int:
+        return 0
+
+
+def test_members_without_an_end_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars, "_NAMES", 512 * 1024)
+    endless = Endless()
+    with memory(2 * 1024 * 1024):
+        with pytest.raises(CopyError, match="too many files"):
+            unpack(cast(BinaryIO, endless), tmp_path / "out", lambda: None)
+    assert endless.number > 1000
 
 
 def test_no_descriptor_is_left_open(outside: Path) -> None:
