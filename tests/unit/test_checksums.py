@@ -22,7 +22,7 @@ from qemuctl.image.checksums import (
     find_checksum,
     parse_checksum,
 )
-from tests.hostile import memory
+from tests.hostile import fuzzed, memory
 
 A, B = (hashlib.sha256(text).hexdigest() for text in (b"a", b"b"))
 LONG_A, LONG_B = (hashlib.sha512(text).hexdigest() for text in (b"a", b"b"))
@@ -121,6 +121,7 @@ def test_two_digests_of_one_file_are_an_error() -> None:
         find_checksum(f"{A}  a\n{B}  b\n", NAME, only=True)
 
 
+@fuzzed(100)
 @given(st.text(), st.text())
 def test_no_text_is_more_than_an_error(text: str, name: str) -> None:
     with contextlib.suppress(ImageError):

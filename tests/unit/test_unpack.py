@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
+import tempfile
 from hashlib import md5
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qemuctl import tars
 from qemuctl.guest.conversation import CopyError
 from qemuctl.guest.unpack import unpack
-from tests.hostile import memory
+from tests.hostile import fuzzed, memory
 
 BLOCK = tarfile.BLOCKSIZE
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -266,6 +270,45 @@ def test_members_without_an_end_are_not_kept(
         with pytest.raises(CopyError, match="too many files"):
             unpack(cast(BinaryIO, endless), tmp_path / "out", lambda: None)
     assert endless.number > 1000
+
+
+BLOCKS = (
+    st.sampled_from(list(ODD.values())).map(lambda data: data[: 4 * BLOCK])
+    | st.sampled_from([bytes(BLOCK), b"x" * BLOCK, tar_of(member("d", DIR))])
+    | st.builds(
+        raw_head,
+        st.sampled_from(["f", "d/f", "../x", "/x", "a" * 99, "ü"]),
+        st.sampled_from([bytes([n]) for n in b"0123456789LKxgXSDMNV\0"]),
+        st.sampled_from([0, 1, 511, 512, 513, 1 << 20, 1 << 40, -1, -512]),
+    )
+    | st.dictionaries(
+        st.sampled_from([
+            "path", "linkpath", "size", "mtime", "uid", "hdrcharset", "comment",
+            "GNU_sparse_map", "GNU_sparse_size", "GNU_sparse_major",
+            "GNU_sparse_minor", "GNU_sparse_name", "GNU_sparse_realsize",
+        ]),
+        st.sampled_from(["", "0", "1", "-1", "0,1", "1e999", "x", "../x", "BINARY"]),
+        max_size=4,
+    ).map(lambda words: pax(**words))
+)  # fmt: skip
+
+
+@fuzzed(150)
+@given(
+    st.lists(BLOCKS, max_size=5).map(b"".join),
+    st.lists(st.tuples(st.integers(0, 4 * BLOCK), st.integers(1, 255)), max_size=3),
+)
+def test_any_tar_stays_inside_or_is_refused(
+    data: bytes, changes: list[tuple[int, int]]
+) -> None:
+    changed = bytearray(data)
+    for at, value in changes:
+        if at < len(changed):
+            changed[at] ^= value
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(CopyError):
+            unpacked(Path(folder, "out"), bytes(changed) + ENDS)
+        assert [entry.name for entry in Path(folder).iterdir()] == ["out"]
 
 
 def test_no_descriptor_is_left_open(outside: Path) -> None:
