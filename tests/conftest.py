@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from qemuctl import paths
-from tests import commands
+from tests import commands, hostile  # noqa: F401 (the profile of scripts/fuzz)
 from tests.unproven import (  # noqa: F401 (hooks)
     pytest_report_teststatus,
     pytest_terminal_summary,

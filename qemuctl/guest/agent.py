@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
+from qemuctl.peers import Lines, json_object
 from qemuctl.waiting import waiting_for
 
 REQUEST_TIMEOUT = 10.0
@@ -33,9 +34,10 @@ LINGER = 1.0
 # for: soon at first, then at this interval in seconds, and after a second so
 # rarely that the agent is let go of in between.
 _POLL_FIRST, _POLL_MOST, _POLL_SLOW = 0.002, 0.05, 0.2
-# A reply may hold guest-exec's whole output (16 MiB in base64) or a file's part.
-_LINE_LIMIT = 64 * 1024 * 1024
-_ITEMS = 200_000
+# The longest replies in bytes: what guests tell of themselves; and one that holds
+# guest-exec's whole output, twice 16 MiB in base64.
+_REPLY = 2 * 1024 * 1024
+_OUTPUT = 48 * 1024 * 1024
 _SILENT = "the guest agent, which does not answer: the guest is paused, or hangs"
 _sync_ids = itertools.count(os.getpid() * 100_000)
 
@@ -96,18 +98,12 @@ def makes_sense(name: str) -> Iterator[None]:
         raise AgentError(f"the guest agent's reply to {name} makes no sense") from error
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    """The object in a line. Raises ValueError when there is none."""
-    # Output is base64, one string; a list of nothing takes many times its room.
-    if sum(map(line.count, (b",", b"[", b"{"))) > _ITEMS:
-        raise ValueError("too many items")
-    try:
-        value = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
+def _longest(request: Mapping[str, Any]) -> int:
+    """Bytes that the reply to a request may have."""
+    if request["execute"] == "guest-exec-status":
+        return _OUTPUT
+    # guest-file-read's part of a file, in base64.
+    return _REPLY + 2 * int(request.get("arguments", {}).get("count", 0))
 
 
 class Agent:
@@ -116,7 +112,7 @@ class Agent:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = asyncio.Lock()
-        self._reader: asyncio.StreamReader | None = None
+        self._lines: Lines | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._synced = False
         self._idle: asyncio.TimerHandle | None = None
@@ -164,7 +160,7 @@ class Agent:
         self._hold()
         if self._writer is not None:
             self._writer.close()
-        self._reader = self._writer = None
+        self._lines = self._writer = None
 
     def let_go(self) -> None:
         """Closes the connection now, and not after a while, unless a request is
@@ -194,9 +190,8 @@ class Agent:
             return
         self._synced = False
         try:
-            self._reader, self._writer = await asyncio.open_unix_connection(
-                self._path, limit=_LINE_LIMIT
-            )
+            reader, self._writer = await asyncio.open_unix_connection(self._path)
+            self._lines = Lines(reader)
         except OSError as error:
             raise AgentError(
                 f"no guest agent socket at {self._path}: {error.strerror}"
@@ -209,16 +204,17 @@ class Agent:
         request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
         self._writer.write(b"\xff" + json.dumps(request).encode() + b"\n")
         while True:
-            _, delimiter, rest = (await self._line()).rpartition(b"\xff")
+            line = await self._line(_REPLY, end_only=True)
+            _, delimiter, rest = line.rpartition(b"\xff")
             if delimiter:
                 with contextlib.suppress(ValueError):
-                    if _parsed(rest).get("return") == number:
+                    if json_object(rest).get("return") == number:
                         return
 
-    async def _line(self) -> bytes:
-        assert self._reader is not None
+    async def _line(self, most: int, *, end_only: bool = False) -> bytes:
+        assert self._lines is not None
         try:
-            line = await self._reader.readline()
+            line = await self._lines.next(most, end_only=end_only)
         except (ValueError, OSError) as error:
             raise AgentError(f"the guest agent's channel broke: {error}") from error
         if not line.endswith(b"\n"):
@@ -236,9 +232,9 @@ class Agent:
             await self._writer.drain()
         except OSError as error:
             raise AgentError(f"the guest agent's channel broke: {error}") from error
-        line = await self._line()
+        line = await self._line(_longest(request))
         with contextlib.suppress(ValueError):
-            reply = _parsed(line)
+            reply = json_object(line)
             if isinstance(reply.get("error"), dict) or (
                 "return" in reply and "error" not in reply
             ):

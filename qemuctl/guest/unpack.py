@@ -3,8 +3,6 @@
 Nothing of it may lie outside its folder, or lead there. Every name is walked
 folder by folder and never through a link; nothing is replaced; links come last,
 so that nothing can be written through one, and point only to what is inside.
-(Of tarfile only the reading is used: not every Python 3.11 has its filters, and
-they have been got round more than once.)
 """
 
 from __future__ import annotations
@@ -16,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Self
+from typing import IO, BinaryIO, Self
 
+from qemuctl import tars
 from qemuctl.guest.conversation import CHUNK, CopyError
 from qemuctl.guest.copy import md5
 from qemuctl.paths import for_user
+from qemuctl.tars import refused
 from qemuctl.thread import Tick
 
 Parts = tuple[str, ...]
@@ -30,32 +30,6 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Whoever goes through the tree afterwards does so by paths, and recursively.
 _PATH_MAX = 4096
 _DEEPEST = 256
-# What comes before a member and is read into memory: a long name, or PAX's words.
-_WORDS_MAX = 32 * 1024
-_WORDS = (
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-)  # fmt: skip
-
-
-class _Head(tarfile.TarInfo):
-    """A head that cannot make tarfile read on for ever, or all into memory."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # It comes from the head, or from PAX's words, of which newer Pythons take a
-        # negative one for the end of the tar.
-        if name == "size" and value < 0:
-            raise _refused(self.name, "its head makes no sense")
-        super().__setattr__(name, value)
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        head = super().frombuf(buf, encoding, errors)
-        if head.type in _WORDS and head.size > _WORDS_MAX:
-            raise _refused(head.name, "its head makes no sense")
-        if head.type == tarfile.GNUTYPE_SPARSE:
-            raise _refused(head.name, "a file with holes")
-        return head
 
 
 def unpack(archive: BinaryIO, folder: Path, tick: Tick) -> dict[str, str]:
@@ -69,12 +43,9 @@ def unpack(archive: BinaryIO, folder: Path, tick: Tick) -> dict[str, str]:
     folder.mkdir(mode=0o700)
     root = os.open(folder, _FOLDER)
     try:
-        with tarfile.open(
-            fileobj=archive, mode="r:", tarinfo=_Head,
-            encoding="utf-8", errors="surrogateescape",
-        ) as tar:  # fmt: skip
+        with tars.opened(archive) as tar:
             tree = _Tree(root, len(os.fsencode(folder)))
-            for head in tar:
+            for head in tars.members(tar):
                 tick()
                 tree.add(tar, head, tick)
             # tarfile takes a damaged head for the end.
@@ -89,6 +60,28 @@ def unpack(archive: BinaryIO, folder: Path, tick: Tick) -> dict[str, str]:
         os.close(root)
 
 
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """What is kept of a head that has its turn at the end. ``name`` is in its
+    shortest form, and empty for the folder itself."""
+
+    name: str
+    linkname: str
+    mode: int
+    mtime: float
+
+    @classmethod
+    def of(cls, parts: Parts, head: tarfile.TarInfo) -> Self:
+        return cls("/".join(parts), head.linkname, head.mode, head.mtime)
+
+    @property
+    def parts(self) -> Parts:
+        return tuple(_steps(self.name))
+
+
+_Head = tarfile.TarInfo | _Later
+
+
 @dataclass
 class _Tree:
     """What is there by now, and what is made at the end."""
@@ -96,17 +89,17 @@ class _Tree:
     root: int
     prefix: int
     sums: dict[str, str] = field(default_factory=dict)
-    folders: list[tuple[Parts, tarfile.TarInfo]] = field(default_factory=list)
-    links: list[tuple[Parts, tarfile.TarInfo]] = field(default_factory=list)
+    folders: list[_Later] = field(default_factory=list)
+    links: list[_Later] = field(default_factory=list)
 
     def add(self, tar: tarfile.TarFile, head: tarfile.TarInfo, tick: Tick) -> None:
         parts = self._parts(head.name)
         if head.issym():
             if not _inside(parts, head.linkname):
-                raise _refused(head.name, f"a link to outside: {head.linkname!r}")
-            self.links.append((parts, head))
+                raise refused(head.name, f"a link to outside: {head.linkname!r}")
+            self.links.append(_Later.of(parts, head))
         elif head.isdir():
-            self.folders.append((parts, head))
+            self.folders.append(_Later.of(parts, head))
             if parts:
                 with self._folder_of(parts, head) as at:
                     os.mkdir(parts[-1], 0o700, dir_fd=at)
@@ -118,25 +111,27 @@ class _Tree:
             with source, self._folder_of(parts, head) as at:
                 self.sums["/".join(parts)] = _write(at, parts[-1], head, source, tick)
         else:
-            raise _refused(head.name, "neither a file, a folder nor a link")
+            raise refused(head.name, "neither a file, a folder nor a link")
 
     def finish(self, tick: Tick) -> None:
         """Makes the links; then the folders' own modes, the innermost first."""
-        for parts, head in self.links:
+        for link in self.links:
             tick()
-            with self._folder_of(parts, head) as at:
-                os.symlink(head.linkname, parts[-1], dir_fd=at)
-                times = (head.mtime, head.mtime)
+            parts = link.parts
+            with self._folder_of(parts, link) as at:
+                os.symlink(link.linkname, parts[-1], dir_fd=at)
+                times = (link.mtime, link.mtime)
                 os.utime(parts[-1], times, dir_fd=at, follow_symlinks=False)
-        for parts, head in sorted(self.folders, key=lambda one: -len(one[0])):
+        self.folders.sort(key=lambda one: -len(one.name))
+        for folder in self.folders:
             tick()
-            with self._opened(parts) as at:
-                _settle(at, head)
+            with self._opened(folder.parts) as at:
+                _settle(at, folder)
 
     def _hard_link(self, parts: Parts, head: tarfile.TarInfo) -> None:
         first = self._parts(head.linkname)
         if "/".join(first) not in self.sums:
-            raise _refused(head.name, f"a link to what is not there: {head.linkname!r}")
+            raise refused(head.name, f"a link to what is not there: {head.linkname!r}")
         with self._opened(first[:-1]) as there, self._folder_of(parts, head) as at:
             os.link(
                 first[-1], parts[-1],
@@ -147,22 +142,22 @@ class _Tree:
     def _parts(self, name: str) -> Parts:
         parts = tuple(_steps(name))
         if name.startswith("/") or ".." in parts:
-            raise _refused(name, "it lies outside")
+            raise refused(name, "it lies outside")
         long = self.prefix + 1 + len(os.fsencode(name)) >= _PATH_MAX
         if long or len(parts) > _DEEPEST:
-            raise _refused(f"{name[:60]}…", "the name is too long")
+            raise refused(f"{name[:60]}…", "the name is too long")
         return parts
 
     @contextlib.contextmanager
-    def _folder_of(self, parts: Parts, head: tarfile.TarInfo) -> Iterator[int]:
+    def _folder_of(self, parts: Parts, head: _Head) -> Iterator[int]:
         """The folder to make a member in. Raises CopyError, also when it is there."""
         try:
             with self._opened(parts[:-1]) as at:
                 yield at
         except FileExistsError as error:
-            raise _refused(head.name, "it is there twice") from error
+            raise refused(head.name, "it is there twice") from error
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _refused(head.name, "it is in no folder") from error
+            raise refused(head.name, "it is in no folder") from error
 
     @contextlib.contextmanager
     def _opened(self, parts: Sequence[str]) -> Iterator[int]:
@@ -193,7 +188,7 @@ def _write(
     return sum_.hexdigest()
 
 
-def _settle(fd: int, head: tarfile.TarInfo) -> None:
+def _settle(fd: int, head: _Head) -> None:
     os.utime(fd, (head.mtime, head.mtime))
     os.fchmod(fd, for_user(head.mode))
 
@@ -214,7 +209,3 @@ def _steps(path: str) -> list[str]:
 
 
 _NOT_COPIED = "the guest's folder holds what is not copied"
-
-
-def _refused(name: str, why: str) -> CopyError:
-    return CopyError(f"{_NOT_COPIED}: {name!r}: {why}")

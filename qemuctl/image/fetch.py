@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from qemuctl.errors import ImageError
+from qemuctl.peers import at_most, inflated
 
 if TYPE_CHECKING:
     import httpx  # takes a fifth of a second, so functions import it for themselves
@@ -140,14 +141,11 @@ def check_status(response: httpx.Response, url: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def chunks(
-    response: httpx.Response, *, decoded: bool = False
-) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body in pieces, as they come or with the content coding undone. Reading
-    it raises Break when it comes too slowly."""
-    found = response.aiter_bytes() if decoded else response.aiter_raw()
+async def chunks(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The body in pieces, as they come, its content coding not undone. Reading it
+    raises Break when it comes too slowly."""
     # An async generator whose reader fails must be closed in this task.
-    body = cast("AsyncGenerator[bytes, None]", found)
+    body = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
     async with contextlib.aclosing(body), contextlib.aclosing(_paced(body)) as paced:
         yield paced
 
@@ -189,15 +187,19 @@ async def fetch_text(url: str, *, limit: int) -> str:
 
 
 async def _text(client: httpx.AsyncClient, url: str, limit: int) -> str:
-    data = bytearray()
     async with opened(client, url, {}) as response:
         check_status(response, url)
-        # Decoded, should the server compress what nobody asked it to.
-        async with chunks(response, decoded=True) as parts:
-            async for chunk in parts:
-                data += chunk
-                if len(data) > limit:
-                    raise ImageError(f"larger than {limit} bytes: {shown(url)}")
+        coding = response.headers.get("Content-Encoding", "identity").lower()
+        try:
+            async with chunks(response) as parts:
+                data = await at_most(parts, limit)
+            # Some servers compress what nobody asked them to.
+            if coding in ("gzip", "x-gzip", "deflate"):
+                data = inflated(data, limit)
+            elif coding != "identity":
+                raise ValueError(f"compressed, unasked: {coding}")
+        except ValueError as error:
+            raise ImageError(f"{error}: {shown(url)}") from error
     return data.decode(errors="replace")
 
 

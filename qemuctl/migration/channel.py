@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import QemuctlError
+from qemuctl.peers import Lines, json_object
 
 PROTOCOL = 2
-# A spec may hold a guest's whole user-data.
+# An offer holds two specs, of 1 MiB each at most, as JSON.
 _LONGEST = 16 * 1024 * 1024
 _PART = 256 * 1024
 SILENCE = 60.0
@@ -38,7 +39,7 @@ class Channel:
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._reader, self._writer = reader, writer
+        self._reader, self._writer, self._lines = reader, writer, Lines(reader)
         self._asking = asyncio.Lock()
         self._ids = itertools.count(1)
 
@@ -47,7 +48,7 @@ class Channel:
         """The end of a process that was started for it. What else is printed goes
         to standard error from here on."""
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_LONGEST)
+        reader = asyncio.StreamReader()
         await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(0), "rb")
         )
@@ -72,12 +73,12 @@ class Channel:
         """The next message. Raises ChannelLost at the end, or for nonsense."""
         line = b""
         try:
-            line = await self._reader.readline()
-            message = json.loads(line) if line.endswith(b"\n") else None
+            line = await self._lines.next(_LONGEST)
+            message = json_object(line) if line.endswith(b"\n") else None
         except (OSError, ValueError) as error:
             said = repr(line[:200].decode(errors="replace").strip())
             raise ChannelLost(f"the other side makes no sense: {said}") from error
-        if not isinstance(message, dict):
+        if message is None:
             raise ChannelLost("the other side has gone")
         return message
 

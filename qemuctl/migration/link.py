@@ -19,6 +19,7 @@ from qemuctl.errors import QemuctlError
 from qemuctl.migration.channel import PROTOCOL, Channel, ChannelLost
 from qemuctl.migration.destination import Destination
 from qemuctl.paths import made_run_home, private_dir
+from qemuctl.peers import Last, last_of
 from qemuctl.thread import in_full
 
 # Who starts it on the other side could run anything there.
@@ -34,6 +35,7 @@ _ALIVE_EVERY = 5.0
 _ALIVE_WITHIN = 20.0
 # What ssh says of the channel's end is worth telling, and no more.
 _LINES = 5
+_WORDS = 4096
 # Not `-m`: that would look for modules in the current folder first.
 _PROGRAM = """
 import sys
@@ -59,7 +61,7 @@ class Link:
     """An open way, and the `channel` on it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, channel: Channel, words: list[str]
+        self, process: asyncio.subprocess.Process, channel: Channel, words: Last
     ) -> None:
         self.process, self.channel = process, channel
         self._words = words
@@ -68,7 +70,8 @@ class Link:
     @property
     def words(self) -> str:
         """The last that was said on standard error there."""
-        return "\n".join(self._words[-_LINES:])
+        said = self._words.kept.decode(errors="replace").splitlines()
+        return "\n".join(line.rstrip() for line in said[-_LINES:])
 
     async def close(self) -> None:
         """Hangs up; the other side then undoes what it was not told to keep, and has
@@ -109,8 +112,9 @@ class _Ssh(Link):
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, words = await asking.communicate()
-        if asking.returncode:
+        assert asking.stderr is not None
+        words = await last_of(asking.stderr, _WORDS)
+        if await asking.wait():
             said = words.decode(errors="replace").strip()
             raise QemuctlError(f"ssh does not forward a unix socket: {said}")
         return here
@@ -139,8 +143,9 @@ async def opened(
         process = await _spawned(argv, new_session=False)
     assert process.stdout is not None
     assert process.stdin is not None
-    words: list[str] = []
-    listening = asyncio.create_task(_listen(process, words))
+    assert process.stderr is not None
+    words = Last(_WORDS)
+    listening = asyncio.create_task(words.follow(process.stderr))
     channel = Channel(process.stdout, process.stdin)
     link: Link
     if destination.home is not None:
@@ -185,21 +190,14 @@ def _ssh(destination: Destination, folder: Path) -> list[str]:
 
 async def _spawned(argv: list[str], *, new_session: bool) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *argv, limit=16 * 1024 * 1024, start_new_session=new_session,
+        *argv, start_new_session=new_session,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
 
-async def _listen(process: asyncio.subprocess.Process, words: list[str]) -> None:
-    assert process.stderr is not None
-    async for line in process.stderr:
-        words.append(line.decode(errors="replace").rstrip())
-        del words[:-_LINES]
-
-
 async def _greeted(
-    link: Link, destination: Destination, listening: asyncio.Task[None]
+    link: Link, destination: Destination, listening: asyncio.Task[bytes]
 ) -> None:
     try:
         async with asyncio.timeout(_GREETING):
@@ -241,7 +239,7 @@ def _unreachable(link: Link, destination: Destination, status: int) -> QemuctlEr
     return QemuctlError(f"cannot reach {destination.text}: {words}")
 
 
-async def _closed(link: Link, listening: asyncio.Task[None], folder: Path) -> None:
+async def _closed(link: Link, listening: asyncio.Task[bytes], folder: Path) -> None:
     await link.close()
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)

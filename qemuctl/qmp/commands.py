@@ -11,7 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+from qemuctl.errors import QmpError
+
 R = TypeVar("R")
+
+_NO_SENSE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 # Older than the rule that a name has dashes.
@@ -55,6 +59,13 @@ class Command(Generic[R]):
         """The arguments as QMP spells them."""
         values = {wire_name(f.name): getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+    def reply(self, value: Any) -> R:
+        """As `result`, of what need not be from QEMU. Raises QmpError."""
+        try:
+            return self.result(value)
+        except _NO_SENSE as error:
+            raise QmpError(f"QEMU's reply to {self.NAME} makes no sense") from error
 
     def result(self, value: Any) -> R:
         """The typed reply of QEMU's return value."""

@@ -21,9 +21,12 @@ class Event:
         """The event in a QMP message; None when the message is not one."""
         if not isinstance(message, dict) or not isinstance(message.get("event"), str):
             return None
-        stamp = message.get("timestamp") or {}
-        at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
-        return cls(message["event"], message.get("data") or {}, at)
+        data, stamp = message.get("data") or {}, message.get("timestamp") or {}
+        try:
+            at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+            return cls(message["event"], dict(data), float(at))
+        except (AttributeError, TypeError, ValueError, ArithmeticError):
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import CommandError, QmpError, WaitTimeout
+from qemuctl.peers import json_object
 from qemuctl.qmp.commands import Command
 
 _CHUNK = 256 * 1024
@@ -55,6 +56,7 @@ async def _converse(
     ]
     await loop.sock_sendall(client, _NEGOTIATION + "\n".join(requests).encode())
     replies: dict[int, dict[str, Any]] = {}
+    numbers = list(range(len(commands)))
     rest = b""
     while len(replies) < len(commands):
         data = await loop.sock_recv(client, _CHUNK)
@@ -65,21 +67,24 @@ async def _converse(
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             message = _parsed(line)
-            # Greeting, negotiation and events have no number.
-            if "id" in message:
+            # Greeting, negotiation and events have no number of ours.
+            if message.get("id") in numbers:
                 replies[message["id"]] = message
-    return [replies[number] for number in range(len(commands))]
+    return [replies[number] for number in numbers]
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError) as error:
+        return json_object(line)
+    except ValueError as error:
         raise QmpError(f"not QMP: {line[:60]!r}") from error
 
 
 def _reply(command: Command[Any], message: dict[str, Any]) -> Any:
-    if "error" in message:
-        error = message["error"]
-        return CommandError(command.NAME, error["class"], error["desc"])
-    return command.result(message["return"])
+    error = message.get("error")
+    if isinstance(error, dict):
+        class_, desc = (str(error.get(key, "")) for key in ("class", "desc"))
+        return CommandError(command.NAME, class_, desc)
+    if "return" not in message:
+        raise QmpError(f"neither a reply nor an error to {command.NAME}")
+    return command.reply(message["return"])

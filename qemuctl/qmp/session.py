@@ -149,7 +149,7 @@ class Session:
     ) -> R:
         """Sends a typed command; as `command`, and raises as it does."""
         name, arguments = command.NAME, command.arguments()
-        return command.result(
+        return command.reply(
             await self.command(name, arguments, timeout=timeout, private=private)
         )
 

@@ -28,8 +28,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
+from qemuctl import tars
 from qemuctl.durable import sync_tree
 from qemuctl.errors import ImageError
 from qemuctl.image.chain import chain
@@ -207,7 +208,7 @@ async def importing(
     """As `import_`, with a block in which all of the VM is on the disk, in a folder
     out of sight: it is there once the block has ended well."""
     try:
-        with _opened(source) as tar:
+        with _readable(source) as file, tars.opened(file) as tar:
             members = _members(tar, _about(tar, source), source)
             spec = _spec(tar, members, name, source, trust=trust)
             with creating(spec) as fresh:
@@ -228,11 +229,11 @@ async def importing(
         ) from error
 
 
-def _opened(source: Path) -> tarfile.TarFile:
+def _readable(source: Path) -> BinaryIO:
     if source.is_fifo():  # to open it would be to wait
         raise ImageError(f"not a file: {source}")
     check_readable(source, "the archive")
-    return tarfile.open(source, "r:")
+    return source.open("rb")
 
 
 def _check_disk(path: Path, source: Path) -> None:
@@ -263,7 +264,7 @@ def _damaged(source: Path, reason: str) -> ImageError:
 
 def _about(tar: tarfile.TarFile, source: Path) -> dict[str, _File]:
     """The files that there should be, by name."""
-    first = tar.next()
+    first = next(tars.members(tar), None)
     if first is None or first.name != _LIST:
         raise ImageError(f"not an archive of a VM: {source}")
     try:
@@ -299,7 +300,7 @@ def _members(
     tar: tarfile.TarFile, about: dict[str, _File], source: Path
 ) -> dict[str, _Member]:
     members = {}
-    for info in _rest(tar):
+    for info in tars.members(tar):
         file = about.get(info.name)
         # A sparse one would be of any size, whatever that of the archive.
         plain = info.isreg() and not info.issparse() and info.name not in members
@@ -310,11 +311,6 @@ def _members(
     if missing or _SPEC not in members:
         raise _damaged(source, f"missing: {', '.join(sorted(missing)) or _SPEC}")
     return members
-
-
-def _rest(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (info := tar.next()) is not None:
-        yield info
 
 
 def _spec(

@@ -17,6 +17,8 @@ from fake_qmp import serving
 from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
 from qemuctl.guest import agent as agent_module
 from qemuctl.guest.agent import Agent
+from qemuctl.units import MIB
+from tests.hostile import memory
 
 TIMEOUT = 60.0
 SHORT = 0.05
@@ -227,25 +229,43 @@ async def test_a_reply_of_many_megabytes_is_read(path: Path, agent: Agent) -> No
         await peer.gone()
 
     async with serving(path, as_agent(script)):
-        reply = await agent.request("guest-file-read", timeout=TIMEOUT)
+        count = {"handle": 1, "count": len(data)}
+        reply = await agent.request("guest-file-read", count, timeout=TIMEOUT)
         assert base64.b64decode(reply["buf-b64"]) == data
         agent.release()
 
 
 async def test_a_reply_without_end_is_an_error_and_not_all_memory(
-    path: Path, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    path: Path, agent: Agent
 ) -> None:
-    monkeypatch.setattr(agent_module, "_LINE_LIMIT", 1 << 16)
-
     async def script(peer: AgentPeer) -> None:
         await peer.sync()
         await peer.read()
-        while True:
-            await peer.raw(b"x" * 65536)
+        for _ in range(32):
+            await peer.raw(b"x" * MIB)
+        await peer.gone()
 
-    async with serving(path, as_agent(script)):
-        with pytest.raises(AgentError, match="channel broke"):
-            await agent.request("guest-x", timeout=TIMEOUT)
+    with memory(12 * MIB):
+        async with serving(path, as_agent(script)):
+            with pytest.raises(AgentError, match="channel broke"):
+                await agent.request("guest-x", timeout=TIMEOUT)
+
+
+async def test_what_is_left_in_the_pipe_is_skipped_however_much_it_is(
+    path: Path, agent: Agent
+) -> None:
+    async def script(peer: AgentPeer) -> None:
+        for _ in range(32):
+            await peer.raw(b"x" * MIB)
+        await peer.sync()
+        await peer.answer({"fresh": True})
+        await peer.gone()
+
+    with memory(12 * MIB):
+        async with serving(path, as_agent(script)):
+            reply = await agent.request("guest-x", timeout=TIMEOUT)
+    assert reply == {"fresh": True}
+    agent.release()
 
 
 async def test_nobody_who_listens_is_an_error(path: Path, agent: Agent) -> None:
@@ -441,7 +461,7 @@ async def test_a_reply_of_very_many_items_is_not_taken_apart(
     async def script(peer: AgentPeer) -> None:
         await peer.sync()
         await peer.read()
-        await peer.raw(b'{"return": [' + b"[]," * 1_000_000 + b"0]}\n")
+        await peer.raw(b'{"return": [' + b"[]," * 500_000 + b"0]}\n")
 
     async with serving(path, as_agent(script)):
         with pytest.raises(AgentError, match="nonsense"):

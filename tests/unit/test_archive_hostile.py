@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-import random
 import subprocess
 import sys
 import tarfile
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qemuctl.errors import ImageError, QemuctlError, SpecError
 from qemuctl.image import qemu_img
@@ -22,6 +24,7 @@ from qemuctl.paths import vms_dir
 from qemuctl.spec import Disk
 from qemuctl.vm import definitions
 from qemuctl.vm.archive import export, import_
+from tests.hostile import fuzzed, memory
 from tests.unit.disk_images import MIB, overlay, qcow2, raw
 from tests.unit.stores import PATTERN, add_vm, everything, in_a_loop
 
@@ -107,21 +110,26 @@ async def test_a_flipped_byte_is_found(good: bytes, tmp_path: Path, name: str) -
         assert f"the checksum of {name} is wrong" in words
 
 
-async def test_whatever_bytes_are_wrong_there_is_a_clear_error_or_none(
-    good: bytes, tmp_path: Path
+@fuzzed(150)
+@given(
+    changes=st.lists(
+        st.tuples(
+            st.integers(0, 4095),
+            st.sampled_from([0, 0x30, 0xFF, 0x78, 0x31]) | st.integers(0, 255),
+        ),
+        max_size=20,
+    )
+)
+def test_whatever_bytes_are_wrong_there_is_a_clear_error_or_none(
+    good: bytes, tmp_path: Path, changes: list[tuple[int, int]]
 ) -> None:
-    chance = random.Random(1)
     path = tmp_path / "odd.tar"
-    for number in range(300):
-        data = bytearray(good)
-        for _ in range(chance.choice((1, 2, 20))):
-            data[chance.randrange(4096)] = chance.choice((0, 0x30, 0xFF, 0x78, 0x31))
-        path.write_bytes(data)
-        try:
-            name = await import_(path, name=f"n{number}")
-        except QemuctlError:
-            continue
-        definitions.remove(name)
+    data = bytearray(good)
+    for at, value in changes:
+        data[at] = value
+    path.write_bytes(data)
+    with contextlib.suppress(QemuctlError):
+        definitions.remove(in_a_loop(import_(path, name="odd")))
     assert everything(vms_dir()) == []
 
 
@@ -242,6 +250,20 @@ async def test_a_few_bytes_do_not_become_a_disk_that_fills_the_host(
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getmember(DISK).issparse()
     assert "is not what the list says" in str(await refused(data, tmp_path))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+async def test_a_head_of_gigabytes_is_not_read_into_memory(
+    tmp_path: Path, disk: bytes, kind: bytes, first: bool
+) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 64 * MIB
+    bomb = info.tobuf(tarfile.GNU_FORMAT) + bytes(info.size)
+    good = archive({"vm.yaml": SPEC, DISK: disk})
+    with memory(2 * len(bomb)):
+        error = await refused(bomb + good if first else good[:1024] + bomb, tmp_path)
+    assert "makes no sense" in str(error)
 
 
 async def test_a_member_that_comes_twice_is_refused(

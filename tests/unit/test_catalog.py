@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qemuctl import paths
 from qemuctl.errors import SpecError
@@ -13,6 +17,7 @@ from qemuctl.image.catalog import Entry, catalog, near, user_file
 from qemuctl.image.checksums import Checksum
 from qemuctl.spec.scalars import check_name
 from qemuctl.units import GIB, MIB
+from tests.hostile import ODD, fuzzed, trees
 
 HOSTS = {
     "cloud.debian.org",
@@ -159,3 +164,25 @@ def test_the_name_of_the_image_is_that_in_its_url() -> None:
 def test_a_near_name_is_a_hint(name: str, hint: str | None) -> None:
     known = ["debian-13", "debian-12", "alpine-3.24", "arch"]
     assert near(name, known) == hint
+
+
+KEYS = st.sampled_from(
+    ["debian-13", "mine", "x", "-x", *Entry.model_fields, "url ", "", "<<"]
+)
+ENTRIES = st.dictionaries(
+    KEYS,
+    trees(KEYS) | st.dictionaries(KEYS, st.sampled_from(ODD) | trees(KEYS), max_size=4),
+    max_size=4,
+)
+
+
+@fuzzed(100)
+@given(
+    ENTRIES.map(lambda data: yaml.safe_dump(data).encode(errors="surrogatepass"))
+    | st.binary(max_size=60)
+    | st.text(max_size=60).map(lambda text: text.encode(errors="surrogatepass"))
+)
+def test_any_file_is_a_catalogue_or_a_spec_error(own: Path, text: bytes) -> None:
+    own.write_bytes(text)
+    with contextlib.suppress(SpecError):
+        assert all(isinstance(entry.filename, str) for entry in catalog().values())

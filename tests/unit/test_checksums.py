@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import zstandard
 from hostile_server import MIB, Answer, HostileServer, hostile_server
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from qemuctl.image.checksums import (
     find_checksum,
     parse_checksum,
 )
+from tests.hostile import fuzzed, memory
 
 A, B = (hashlib.sha256(text).hexdigest() for text in (b"a", b"b"))
 LONG_A, LONG_B = (hashlib.sha512(text).hexdigest() for text in (b"a", b"b"))
@@ -147,6 +151,7 @@ def test_two_digests_of_one_file_are_an_error() -> None:
         find_checksum(f"{A}  a\n{B}  b\n", NAME, only=True)
 
 
+@fuzzed(100)
 @given(st.text(), st.text())
 def test_no_text_is_more_than_an_error(text: str, name: str) -> None:
     with contextlib.suppress(ImageError):
@@ -205,6 +210,35 @@ async def test_a_file_named_after_the_image_may_call_it_otherwise(
         await fetch_checksum(f"{folder}SHA256SUMS", NAME)
 
 
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("zstd", zstandard.compress)],
+)
+async def test_a_few_kilobytes_do_not_become_all_memory(
+    server: HostileServer, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    body = pack(bytes(64 * MIB))
+    server.answer(Answer(body=body, headers=(f"Content-Encoding: {coding}",)))
+    with memory(12 * MIB), pytest.raises(ImageError, match=r"more than|compressed"):
+        await fetch_checksum(server.url, NAME)
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+async def test_a_file_that_is_compressed_on_the_way_is_read(
+    server: HostileServer, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    body = pack(f"{A}  {NAME}\n".encode())
+    headers = (f"Content-Encoding: {coding}",)
+    server.answer(Answer(body=body, headers=headers))
+    assert (await fetch_checksum(server.url, NAME)).digest == A
+    for bad in (body[:-9], b"x", b""):
+        server.answer(Answer(body=bad, headers=headers))
+        with pytest.raises(ImageError, match=r"packed|cut off"):
+            await fetch_checksum(server.url, NAME)
+
+
 async def test_a_file_that_cannot_be_had_is_an_error(server: HostileServer) -> None:
     server.answer(Answer(status=404))
     with pytest.raises(ImageError, match="answers 404"):
@@ -216,7 +250,7 @@ async def test_a_file_that_cannot_be_had_is_an_error(server: HostileServer) -> N
     with pytest.raises(ImageError, match="answers 500"):
         await fetch_checksum(server.url, NAME)
     server.answer(Answer(body=bytes(5 * MIB)))
-    with pytest.raises(ImageError, match="larger than 4194304 bytes"):
+    with pytest.raises(ImageError, match="more than 4194304 bytes came"):
         await fetch_checksum(server.url, NAME)
     with pytest.raises(ImageError, match="refuses the connection"):
         await fetch_checksum("http://127.0.0.1:1/x", NAME)

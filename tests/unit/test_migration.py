@@ -23,6 +23,7 @@ from qemuctl.qmp.migration import MigrationInfo, QueryMigrate, RamStats
 from qemuctl.vm.definitions import clear
 from qemuctl.vm.leaving import Leaving, check_here, end, on_its_way
 from qemuctl.vm.moved import check_not_moved, moved_to, note_moved
+from tests.hostile import fuzzed
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -65,6 +66,7 @@ def test_what_is_no_destination_is_refused(text: str) -> None:
         parse_destination(text)
 
 
+@fuzzed(100)
 @given(st.text())
 def test_no_text_becomes_an_option_of_ssh(text: str) -> None:
     try:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qemuctl.errors import ImageError
 from qemuctl.image import qemu_img
 from qemuctl.image.qcow2 import Header, is_qcow2, read_header
+from tests.hostile import fuzzed
 
 Damage = Callable[[bytearray], None]
 
@@ -239,7 +240,7 @@ def plausible() -> st.SearchStrategy[bytes]:
     return st.builds(lambda f, rest: pack(f) + rest, fields, st.binary(max_size=2048))
 
 
-@settings(max_examples=300, deadline=500)
+@fuzzed(300)
 @given(st.one_of(plausible(), st.binary(max_size=512)))
 def test_any_bytes_give_a_header_or_an_image_error(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes

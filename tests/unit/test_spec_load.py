@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qemuctl.errors import SpecError
@@ -19,6 +19,7 @@ from qemuctl.spec import (
     validate_name,
 )
 from qemuctl.units import GIB
+from tests.hostile import fuzzed
 
 
 def refused(text, **options):
@@ -308,14 +309,14 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@fuzzed(200)
 @given(st.text(max_size=60) | st.binary(max_size=60))
 def test_any_text_is_a_spec_or_a_spec_error(text):
     with contextlib.suppress(SpecError):
         assert check_name(parse_spec(text).name)
 
 
-@settings(max_examples=200, deadline=None)
+@fuzzed(200)
 @given(st.dictionaries(KEYS, TREES, max_size=5))
 def test_any_data_is_a_spec_or_a_spec_error(data):
     problem = ""

@@ -11,6 +11,7 @@ from qemuctl.spec import (
     parse_nic,
     validate,
 )
+from tests.hostile import fuzzed
 
 MAC = "52:54:00:12:34:56"
 
@@ -127,7 +128,7 @@ PIECES = st.sampled_from(
 
 
 @pytest.mark.parametrize(("parse", "part"), PARSERS)
-@settings(deadline=None, max_examples=60)
+@fuzzed(60)
 @given(text=st.lists(PIECES, max_size=6).map("".join) | st.text(max_size=20))
 def test_any_flag_is_good_for_a_spec_or_a_spec_error(parse, part, text):
     try:

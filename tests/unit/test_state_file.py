@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qemuctl.cmdline.shape import Shape
@@ -26,6 +26,7 @@ from qemuctl.vm.state_file import (
     finish,
     read_state,
 )
+from tests.hostile import fuzzed
 
 MIB = 1024 * 1024
 SHAPE = Shape(machine="pc-q35-7.2", accel="tcg", cpu_model="max", slots={})
@@ -100,7 +101,7 @@ def test_another_length_is_noticed(tmp_path: Path, change: int) -> None:
         read_state(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@fuzzed(100)
 @given(st.data())
 def test_any_damage_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "state"
@@ -115,7 +116,7 @@ def test_any_damage_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
         read_state(path).verify(idle)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@fuzzed(100)
 @given(st.binary(max_size=200))
 def test_no_head_makes_it_fall(tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "state"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qemuctl.errors import SpecError, TemplateError
@@ -23,6 +23,7 @@ from qemuctl.vm import templates
 from qemuctl.vm.template import FILE, Guest, Template, kept_files, read_template
 from qemuctl.vm.template_lock import alone_now, lock_of
 from qemuctl.vm.users import needing
+from tests.hostile import fuzzed
 from tests.unit.disk_images import overlay
 from tests.unit.stores import add_image
 
@@ -145,11 +146,7 @@ async def test_removing_a_damaged_one_takes_nothing_else(made: Template) -> None
     assert [entry.name for entry in templates_dir().iterdir()] == ["other"]
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzzed(60)
 @given(data=st.data())
 def test_a_description_that_was_cut_is_never_half_believed(
     made: Template, data: st.DataObject

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
 import tarfile
+import tempfile
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from qemuctl import tars
 from qemuctl.guest.conversation import CopyError
 from qemuctl.guest.unpack import unpack
 from qemuctl.paths import for_user
+from tests.hostile import fuzzed, memory
 
 BLOCK = tarfile.BLOCKSIZE
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -229,6 +235,10 @@ ODD = {
     "a PAX name with a NUL": pax(path="a\0b") + tar_of(member("f")),
     "a PAX link outside": pax(linkpath="/etc") + tar_of(member("f", LINK, "g")),
     "a PAX time that is none": pax(mtime="nan") + tar_of(member("f")),
+    "words about all files": raw_head("g", b"g", 0) + tar_of(member("f")),
+    "a PAX file with a list of holes": pax(
+        GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize="9"
+    ) + tar_of(member("f")),
     "words about words": pax(comment="x") * 3000 + tar_of(member("f")),
 }  # fmt: skip
 
@@ -238,6 +248,78 @@ def test_what_is_no_honest_tar_is_refused_and_ends(outside: Path, data: bytes) -
     with pytest.raises(CopyError, match="holds what is not copied"):
         unpacked(outside / "out", data)
     assert sorted(entry.name for entry in outside.iterdir()) == ["out", "secret"]
+
+
+class Endless(io.RawIOBase):
+    """A tar of empty files, links and folders, one after the other."""
+
+    def __init__(self) -> None:
+        self.number, self.left = 0, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while len(self.left) < size:
+            self.number += 1
+            kind = (tarfile.REGTYPE, LINK, DIR)[self.number % 3]
+            one = member(f"{self.number:040}", kind, "x" * (kind == LINK), size=0)
+            self.left += one.tobuf(tarfile.GNU_FORMAT)
+        data, self.left = self.left[:size], self.left[size:]
+        return data
+
+    def tell(self) -> int:
+        return 0
+
+
+def test_members_without_an_end_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars, "_NAMES", 512 * 1024)
+    endless = Endless()
+    with memory(2 * 1024 * 1024):
+        with pytest.raises(CopyError, match="too many files"):
+            unpack(cast(BinaryIO, endless), tmp_path / "out", lambda: None)
+    assert endless.number > 1000
+
+
+BLOCKS = (
+    st.sampled_from(list(ODD.values())).map(lambda data: data[: 4 * BLOCK])
+    | st.sampled_from([bytes(BLOCK), b"x" * BLOCK, tar_of(member("d", DIR))])
+    | st.builds(
+        raw_head,
+        st.sampled_from(["f", "d/f", "../x", "/x", "a" * 99, "ü"]),
+        st.sampled_from([bytes([n]) for n in b"0123456789LKxgXSDMNV\0"]),
+        st.sampled_from([0, 1, 511, 512, 513, 1 << 20, 1 << 40, -1, -512]),
+    )
+    | st.dictionaries(
+        st.sampled_from([
+            "path", "linkpath", "size", "mtime", "uid", "hdrcharset", "comment",
+            "GNU_sparse_map", "GNU_sparse_size", "GNU_sparse_major",
+            "GNU_sparse_minor", "GNU_sparse_name", "GNU_sparse_realsize",
+        ]),
+        st.sampled_from(["", "0", "1", "-1", "0,1", "1e999", "x", "../x", "BINARY"]),
+        max_size=4,
+    ).map(lambda words: pax(**words))
+)  # fmt: skip
+
+
+@fuzzed(150)
+@given(
+    st.lists(BLOCKS, max_size=5).map(b"".join),
+    st.lists(st.tuples(st.integers(0, 4 * BLOCK), st.integers(1, 255)), max_size=3),
+)
+def test_any_tar_stays_inside_or_is_refused(
+    data: bytes, changes: list[tuple[int, int]]
+) -> None:
+    changed = bytearray(data)
+    for at, value in changes:
+        if at < len(changed):
+            changed[at] ^= value
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(CopyError):
+            unpacked(Path(folder, "out"), bytes(changed) + ENDS)
+        assert [entry.name for entry in Path(folder).iterdir()] == ["out"]
 
 
 def test_no_descriptor_is_left_open(outside: Path) -> None:
