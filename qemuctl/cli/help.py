@@ -117,8 +117,10 @@ def _unknown(words: list[str], known: list[str]) -> Exception:
 
     *before, wrong = words
     said = " ".join(words)
-    if near := get_close_matches(wrong.lower(), known, n=1):
-        hint = f"did you mean `qemuctl help {' '.join([*before, *near])}`?"
+    wrong = wrong.lower()
+    near = [k for k in known if wrong in k] or get_close_matches(wrong, known, n=1)
+    if near:
+        hint = f"did you mean `qemuctl help {' '.join([*before, near[0]])}`?"
     else:
         hint = f"`qemuctl {' '.join(['help', *before])}` lists what there is"
     return UsageError(f"no such topic or command: {said}", hint=hint)

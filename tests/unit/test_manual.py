@@ -161,6 +161,8 @@ def test_the_help_of_a_command_is_its_own(cli: Cli, words: list[str]) -> None:
     [
         (["snapshoots"], "qemuctl help snapshots"),
         (["Migration"], "qemuctl help migration"),
+        (["docker"], "qemuctl help from-docker"),
+        (["net"], "qemuctl help networks"),
         (["strrt"], "qemuctl help start"),
         (["disk", "ad"], "qemuctl help disk add"),
         (["disk", "zzz"], "qemuctl help disk"),
