@@ -30,18 +30,18 @@ class Server:
 
     def __init__(self, enter: Sequence[str] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="qemuctl-tests-")
-        self._path = Path(self._folder.name) / "server"
+        self.path = Path(self._folder.name) / "server"
         # Not of the home that the test which happens to be first has.
         env = {k: v for k, v in os.environ.items() if not k.startswith("QEMUCTL_")}
         self._process = subprocess.Popen(
-            [*enter, sys.executable, "-m", "tests.serving", self._path],
+            [*enter, sys.executable, "-m", "tests.serving", self.path],
             cwd=Path(__file__).parents[1],
             env=env | {"PYTHONPATH": str(Path(__file__).parents[1])},
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
         deadline = time.monotonic() + _START
-        while not self._path.exists():
+        while not self.path.exists():
             assert self._process.poll() is None, "the command server has ended"
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -74,7 +74,7 @@ class Server:
             out, to_out = _pipe(stack)
             err, to_err = _pipe(stack)
             command = client.start(
-                self._path,
+                self.path,
                 argv,
                 streams={0: stdin if isinstance(stdin, int) else stdin.fileno(),
                          1: to_out.fileno(), 2: to_err.fileno()},

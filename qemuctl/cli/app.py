@@ -74,6 +74,8 @@ _HOMES = {
     "cdrom": "cdrom",
     "doctor": "care",
     "gc": "care",
+    "help": "help",
+    "version": "help",
 }
 _SETTINGS: Any = {"help_option_names": ["-h", "--help"]}
 _registered: dict[str, typer.Typer] = {}
@@ -234,4 +236,7 @@ def _qemuctl(
         typer.Option("--version", callback=_version, is_eager=True, help="the version"),
     ] = False,
 ) -> None:
-    """Virtual machines as ordinary processes: no libvirt, no root, no daemon."""
+    """Virtual machines as ordinary processes: no libvirt, no root, no daemon.
+
+    `qemuctl help` is the manual.
+    """

@@ -159,7 +159,7 @@ def pull(
     """Download an image into the store, verified; prints its name.
 
     What was interrupted goes on where it was. `image ls --available` shows
-    the catalogue; your own is merged over it (see the README).
+    the catalogue; your own is merged over it (`qemuctl help images`).
     """
     from qemuctl.image.acquire import pull as pulling
     from qemuctl.image.checksums import parse_checksum
