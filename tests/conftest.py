@@ -97,6 +97,12 @@ def home(bare_home: Path) -> Iterator[Path]:
     sweep(bare_home)
 
 
+@pytest.fixture(autouse=True)
+def _no_json_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command in this process may switch to JSON on stderr for the rest of it."""
+    monkeypatch.setattr("qemuctl.cli.output._as_objects", False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the session when a process of one of its homes outlives it."""

@@ -28,7 +28,8 @@ def speak_json(wanted: bool = True) -> bool:
 def _say_object(fields: Mapping[str, object]) -> None:
     import json
 
-    print(json.dumps(fields, ensure_ascii=False, default=str), file=sys.stderr)
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    print(json_escaped(text), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

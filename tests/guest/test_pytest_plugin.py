@@ -130,13 +130,6 @@ async def test_shared_async(vm_session):
 """
 
 
-def test_the_example_of_the_readme_works_as_pasted(inner: Inner) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    example = readme.partition("## In pytest")[2].partition("```python\n")[2]
-    ran = inner(example.partition("```")[0], *LEAN)
-    assert "3 passed" in ran.text, ran.text
-
-
 def test_fixtures_give_guests_as_marks_and_calls_describe_them(inner: Inner) -> None:
     ran = inner(FIXTURES, "-p", "no:xdist")
     assert ran.status == 0, ran.text

@@ -99,7 +99,7 @@ async def test_while_a_download_is_removed_nobody_takes_it_up(
 
 
 def invoke(*words: str) -> tuple[str, str]:
-    output._as_objects = False  # for a process has one command, and one rule
+    output._as_objects = False  # a process has one command, and so one rule
     done = CliRunner().invoke(app, ["image", "prune", *words])
     assert done.exit_code == 0, done.output
     return done.stdout, done.stderr
