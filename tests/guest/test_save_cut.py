@@ -31,7 +31,8 @@ def test_a_qemu_that_was_stopped_goes_on_after_ctrl_c(
 ) -> None:
     pid = row(shared, "web")["pid"]
     # Goes on by itself when the command has been waiting for a while.
-    later = subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {pid}"])
+    stopped = f"until grep -q 'State:.T' /proc/{pid}/status; do sleep 0.05; done"
+    later = subprocess.Popen(["sh", "-c", f"{stopped}; sleep 2; kill -CONT {pid}"])
     status, _ = cut(shared, "stopped", "migrate", "save", "web")
     later.wait()
     assert status == 130
