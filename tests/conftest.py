@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from qemuctl import paths
+from qemuctl.cli import output
 from tests import commands, hostile  # noqa: F401 (the profile of scripts/fuzz)
 from tests.unproven import (  # noqa: F401 (hooks)
     pytest_report_teststatus,
@@ -98,9 +99,9 @@ def home(bare_home: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _no_json_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_json_yet() -> None:
     """A command in this process may switch to JSON on stderr for the rest of it."""
-    monkeypatch.setattr("qemuctl.cli.output._as_objects", False)
+    output._as_objects = False
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -181,7 +181,7 @@ def test_a_guest_that_does_not_answer_does_not_keep_who_interrupts(
 
 
 def test_what_follows_the_commands_name_is_its_own(shared: Home, web: str) -> None:
-    assert shared.text("exec", web, "uname", "-n") == "tiny\n"
+    assert shared.text("exec", web, "uname", "-n") == "web\n"
     done = shared.text(
         "exec", "--timeout", "9", web, "-n", "sh", "-c", "echo _$0", "-n"
     )

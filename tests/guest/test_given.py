@@ -76,7 +76,7 @@ def test_other_commands_read_a_spec_from_standard_input(
     words = here.words("spec", "check", "-", input=b"name: v\nx: 1\n", check=1)
     assert "standard input:2: unknown key: x" in words
     # A name that is not in the text, and one over that of the text.
-    here.run("create", "w", "-f", "-", input=b"memory: 64M\n")
+    here.run("create", "w", "-f", "-", input=b"memory: 64M\ncdrom: ''\n")
     here.run("create", "u", "-f", "-", input=SPEC.encode(), cwd=folder)
     here.run("rename", "w", "w2")
     assert "name: u" in spec_of(here, "u")
@@ -163,7 +163,8 @@ def test_user_data_may_be_in_the_spec(here: Home, folder: Path) -> None:
     text = yaml.safe_dump({"cloud_init": {"user_data": USER_DATA}})
     here.run("create", "v", "-f", "-", input=f"disks: [{{size: 1M}}]\n{text}".encode())
     assert seeded(here)["user-data"] == USER_DATA.encode()
-    wrong = "name: w\ncloud_init:\n  user_data: |\n    #cloud-config\n    runcmd: x\n"
+    cloud = "cloud_init:\n  user_data: |\n    #cloud-config\n    runcmd: x\n"
+    wrong = f"name: w\ncdrom: ''\n{cloud}"
     words = here.words("create", "-f", "-", input=wrong.encode(), check=1)
     assert "cloud_init.user_data: runcmd: not a list" in words
 

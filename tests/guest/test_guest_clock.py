@@ -52,5 +52,6 @@ async def test_a_guest_that_was_starved_while_it_booted_knows_its_clock(
         log = (await vm.agent.run(["sh", "-c", LOG], timeout=60)).text
     khz = tsc_khz()
     assert khz is not None
-    assert f"tsc: Detected {khz // 1000}.000 MHz processor" in log
+    # Of the processor, or of its TSC alone where the kernel has measured the first.
+    assert f"tsc: Detected {khz // 1000}.000 MHz" in log
     assert "tsc: Using PIT" not in log
