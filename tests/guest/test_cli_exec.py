@@ -173,7 +173,9 @@ def test_a_guest_that_does_not_answer_does_not_keep_who_interrupts(
             running.send_signal(signal.SIGINT)
             # 40 s if each request to the guest took its time.
             status = running.wait(timeout=20)
-            assert (status, running.stderr.read()) == (130, b"")
+            # A shell calls both 130.
+            assert status in (130, -signal.SIGINT)
+            assert running.stderr.read() == b""
         finally:
             shared.run("resume", web)
     # It could not be told.
