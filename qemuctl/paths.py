@@ -126,16 +126,6 @@ def made_run_home() -> Path:
     return private_dir(run_home())
 
 
-def for_user(mode: int) -> int:
-    """The mode of a new file that is to have ``mode`` where it comes from, less what
-    the user's umask takes away, and without set-user-ID and its like."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "Umask":  # os.umask() could only tell by changing it
-            return mode & 0o777 & ~int(value, 8)
-    return mode & 0o755
-
-
 @dataclass(frozen=True)
 class VmPaths:
     """Every path of one VM, from its two folders.

@@ -28,7 +28,6 @@ from qemuctl.guest.conversation import CHUNK, Conversation, CopyError, Ended
 from qemuctl.guest.port import Way
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.whole import scratch
-from qemuctl.paths import for_user
 
 # A read from the port gives a page at most (virtio_console's buffers), so
 # blocks are gathered: dd with blocks of 32 KiB to 1 MiB reads 70 to 80 MB/s
@@ -161,7 +160,7 @@ async def get_file(
             sum_ = await receive(talk, file, place, size or None, progress)
             await talk.send(b"ok\n")
             compare(await talk.ended(), sum_ if size else "", source)
-        os.fchmod(file.fileno(), for_user(mode))
+        os.fchmod(file.fileno(), within_umask(mode))
     return place
 
 
@@ -212,6 +211,16 @@ def compare(ended: Ended, sum_: str, source: str) -> None:
     """Raises CopyError when the guest has another sum; "-" is none."""
     if sum_ and ended.result not in ("-", sum_):
         raise CopyError(f"it changed while it was copied: {source}")
+
+
+def within_umask(mode: int) -> int:
+    """The mode of a new file that is to have ``mode`` where it comes from, less what
+    the user's umask takes away, and without set-user-ID and its like."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Umask":  # os.umask() could only tell by changing it
+            return mode & 0o777 & ~int(value, 8)
+    return mode & 0o755
 
 
 def md5() -> hashlib._Hash:

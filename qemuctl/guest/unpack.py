@@ -18,8 +18,7 @@ from typing import IO, BinaryIO, Self
 
 from qemuctl import tars
 from qemuctl.guest.conversation import CHUNK, CopyError
-from qemuctl.guest.copy import md5
-from qemuctl.paths import for_user
+from qemuctl.guest.copy import md5, within_umask
 from qemuctl.tars import refused
 from qemuctl.thread import Tick
 
@@ -190,7 +189,7 @@ def _write(
 
 def _settle(fd: int, head: _Head) -> None:
     os.utime(fd, (head.mtime, head.mtime))
-    os.fchmod(fd, for_user(head.mode))
+    os.fchmod(fd, within_umask(head.mode))
 
 
 def _inside(parts: Parts, target: str) -> bool:

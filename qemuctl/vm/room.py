@@ -16,7 +16,7 @@ def check_memory(spec: Spec) -> None:
         raise HostError(
             f"the guest is to have {format_rounded(spec.memory.size)} of memory, which "
             f"is more than this host has: {format_rounded(there)}, swap included",
-            hint=f"give it less: --memory, or memory: by qemuctl edit {spec.name}",
+            hint="give it less: --memory, or the key memory of its spec",
         )
 
 
@@ -25,8 +25,8 @@ def doubts(spec: Spec) -> list[str]:
     found = []
     if spec.cpu.count > cpu_count():
         found.append(
-            f"{spec.cpu.count} processors on a host with {cpu_count()}: the guest's "
-            "wait for each other, and it is slower than with fewer"
+            f"{spec.cpu.count} processors on a host that has {cpu_count()}: the guest "
+            "is slower than with fewer"
         )
     if spec.memory.size > total_memory():
         found.append(

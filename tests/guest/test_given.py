@@ -207,7 +207,7 @@ def test_a_saved_vm_with_another_name_goes_on_with_the_address_that_it_had(
 def test_what_the_host_does_not_have_is_told_with_its_numbers(here: Home) -> None:
     cpus = cpu_count()
     words = here.words("create", "v", "--cpus", cpus + 1, "--disk", "size=1M")
-    assert f"note: {cpus + 1} processors on a host with {cpus}" in words
+    assert f"note: {cpus + 1} processors on a host that has {cpus}" in words
     words = here.words("create", "w", "--memory", "10T", "--disk", "size=1M", check=1)
     assert "10T of memory, which is more than this host has" in words
     assert "-m " not in words
