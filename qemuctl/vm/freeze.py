@@ -24,6 +24,7 @@ from qemuctl.units import MIB, format_size
 from qemuctl.vm.attached import Furnish, PostMortem, begin, examined
 from qemuctl.vm.bring_up import Origin
 from qemuctl.vm.guest_clock import check_clock, read_clock
+from qemuctl.vm.guest_nics import wait_for_leases
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.template import Guest
 from qemuctl.vm.template_key import Recipe
@@ -78,7 +79,7 @@ async def freeze(
     async with attached as vm:
         await vm.execute(Cont())
         async with examined(vm, post_mortem):
-            await _ready(vm, recipe, timeout)
+            await _ready(vm, recipe, timeout, _leasing(spec, name))
         guest = await examine(vm.agent, macs(spec, name))
         booted = time.monotonic()
         with _bounded(vm, "the machine's state to be written", timeout) as left:
@@ -106,9 +107,20 @@ def _check_space(content: Path, spec: Spec) -> None:
         )
 
 
-async def _ready(vm: Vm, recipe: Recipe, timeout: float) -> None:
+def _leasing(spec: Spec, name: str) -> tuple[str, ...]:
+    """The cards to which QEMU's own network gives an address."""
+    cards = zip(spec.nics, macs(spec, name), strict=True)
+    return tuple(mac.lower() for nic, mac in cards if nic.type == "user")
+
+
+async def _ready(
+    vm: Vm, recipe: Recipe, timeout: float, leasing: tuple[str, ...]
+) -> None:
     await vm.wait_ready(timeout=timeout)
     clock = await read_clock(vm.agent)
+    # A DHCP client that is frozen while it asks goes on with the template's MAC in a
+    # fork, which has another; and the recipe's command may need the network.
+    await wait_for_leases(vm, leasing)
     if recipe.wait == "boot":
         await _run(vm, _BOOTED, "the guest's services to be up", timeout)
     if recipe.run is not None:

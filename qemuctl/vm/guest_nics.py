@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Seconds for a guest to find a card, and between two looks: there is no event.
 PATIENCE = 5.0
 _LOOK_EVERY = 0.2
+# Seconds for a guest to get its addresses; one that asks for none takes them all.
+LEASES = 10.0
 
 
 async def guest_nics(vm: Vm, *, timeout: float) -> dict[str, Interface] | None:
@@ -45,3 +47,23 @@ async def sight(vm: Vm, mac: str, *, timeout: float = PATIENCE) -> Sight:
         if loop.time() + _LOOK_EVERY > end:
             return Sight("not seen")
         await asyncio.sleep(_LOOK_EVERY)
+
+
+async def wait_for_leases(
+    vm: Vm, macs: tuple[str, ...], *, timeout: float = LEASES
+) -> None:
+    """Waits until the guest has an IP address on each card of ``macs``, at most
+    ``timeout`` seconds; not at all for one whose agent does not tell."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    while (left := end - loop.time()) > 0:
+        found = await guest_nics(vm, timeout=left)
+        if found is None or all(
+            mac in found and _has_lease(found[mac]) for mac in macs
+        ):
+            return
+        await asyncio.sleep(min(_LOOK_EVERY, left))
+
+
+def _has_lease(card: Interface) -> bool:
+    return any("." in address for address in card.addresses)

@@ -57,6 +57,9 @@ def test_what_was_in_memory_is_there_at_once(
     for name in pair:
         script = "cat /tmp/warm; nproc; head -c 5 /dev/vdb; ls /dev/vd?"
         assert sh(shared, name, script) == "warm\n2\ngiven/dev/vda\n/dev/vdb\n"
+        # A client that still asked would ask in the template's name.
+        addresses = sh(shared, name, "ip -4 -o addr show scope global")
+        assert addresses.count("10.0.2.15/24") == 2
 
 
 def test_its_console_begins_as_the_templates_and_goes_on_as_its_own(
