@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,9 +107,15 @@ def _no_json_yet() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fails the session when a process of one of its homes outlives it."""
-    yield
-    sweep(tmp_path_factory.getbasetemp())
+    """Fails the session when a process of one of its homes outlives it; run folders,
+    which are not below the homes, go with it."""
+    runtime = tempfile.mkdtemp(prefix="run-", dir="/tmp")  # short: it holds sockets
+    os.environ["XDG_RUNTIME_DIR"] = runtime
+    try:
+        yield
+        sweep(tmp_path_factory.getbasetemp())
+    finally:
+        shutil.rmtree(runtime, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -163,29 +163,6 @@ def test_what_is_kept_stays_behind_off_and_cannot_be_started_by_mistake(
     here.run("rm", NAME)
 
 
-def test_what_was_plugged_in_comes_along(guest: Guest) -> None:
-    here, there = guest.here, guest.there
-    here.run("disk", "add", NAME, "--size", "8M", "--target", "more")
-    here.run("nic", "add", NAME, "user,forward=:7", "--id", "second")
-    here.run("set", NAME, "--cpus", "2")
-    macs = "cat /sys/class/net/eth*/address | sort"
-    cards = inside(here, NAME, macs)
-    spec = here.path.joinpath(f"state/vms/{NAME}/vm.yaml").read_text()
-    find = "for d in /sys/block/vd*; do echo $(cat $d/serial); done"
-    assert inside(here, NAME, find).split() == ["data", "more"]
-
-    guest.move()
-    assert inside(there, NAME, "nproc") == "2"
-    assert inside(there, NAME, macs) == cards
-    assert inside(there, NAME, find).split() == ["data", "more"]
-    assert len(rows(there)[NAME]["forwards"]) == 2
-    assert there.path.joinpath(f"state/vms/{NAME}/vm.yaml").read_text() == spec
-
-    # It can be plugged out where it is now.
-    there.run("disk", "rm", NAME, "more")
-    there.run("nic", "rm", NAME, "second")
-
-
 def test_it_is_watched_hurried_and_called_off_from_another_terminal(
     guest: Guest,
 ) -> None:
@@ -285,6 +262,29 @@ def test_other_ways_lead_there_too(guest: Guest, options: list[str]) -> None:
     there = guest.there
     guest.move(*options)
     assert guest.here == there
+
+
+def test_what_was_plugged_in_comes_along(guest: Guest) -> None:
+    here, there = guest.here, guest.there
+    here.run("disk", "add", NAME, "--size", "8M", "--target", "more")
+    here.run("nic", "add", NAME, "user,forward=:7", "--id", "second")
+    here.run("set", NAME, "--cpus", "2")
+    macs = "cat /sys/class/net/eth*/address | sort"
+    cards = inside(here, NAME, macs)
+    spec = here.path.joinpath(f"state/vms/{NAME}/vm.yaml").read_text()
+    find = "for d in /sys/block/vd*; do echo $(cat $d/serial); done"
+    assert inside(here, NAME, find).split() == ["data", "more"]
+
+    guest.move()
+    assert inside(there, NAME, "nproc") == "2"
+    assert inside(there, NAME, macs) == cards
+    assert inside(there, NAME, find).split() == ["data", "more"]
+    assert len(rows(there)[NAME]["forwards"]) == 2
+    assert there.path.joinpath(f"state/vms/{NAME}/vm.yaml").read_text() == spec
+
+    # It can be plugged out where it is now.
+    there.run("disk", "rm", NAME, "more")
+    there.run("nic", "rm", NAME, "second")
 
 
 def test_one_that_lost_a_processor_is_not_lost_itself_and_boots_again(
