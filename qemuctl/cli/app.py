@@ -140,11 +140,14 @@ def run(words: Sequence[str]) -> None:
     from qemuctl.errors import UsageError
 
     own = words[: words.index("--")] if "--" in words else words
-    # By name, for `python -m qemuctl` and a command server's worker alike.
-    if "--json" not in own:
-        app(prog_name="qemuctl")
+    plain = "--json" not in own
     try:
-        status = app(prog_name="qemuctl", standalone_mode=False)
+        # By name, for `python -m qemuctl` and a command server's worker alike.
+        status = app(prog_name="qemuctl", standalone_mode=plain)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # of which click makes a 1
+            raise end.__context__ from None
+        raise
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
