@@ -11,7 +11,6 @@ Before the word it is here, whoever dies, and what is there goes with the link. 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -159,8 +158,8 @@ class _Course:
             return
         self.phase = Phase.CLEAN
         self.report(Progress(phase=self.phase))
-        remove = definitions.remove_locked
-        await asyncio.to_thread(left, paths, self.leaving, remove)
+        leaving, remove = self.leaving, definitions.remove_locked
+        await in_thread(lambda _: left(paths, leaving, remove))
         with contextlib.suppress(QemuctlError):  # it is there, all the same
             await link.channel.ask("finish", timeout=_ANSWER, token=self.leaving.token)
 
