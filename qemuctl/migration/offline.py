@@ -36,7 +36,7 @@ from qemuctl.thread import in_full, in_thread
 from qemuctl.vm import definitions
 from qemuctl.vm.archive import export_locked
 from qemuctl.vm.disks import disk_files
-from qemuctl.vm.leaving import Leaving, check_here, end
+from qemuctl.vm.leaving import Leaving, check_here, end, moving
 from qemuctl.vm.moved import check_not_moved
 from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import Action
@@ -67,7 +67,8 @@ async def move(
             check_here(paths, Action.MIGRATE)
             check_not_moved(paths, Action.MIGRATE)
             landed(paths)
-            await course.through(paths)
+            with moving(paths):
+                await course.through(paths)
         if course.doubt is not None:
             await in_full(course.settled(paths))
     except QemuctlError as error:

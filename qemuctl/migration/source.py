@@ -47,7 +47,7 @@ from qemuctl.qmp.migration import (
 )
 from qemuctl.qmp.session import Session, Subscription
 from qemuctl.thread import in_full
-from qemuctl.vm.leaving import Leaving
+from qemuctl.vm.leaving import Leaving, attended, moving
 from qemuctl.vm.saving import check_movable
 from qemuctl.vm.states import Action, State
 
@@ -77,7 +77,7 @@ async def migrate(
     """
     check_movable(vm, Action.MIGRATE)
     before = Leaving.read(vm.paths)
-    if before is not None and before.attended:
+    if before is not None and attended(vm.paths):
         raise StateError(
             f"migrate {vm.name}", "running", "another command is migrating it already",
             hint=f"how far it is: qemuctl migrate-status {vm.name}",
@@ -120,7 +120,7 @@ class _Move:
     info: MigrationInfo | None = None
 
     async def carry_out(self) -> Moved:
-        with self._phased():
+        with self._phased(), moving(self.vm.paths):
             folder = self.vm.paths.run / "move"
             async with links.opened(self.destination, folder, self.receiver) as link:
                 return await self._through(link)
