@@ -277,11 +277,6 @@ class VmPaths:
         return self.state / "migration.json"
 
     @property
-    def moving(self) -> Path:
-        """Whose lock tells that a command is moving it to another home."""
-        return self.state / "migration.lock"
-
-    @property
     def snapshots(self) -> Path:
         """What the disks themselves do not tell of their snapshots."""
         return self.state / "snapshots.json"

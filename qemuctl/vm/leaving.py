@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from qemuctl import durable
@@ -66,18 +67,22 @@ class Leaving:
 def moving(paths: VmPaths) -> Iterator[None]:
     """For the block, in which nobody else changes or starts the VM, others see that
     somebody moves it."""
-    fd = take(paths.moving)
+    fd = take(_lock(paths))
     try:
         yield
     finally:
-        paths.moving.unlink(missing_ok=True)
+        _lock(paths).unlink(missing_ok=True)
         if fd is not None:
             os.close(fd)
 
 
+def _lock(paths: VmPaths) -> Path:
+    return paths.state / "migration.lock"
+
+
 def attended(paths: VmPaths) -> bool:
     """Whether whoever moves it is still at it."""
-    return held(paths.moving)
+    return held(_lock(paths))
 
 
 def on_its_way(paths: VmPaths) -> str | None:
@@ -120,4 +125,4 @@ def check_here(paths: VmPaths, action: str) -> None:
 def end(paths: VmPaths) -> None:
     """The migration is over, here."""
     durable.remove(paths.migration)
-    paths.moving.unlink(missing_ok=True)  # of a command that was killed
+    _lock(paths).unlink(missing_ok=True)  # of a command that was killed
