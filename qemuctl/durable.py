@@ -9,7 +9,6 @@ that makes no sense all the same is refused, never taken for one that is not the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import DamagedFile, HostError
+from qemuctl.waiting import lock_for_a_moment
 
 
 def write(path: Path, text: str, *, durable: bool = True) -> None:
@@ -138,7 +138,7 @@ def _alone(fresh: Path) -> int:
     """A descriptor of a new file, which no other writer has."""
     while True:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(fd, fcntl.LOCK_EX)  # for as long as it takes to write a page
+        lock_for_a_moment(fd, str(fresh))  # for as long as it takes to write a page
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(fd), fresh.stat()):
                 return fd

@@ -4,7 +4,6 @@ state folder, made once and never changed."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from qemuctl import durable
 from qemuctl.errors import HostError
+from qemuctl.waiting import lock_for_a_moment
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -30,7 +30,7 @@ def made_id(state: Path) -> str:
     # The folder itself is the lock, for the moment that it takes to make a file.
     folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        lock_for_a_moment(folder, str(state))
         if (known := _read(path)) is None:
             known = secrets.token_hex(16)
             durable.write(path, f"{known}\n")

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from qemuctl.waiting import called_off_by
+
 T = TypeVar("T")
 Tick = Callable[[], None]
 
@@ -23,7 +25,8 @@ class CalledOff(Exception):
 
 
 async def in_thread(work: Callable[[Tick], T]) -> T:
-    """The result of ``work``, which calls the function that it gets often.
+    """The result of ``work``, which calls the function that it gets often; so does
+    what waits for a lock in it (`lock_for_a_moment`).
 
     When the caller is cancelled, the work has ended before it hears of it.
     """
@@ -33,7 +36,11 @@ async def in_thread(work: Callable[[Tick], T]) -> T:
         if over.is_set():
             raise CalledOff
 
-    running = asyncio.ensure_future(asyncio.to_thread(work, tick))
+    def begun() -> T:
+        called_off_by(over.is_set)
+        return work(tick)
+
+    running = asyncio.ensure_future(asyncio.to_thread(begun))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -42,7 +49,8 @@ async def in_thread(work: Callable[[Tick], T]) -> T:
             # However often it is cancelled: the work is still using its files.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({running})
-        running.exception()  # CalledOff, which nobody needs to hear of
+        if not running.cancelled():
+            running.exception()  # CalledOff, which nobody needs to hear of
         raise
 
 

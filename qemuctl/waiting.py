@@ -29,6 +29,12 @@ def _nobody(_text: str) -> None:
     """There is nobody to tell."""
 
 
+def _never() -> bool:
+    """Nobody calls it off."""
+    return False
+
+
+_called_off: ContextVar[Callable[[], bool]] = ContextVar("called_off", default=_never)
 _tell: ContextVar[Callable[[str], None]] = ContextVar("tell", default=_nobody)
 
 
@@ -36,6 +42,12 @@ def heard_by(tell: Callable[[str], None]) -> None:
     """Sets who gets lines for people from here on, in this task and those that it
     makes."""
     _tell.set(tell)
+
+
+def called_off_by(asked: Callable[[], bool]) -> None:
+    """Sets, in the context of a thread, what says that nobody wants its work any more:
+    signals are the main thread's."""
+    _called_off.set(asked)
 
 
 @contextlib.contextmanager
@@ -55,7 +67,7 @@ def lock_for_a_moment(fd: int, what: str, *, shared: bool = False) -> None:
     """Takes a lock (flock(2)) that others hold for a moment only; blocks.
 
     Raises HostError when ``what`` stays locked for half a minute, CancelledError when
-    the user interrupts the command.
+    the user interrupts the command, or the thread's work is called off.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     begun, said = time.monotonic(), False
@@ -84,7 +96,7 @@ def _signals_pending() -> Iterator[Callable[[], bool]]:
     it before, and Python repeats a system call that a signal has interrupted."""
     ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # they are the main thread's
+        yield _called_off.get()
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:

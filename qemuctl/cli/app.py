@@ -77,6 +77,15 @@ _HOMES = {
     "help": "help",
     "version": "help",
 }
+# What virsh, docker, lima and others call it.
+_ELSEWHERE = {
+    "list": "ls", "ps": "ls", "status": "info", "inspect": "info", "dominfo": "info",
+    "dumpxml": "spec", "define": "create", "undefine": "rm", "delete": "rm",
+    "shutdown": "stop", "poweroff": "stop", "destroy": "kill", "suspend": "pause",
+    "unpause": "resume", "shell": "ssh", "attach": "console", "copy": "cp",
+    "images": "image", "pull": "image", "build": "image", "commit": "image",
+    "log": "logs", "prune": "gc",
+}  # fmt: skip
 _SETTINGS: Any = {"help_option_names": ["-h", "--help"]}
 _registered: dict[str, typer.Typer] = {}
 
@@ -127,7 +136,8 @@ class Commands(TyperGroup):
         """As typer, but it knows only of commands that are built."""
         word = args[0]
         if word not in _HOMES and word[:1] != "-" and not ctx.resilient_parsing:
-            near = get_close_matches(word, _HOMES, n=2)
+            known = _ELSEWHERE.get(word)
+            near = [known] if known else get_close_matches(word, _HOMES, n=2)
             names = " or ".join(f"qemuctl {name}" for name in near)
             advice = f"did you mean {names}?" if near else "qemuctl --help lists them"
             ctx.fail(f"no such command: {word!r}; {advice}")
@@ -140,11 +150,14 @@ def run(words: Sequence[str]) -> None:
     from qemuctl.errors import UsageError
 
     own = words[: words.index("--")] if "--" in words else words
-    # By name, for `python -m qemuctl` and a command server's worker alike.
-    if "--json" not in own:
-        app(prog_name="qemuctl")
+    plain = "--json" not in own
     try:
-        status = app(prog_name="qemuctl", standalone_mode=False)
+        # By name, for `python -m qemuctl` and a command server's worker alike.
+        status = app(prog_name="qemuctl", standalone_mode=plain)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # of which click makes a 1
+            raise end.__context__ from None
+        raise
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qemuctl.cli.app import Name, group
-from qemuctl.cli.output import note
+from qemuctl.cli.app import Json, Name, group
+from qemuctl.cli.output import tell
 from qemuctl.cli.running import run_async
-from qemuctl.cli.scope import Both, Config, Live, scope
+from qemuctl.cli.scope import Both, Config, Live, scope, words_of
 from qemuctl.errors import StateError
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ def insert(
     live: Live = False,
     config: Config = False,
     both: Both = False,
+    json: Json = False,
 ) -> None:
     """Put a CD image into the drive, in the place of what is in it."""
     from qemuctl.image.iso import check_iso
 
     check_iso(iso)
-    where = _change(name, iso, scope(live, config, both), force=force)
-    note(f"inserted {iso}{where}")
+    done = _change(name, iso, scope(live, config, both), force=force)
+    tell(asdict(done), f"inserted {iso}{words_of(done)}", as_json=json)
 
 
 @cdrom.command(epilog="Example:  qemuctl cdrom eject web")
@@ -47,19 +49,32 @@ def eject(
     live: Live = False,
     config: Config = False,
     both: Both = False,
+    json: Json = False,
 ) -> None:
     """Take the medium out of the drive; the drive stays."""
     from qemuctl.vm.definitions import load
 
     if load(name).cdrom is None:
         raise StateError(f"eject the medium of {name}", "", "it has no CD-ROM drive")
-    where = _change(name, None, scope(live, config, both), force=force)
-    note(f"the drive of {name} is empty{where}")
+    done = _change(name, None, scope(live, config, both), force=force)
+    words = f"the drive of {name} is empty{words_of(done)}"
+    tell(asdict(done), words, as_json=json)
 
 
-def _change(name: str, iso: Path | None, wanted: Scope | None, *, force: bool) -> str:
-    """Changes the medium, now before at the next start; gives words that say
-    where else it did not."""
+@dataclass(frozen=True, kw_only=True)
+class _Changed:
+    """What is in the drive by now or from the next start on, and which of the two."""
+
+    name: str
+    medium: str | None
+    live: bool
+    configured: bool
+
+
+def _change(
+    name: str, iso: Path | None, wanted: Scope | None, *, force: bool
+) -> _Changed:
+    """Changes the medium, now before at the next start."""
     from qemuctl.vm.configured import scope_of
     from qemuctl.vm.definitions import set_cdrom
 
@@ -68,9 +83,12 @@ def _change(name: str, iso: Path | None, wanted: Scope | None, *, force: bool) -
         run_async(_live(name, iso, force=force))
     if where.config:
         set_cdrom(name, str(iso.absolute()) if iso is not None else "")
-    if where.live and where.config:
-        return ""
-    return " (until it stops)" if where.live else " (from its next start)"
+    return _Changed(
+        name=name,
+        medium=str(iso) if iso is not None else None,
+        live=where.live,
+        configured=where.config,
+    )
 
 
 async def _live(name: str, iso: Path | None, *, force: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qemuctl.cli.app import Name, command
-from qemuctl.cli.output import note
+from qemuctl.cli.app import Json, Name, command
+from qemuctl.cli.output import note, tell
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
@@ -24,6 +24,7 @@ def clone(
     full: Annotated[
         bool, typer.Option("--full", help="copy the disks whole (the default)")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Make a second VM from one that is off, with addresses of its own.
 
@@ -35,7 +36,8 @@ def clone(
         raise UsageError("either --linked or --full")
     with percent(f"copying the disks of {source}") as progress:
         copied = run_async(cloning(source, target, linked=linked, progress=progress))
-    note(f"cloned {source}; start it with: qemuctl start {target}")
+    words = f"cloned {source}; start it with: qemuctl start {target}"
+    tell({"name": target, "source": source, "linked": linked}, words, as_json=json)
     if linked:
         for disk in copied:
             note(
@@ -50,6 +52,7 @@ def export(
     compress: Annotated[
         bool, typer.Option("--compress", help="smaller, and slower")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Write a VM that is off into one file: its spec and flattened disks."""
     from qemuctl.vm.archive import export as exporting
@@ -60,7 +63,8 @@ def export(
     had_cd = bool(load(name).cdrom)
     with percent(f"exporting {name}") as progress:
         run_async(exporting(name, file, compress=compress, progress=progress))
-    note(f"exported {name}: {file}")
+    facts = {"name": name, "file": str(file), "size": file.stat().st_size}
+    tell(facts, f"exported {name}: {file}", as_json=json)
     if had_cd:
         note("note: the CD is not in it; the drive will be empty")
 
@@ -75,10 +79,12 @@ def import_(
         bool,
         typer.Option("--trust", help="also files of this host and arguments for QEMU"),
     ] = False,
+    json: Json = False,
 ) -> None:
     """Make a VM of a file that `export` wrote."""
     from qemuctl.vm.archive import import_ as importing
 
     with transfer(f"importing {file.name}") as progress:
         made = run_async(importing(file, name=name, trust=trust, progress=progress))
-    note(f"imported {made}; start it with: qemuctl start {made}")
+    words = f"imported {made}; start it with: qemuctl start {made}"
+    tell({"name": made, "file": str(file)}, words, as_json=json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import shutil
@@ -196,16 +195,16 @@ async def _way(vm: Vm, user: str, job: _Job) -> tuple[Way | None, str]:
     # The agent is root already, whom many guests do not let in by ssh.
     if job.via is Via.SSH or (job.via is Via.AUTO and user != _ROOT):
         from qemuctl.vm.definitions import load
-        from qemuctl.vm.ssh import access_of, through_ssh, wait_ssh
+        from qemuctl.vm.ssh import reached, through_ssh
 
         auto = job.via is Via.AUTO and not user
         # No forward, no answer, no OpenSSH here, or an image that is gone.
         no_ssh = (StateError, WaitTimeout, HostError, ImageError)
         with contextlib.suppress(*(no_ssh if auto else ())):
-            access = await asyncio.to_thread(access_of, vm, load(vm.name))
-            access = replace(access, user=user or access.user)
+            patience = _SSH_PATIENCE if auto else job.patience
             with working(f"waiting for sshd of {vm.name}", say_after=SAY_AFTER):
-                await wait_ssh(vm, access, _SSH_PATIENCE if auto else job.patience)
+                access = await reached(vm, load(vm.name), patience)
+            access = replace(access, user=user or access.user)
             return through_ssh(access), access.user
     if user not in ("", _ROOT):
         raise UsageError(f"by the agent you are root, not {user}")

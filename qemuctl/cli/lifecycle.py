@@ -13,8 +13,8 @@ import typer
 from qemuctl.cli import flags
 from qemuctl.cli.app import Json, Name, Names, command, complete_images
 from qemuctl.cli.notices import say_doubts
-from qemuctl.cli.output import note, print_json
-from qemuctl.cli.running import for_each, run_async
+from qemuctl.cli.output import note, print_json, tell
+from qemuctl.cli.running import run_async
 from qemuctl.errors import HostError, NotFound, QemuctlError, StateError
 from qemuctl.paths import VmPaths
 from qemuctl.vm.states import State
@@ -146,13 +146,15 @@ def _edited(text: str, paths: VmPaths) -> str:
 
 @command("rename", example="qemuctl rename web www")
 def rename(
-    name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="the new name")]
+    name: Name,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="the new name")],
+    json: Json = False,
 ) -> None:
     """Rename a VM that is off."""
     from qemuctl.vm.definitions import rename as renaming
 
     renaming(name, new)
-    note(f"{name} is now {new}")
+    tell({"name": new, "before": name}, f"{name} is now {new}", as_json=json)
 
 
 @command("rm", example="qemuctl rm web")
@@ -164,16 +166,18 @@ def rm(
     keep_disks: Annotated[
         bool, typer.Option("--keep-disks", help="keep its disks, and say where")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Remove VMs that are off, with the disks that were made for them."""
-    from qemuctl.cli.power import power
+    from qemuctl.cli.power import power, told
     from qemuctl.vm import definitions
 
-    def remove(name: str) -> None:
+    def remove(name: str) -> tuple[dict[str, object], str]:
         definitions.find(name)
         if force:
             run_async(power(name, "kill"))
         kept = definitions.remove(name, keep_disks=keep_disks)
-        note(f"removed {name}" + (f"; its disks are in {kept}" if kept else ""))
+        words = f"removed {name}" + (f"; its disks are in {kept}" if kept else "")
+        return {"disks": str(kept) if kept else None}, words
 
-    for_each(names, remove)
+    told(names, remove, as_json=json)

@@ -40,6 +40,14 @@ def print_json(value: Any) -> None:
     print(json_escaped(text))
 
 
+def tell(facts: Mapping[str, Any], words: str, *, as_json: bool) -> None:
+    """What a command has done: facts for programs, else words for people."""
+    if as_json:
+        print_json(facts)
+    else:
+        note(words)
+
+
 def print_text(text: object, *, flush: bool = False) -> None:
     """A line of data that may hold what others have written, safe for a terminal."""
     print(escaped(str(text)), flush=flush)

@@ -59,7 +59,7 @@ def start(
         work = _start(name, options, wait and not paused, seconds(timeout))
         return run_async(work)
 
-    _told(names, start_one, as_json=json)
+    told(names, start_one, as_json=json)
 
 
 def _ask_to_forget(name: str) -> None:
@@ -151,7 +151,7 @@ def stop(
         report = run_async(power(name, "stop", timeout=seconds(timeout)))
         return _ended_facts(report), _ended_words(name, report)
 
-    _told(chosen(names, every), stop_one, as_json=json, as_list=every)
+    told(chosen(names, every), stop_one, as_json=json, as_list=every)
 
 
 @command("kill", example="qemuctl kill web")
@@ -162,7 +162,7 @@ def kill(names: SomeNames = None, every: All = False, json: Json = False) -> Non
         report = run_async(power(name, "kill"))
         return _ended_facts(report), _ended_words(name, report)
 
-    _told(chosen(names, every), kill_one, as_json=json, as_list=every)
+    told(chosen(names, every), kill_one, as_json=json, as_list=every)
 
 
 def chosen(names: list[str] | None, every: bool) -> list[str]:
@@ -178,7 +178,7 @@ def chosen(names: list[str] | None, every: bool) -> list[str]:
     return [entry.name for entry in listing(include_off=False) if not entry.throwaway]
 
 
-def _told(
+def told(
     names: list[str],
     work: Callable[[str], tuple[dict[str, object], str]],
     *,
@@ -233,7 +233,7 @@ def pause(names: SomeNames = None, every: All = False, json: Json = False) -> No
         words = f"{name} is paused" + ("" if done else " already")
         return {"state": "paused", "changed": bool(done)}, words
 
-    _told(chosen(names, every), pause_one, as_json=json, as_list=every)
+    told(chosen(names, every), pause_one, as_json=json, as_list=every)
 
 
 @command("resume", example="qemuctl resume web")
@@ -245,7 +245,7 @@ def resume(names: SomeNames = None, every: All = False, json: Json = False) -> N
         words = f"{name} is running" + ("" if done else " already")
         return {"state": "running", "changed": bool(done)}, words
 
-    _told(chosen(names, every), resume_one, as_json=json, as_list=every)
+    told(chosen(names, every), resume_one, as_json=json, as_list=every)
 
 
 @command("reset", example="qemuctl reset web")
@@ -256,7 +256,7 @@ def reset(names: Names, json: Json = False) -> None:
         run_async(power(name, "reset"))
         return {}, f"{name} was reset"
 
-    _told(names, reset_one, as_json=json)
+    told(names, reset_one, as_json=json)
 
 
 @command("reboot", example="qemuctl reboot web")
@@ -267,7 +267,7 @@ def reboot(names: Names, timeout: Timeout = "60", json: Json = False) -> None:
         way = run_async(power(name, "reboot", timeout=seconds(timeout)))
         return {"way": way}, f"{name} reboots" + (f" (asked by its {way})" * bool(way))
 
-    _told(names, reboot_one, as_json=json)
+    told(names, reboot_one, as_json=json)
 
 
 async def power(name: str, verb: str, **options: Any) -> Any:

@@ -104,13 +104,23 @@ def explain(error: QemuctlError) -> None:
     report(error.message, error.hint, kind=kind, status=status)
 
 
-def guarded(work: Any) -> NoReturn:
-    """Runs the whole program: no traceback reaches a user who did not ask."""
-    debug = os.environ.get("QEMUCTL_DEBUG", "") not in ("", "0")
+def _status(work: Callable[[], object]) -> Any:
+    """The status with which it ends; what it has printed has gone out by then."""
+    status: Any = 0
     try:
         work()
-        status = 0
-        sys.stdout.flush()
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    return status
+
+
+def guarded(work: Callable[[], object]) -> NoReturn:
+    """Runs the whole program: no traceback reaches a user who did not ask."""
+    debug = os.environ.get("QEMUCTL_DEBUG", "") not in ("", "0")
+    status: Any = 0
+    try:
+        status = _status(work)
     except QemuctlError as error:
         if debug:
             raise

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qemuctl.cli.app import Name, Timeout, command, seconds
-from qemuctl.cli.output import building, note
+from qemuctl.cli.app import Json, Name, Timeout, command, seconds
+from qemuctl.cli.output import building, tell
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
@@ -28,6 +28,7 @@ def save(
     compress: Annotated[
         bool, typer.Option("--compress", help="smaller, and slower (zstd)")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Write a guest's RAM and devices into a file, and end its QEMU.
 
@@ -42,9 +43,12 @@ def save(
         size = run_async(_save(name, file, compress, progress))
     took = time.monotonic() - begun
     again = f"start {name}" if file is None else f"restore {file}"
-    note(
+    facts = {"name": name, "file": str(file) if file else None, "size": size}
+    tell(
+        facts | {"seconds": round(took, 3)},
         f"saved {name}: {_size(size)} in {took:.1f} s; "
-        f"it goes on from there with: qemuctl {again}"
+        f"it goes on from there with: qemuctl {again}",
+        as_json=json,
     )
 
 
@@ -86,6 +90,7 @@ def restore(
         typer.Option("--trust", help="also files of this host and arguments for QEMU"),
     ] = False,
     timeout: Timeout = "120",
+    json: Json = False,
 ) -> None:
     """Have a guest go on that was saved to a file; the file stays.
 
@@ -96,7 +101,10 @@ def restore(
     """
     with percent(f"restoring {file.name}") as progress:
         patience = seconds(timeout) if wait and not paused else None
-        run_async(_restore(file, name, paused, trust, patience, progress))
+        facts, words = run_async(
+            _restore(file, name, paused, trust, patience, progress)
+        )
+    tell(facts, words, as_json=json)
 
 
 async def _restore(
@@ -106,7 +114,7 @@ async def _restore(
     trust: bool,
     patience: float | None,
     progress: Progress,
-) -> None:
+) -> tuple[dict[str, object], str]:
     from qemuctl.cli.notices import gone_on
     from qemuctl.vm.restored import restore as restoring
 
@@ -117,4 +125,7 @@ async def _restore(
     async with vm:
         if patience is not None:
             await vm.wait_ready(timeout=patience)
-        note(await gone_on(vm))
+        words, record = await gone_on(vm), vm.record
+        facts = {"name": vm.name, "state": await vm.state(), "pid": record.qemu.pid,
+                 "accel": record.accel, "forwards": record.forwards}  # fmt: skip
+        return facts, words

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qemuctl.cli.app import Json, Name, group
-from qemuctl.cli.output import note, print_json, print_table, working
+from qemuctl.cli.output import note, print_json, print_table, tell, working
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def create(
     disk_only: Annotated[
         bool, typer.Option("--disk-only", help="leave out the RAM of a VM that is on")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Keep a VM as it is now: disks and RAM.
 
@@ -54,7 +55,8 @@ def create(
     with working(f"making the snapshot {snap} of {name}", say_after=_SAY_AFTER):
         made = run_async(_create(name, snap, description, disk_only))
     what = _ram(made) if made.ram_bytes is None else f"{_ram(made)} of RAM"
-    note(f"{name}: made the snapshot {snap}: {what}; {', '.join(made.disks)}")
+    words = f"{name}: made the snapshot {snap}: {what}; {', '.join(made.disks)}"
+    tell(asdict(made), words, as_json=json)
     if made.ram_bytes is not None and made.fork_of is not None:
         note(f"{name} is a fork of {made.fork_of}: this RAM fits until it is stopped")
 
@@ -77,7 +79,7 @@ def list_snapshots(name: Name, json: Json = False) -> None:
 
 
 @snapshot.command("revert", epilog="Example:  qemuctl snapshot revert web before")
-def revert(name: Name, snap: SnapshotName) -> None:
+def revert(name: Name, snap: SnapshotName, json: Json = False) -> None:
     """Go back to a snapshot; what the VM is now is lost.
 
     With RAM, the VM goes on from there, running or paused as it was, and one that is
@@ -85,17 +87,18 @@ def revert(name: Name, snap: SnapshotName) -> None:
     """
     with working(f"reverting {name} to {snap}", say_after=_SAY_AFTER):
         done = run_async(_revert(name, snap))
-    note(f"{name} is {done.state}, as of {snap}")
-    if done.clock_problem is not None:
+    tell(asdict(done), f"{name} is {done.state}, as of {snap}", as_json=json)
+    if done.clock_problem is not None and not json:
         note(f"its clock is that of the snapshot: {done.clock_problem}")
 
 
 @snapshot.command("rm", epilog="Example:  qemuctl snapshot rm web before")
-def remove(name: Name, snap: SnapshotName) -> None:
+def remove(name: Name, snap: SnapshotName, json: Json = False) -> None:
     """Remove a snapshot; the VM stays as it is, and so do later snapshots."""
     with working(f"removing the snapshot {snap} of {name}", say_after=_SAY_AFTER):
         run_async(_remove(name, snap))
-    note(f"{name}: removed the snapshot {snap}")
+    facts = {"name": name, "snapshot": snap}
+    tell(facts, f"{name}: removed the snapshot {snap}", as_json=json)
 
 
 def _is_on(name: str) -> bool:

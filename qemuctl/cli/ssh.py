@@ -84,19 +84,17 @@ async def _ready(name: str, patience: float) -> Access:
     from qemuctl.image.names import TINY
     from qemuctl.vm.attach import attach
     from qemuctl.vm.definitions import load
-    from qemuctl.vm.ssh import access_of, wait_ssh
+    from qemuctl.vm.ssh import reached
     from qemuctl.vm.states import Action, State, require
 
     async with await attach(name, Action.SSH) as vm:
         require(Action.SSH, await vm.state(), name)
-        await vm.close()  # the monitor is for others while we wait
         spec = load(name)
         try:
-            found = access_of(vm, spec)
             if spec.image == TINY:
                 patience = min(patience, _TINY_PATIENCE)
             with working(f"waiting for sshd of {name}", say_after=SAY_AFTER):
-                await wait_ssh(vm, found, patience)
+                return await reached(vm, spec, patience)
         except (StateError, WaitTimeout) as error:
             if spec.image != TINY:
                 raise
@@ -104,7 +102,6 @@ async def _ready(name: str, patience: float) -> Access:
                 f"reach {name} by ssh", State.RUNNING, "tiny has no ssh server",
                 hint=f"qemuctl exec {name} sh -c '…', or qemuctl console {name}",
             ) from error  # fmt: skip
-        return found
 
 
 @command("ssh-config", example="qemuctl ssh-config web >> ~/.ssh/config")

@@ -8,17 +8,18 @@ import signal
 from dataclasses import dataclass
 
 from qemuctl.errors import QmpError, StateError, WaitTimeout
+from qemuctl.image.claim import LOOK_EVERY
 from qemuctl.migration.phases import Phase
 from qemuctl.migration.recovery import recover
 from qemuctl.migration.report import Progress, progress_of
 from qemuctl.paths import VmPaths
-from qemuctl.process import held, wait_gone
+from qemuctl.process import held
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import MigrateSetParameters, QueryMigrate
 from qemuctl.qmp.nbd import BlockJobSetSpeed, QueryBlockJobs
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import find
-from qemuctl.vm.leaving import Leaving, on_its_way
+from qemuctl.vm.leaving import Leaving, attended, on_its_way
 
 # Seconds that its process has to undo what it has begun.
 _PATIENCE = 60.0
@@ -62,7 +63,7 @@ async def status(name: str) -> Status:
         name=leaving.name,
         phase=leaving.phase,
         state=state,
-        attended=leaving.attended,
+        attended=attended(paths),
         progress=progress,
     )
 
@@ -92,11 +93,14 @@ async def cancel(name: str) -> None:
     """Calls a migration off: the process that carries it out undoes it, or we do where
     that has gone. Raises StateError where there is none, or it is too late."""
     paths, leaving = _leaving(name)
-    if leaving.attended and leaving.controller is not None:
-        leaving.controller.signal(signal.SIGINT)
+    if attended(paths):
+        if leaving.controller is not None:
+            leaving.controller.signal(signal.SIGINT)
         try:
             async with asyncio.timeout(_PATIENCE):
-                await wait_gone(leaving.controller)
+                # The kernel tells nobody when a lock is free.
+                while attended(paths):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_EVERY)
         except TimeoutError as error:
             raise WaitTimeout("the migration to be undone", _PATIENCE) from error
     if not paths.state.exists() or paths.moved.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -36,6 +37,9 @@ _ALIVE_WITHIN = 20.0
 # What ssh says of the channel's end is worth telling, and no more.
 _LINES = 5
 _WORDS = 4096
+# `ssh -G` prints its settings.
+_SETTINGS = 64 * 1024
+_HOST_NAME = re.compile(r"^hostname (\S+)$", re.MULTILINE)
 # Not `-m`: that would look for modules in the current folder first.
 _PROGRAM = """
 import sys
@@ -93,8 +97,16 @@ class Link:
         file of ours, if it needs one. Raises QemuctlError."""
         raise NotImplementedError
 
+    async def host(self) -> str:
+        """The name or address of the other side, for connections of one's own; its
+        certificate is to be for that."""
+        raise NotImplementedError
+
 
 class _Child(Link):
+    async def host(self) -> str:
+        return "127.0.0.1"
+
     async def socket(self, there: str, name: str) -> Path:  # noqa: ARG002
         return Path(there)
 
@@ -102,6 +114,20 @@ class _Child(Link):
 class _Ssh(Link):
     ssh: list[str]
     folder: Path
+    destination: Destination
+
+    async def host(self) -> str:
+        # What the user calls it may be a Host of ssh_config(5), and no name.
+        asking = await asyncio.create_subprocess_exec(
+            *self.ssh[:-1], "-G", self.ssh[-1],
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        assert asking.stdout is not None
+        words = await last_of(asking.stdout, _SETTINGS)
+        await asking.wait()
+        named = _HOST_NAME.search(words.decode(errors="replace"))
+        return named[1] if named else self.destination.host
 
     async def socket(self, there: str, name: str) -> Path:
         here = self.folder / name
@@ -152,7 +178,7 @@ async def opened(
         link = _Child(process, channel, words)
     else:
         link = _Ssh(process, channel, words)
-        link.ssh, link.folder = ssh, folder
+        link.ssh, link.folder, link.destination = ssh, folder, destination
     try:
         await _greeted(link, destination, listening)
         yield link

@@ -11,7 +11,6 @@ Before the word it is here, whoever dies, and what is there goes with the link. 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -37,7 +36,7 @@ from qemuctl.thread import in_full, in_thread
 from qemuctl.vm import definitions
 from qemuctl.vm.archive import export_locked
 from qemuctl.vm.disks import disk_files
-from qemuctl.vm.leaving import Leaving, check_here, end
+from qemuctl.vm.leaving import Leaving, check_here, end, moving
 from qemuctl.vm.moved import check_not_moved
 from qemuctl.vm.resolve import image_of
 from qemuctl.vm.states import Action
@@ -68,7 +67,8 @@ async def move(
             check_here(paths, Action.MIGRATE)
             check_not_moved(paths, Action.MIGRATE)
             landed(paths)
-            await course.through(paths)
+            with moving(paths):
+                await course.through(paths)
         if course.doubt is not None:
             await in_full(course.settled(paths))
     except QemuctlError as error:
@@ -159,8 +159,8 @@ class _Course:
             return
         self.phase = Phase.CLEAN
         self.report(Progress(phase=self.phase))
-        remove = definitions.remove_locked
-        await asyncio.to_thread(left, paths, self.leaving, remove)
+        leaving, remove = self.leaving, definitions.remove_locked
+        await in_thread(lambda _: left(paths, leaving, remove))
         with contextlib.suppress(QemuctlError):  # it is there, all the same
             await link.channel.ask("finish", timeout=_ANSWER, token=self.leaving.token)
 

@@ -32,7 +32,7 @@ from qemuctl.process import runs
 from qemuctl.qmp.migration import QueryMigrate
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import find
-from qemuctl.vm.leaving import Leaving, end
+from qemuctl.vm.leaving import Leaving, attended, end
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -112,7 +112,7 @@ async def recover(name: str, *, here: bool = False) -> bool:
     leaving = _read(paths, here=here)
     if leaving is None:
         raise StateError(f"recover {name}", "here", "no migration of it was cut short")
-    if leaving.attended:
+    if attended(paths):
         raise StateError(
             f"recover {name}", "running", "it is just being migrated",
             hint=f"how far it is: qemuctl migrate-status {name}; to call it off: "

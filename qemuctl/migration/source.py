@@ -47,7 +47,7 @@ from qemuctl.qmp.migration import (
 )
 from qemuctl.qmp.session import Session, Subscription
 from qemuctl.thread import in_full
-from qemuctl.vm.leaving import Leaving
+from qemuctl.vm.leaving import Leaving, attended, moving
 from qemuctl.vm.saving import check_movable
 from qemuctl.vm.states import Action, State
 
@@ -77,7 +77,7 @@ async def migrate(
     """
     check_movable(vm, Action.MIGRATE)
     before = Leaving.read(vm.paths)
-    if before is not None and before.attended:
+    if before is not None and attended(vm.paths):
         raise StateError(
             f"migrate {vm.name}", "running", "another command is migrating it already",
             hint=f"how far it is: qemuctl migrate-status {vm.name}",
@@ -120,7 +120,7 @@ class _Move:
     info: MigrationInfo | None = None
 
     async def carry_out(self) -> Moved:
-        with self._phased():
+        with self._phased(), moving(self.vm.paths):
             folder = self.vm.paths.run / "move"
             async with links.opened(self.destination, folder, self.receiver) as link:
                 return await self._through(link)
@@ -217,10 +217,11 @@ class _Move:
         its guest's clock was behind the host's before."""
         self._enter(Phase.PREPARE)
         addresses = await self._prepared(link, pack)
-        disks, ram = await self._ways(link, session, addresses)
+        host = await link.host() if self.options.tls is not None else None
+        disks, ram = await self._ways(link, session, addresses, host)
         storage = Storage(session, pack.offer.disks, disks)
         pauses = bool(pack.offer.disks) or self.options.postcopy
-        memory = Memory(session, self.options, ram, pauses, self._hostname)
+        memory = Memory(session, self.options, ram, pauses, host)
         await memory.limit()
         self._enter(Phase.STORAGE)
         await storage.begin(self.options.bandwidth)
@@ -239,18 +240,16 @@ class _Move:
             )
         return lag
 
-    @property
-    def _hostname(self) -> str | None:
-        """What the other side's certificate is to be for; None without one."""
-        if self.options.tls is None:
-            return None
-        return self.destination.host or "127.0.0.1"
-
     async def _ways(
-        self, link: links.Link, session: Session, addresses: dict[str, Any]
+        self,
+        link: links.Link,
+        session: Session,
+        addresses: dict[str, Any],
+        host: str | None,
     ) -> tuple[dict[str, Any], str]:
-        """Where the disks are served, and where the memory goes."""
-        nbd, ram, host = addresses.get("nbd"), addresses["ram"], self._hostname
+        """Where the disks are served, and where the memory goes: by TLS to the
+        ``host``, if there is one."""
+        nbd, ram = addresses.get("nbd"), addresses["ram"]
         if host is not None and self.options.tls is not None:
             await tls.add_credentials(session, self.options.tls, "client")
             disks = tls.disks_at(host, int(nbd)) if nbd else {}

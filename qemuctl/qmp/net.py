@@ -18,7 +18,7 @@ from qemuctl.qmp.commands import Command, HumanMonitorCommand
 _HEADING = re.compile(r"^(?:Hub|VLAN) .*\((?P<netdev>[^()]+)\):\s*$")
 _FORWARD = re.compile(
     r"^\s*(?P<protocol>TCP|UDP)\[HOST_FORWARD\]\s+\d+"
-    r"\s+(?P<address>\S+)\s+(?P<port>\d+)\s+\S+\s+(?P<guest>\d+)\s"
+    r"\s+(?P<address>\S+)\s+(?P<port>\d+)\s+(?P<to>\S+)\s+(?P<guest>\d+)\s"
 )
 # `info network`: a line for each card or back end; what hangs on it is indented.
 _CLIENT = re.compile(r"^(?P<peer> \\ )?(?P<name>\S+): index=0,type=(?P<type>[\w-]+),?")
@@ -52,19 +52,27 @@ class DeviceListProperties(Command[list[PropertyInfo]]):
 
 @dataclass(frozen=True, kw_only=True)
 class HostForward:
-    """A port of the host, ``address:port``, that leads to one of the guest."""
+    """A port of the host, ``address:port``, that leads to one of the guest, at its
+    ``guest_address`` on QEMU's user network."""
 
     netdev: str
     protocol: str
     address: str
     port: int
     guest_port: int
+    guest_address: str = ""
 
     @property
     def text(self) -> str:
         """``127.0.0.1:8080->80``, and ``/udp`` behind it where it is not TCP."""
         ending = "/udp" if self.protocol == "udp" else ""
         return f"{self.address}:{self.port}->{self.guest_port}{ending}"
+
+    @property
+    def rule(self) -> str:
+        """As `hostfwd_add` takes it."""
+        host = f"{self.protocol}:{self.address}:{self.port}"
+        return f"{host}-{self.guest_address}:{self.guest_port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,7 @@ def parse_usernet(text: str) -> list[HostForward]:
                     address="0.0.0.0" if address == "*" else address,  # noqa: S104
                     port=int(match["port"]),
                     guest_port=int(match["guest"]),
+                    guest_address=match["to"],
                 )
             )
     return found

@@ -6,21 +6,21 @@ import asyncio
 import os
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from qemuctl.errors import LaunchError, QemuctlError
-from qemuctl.testing.artifacts import ARGV, CONSOLE, QMP, SCREEN, folder_name
-from qemuctl.testing.verdict import last_words, never_ready, oom_kills, verdict
+from qemuctl.testing.artifacts import ARGV, CONSOLE, QMP, folder_name
+from qemuctl.testing.verdict import FINE, last_words, never_ready, oom_kills, verdict
 
 if TYPE_CHECKING:
     from qemuctl.testing.artifacts import Evidence
     from qemuctl.testing.guestbook import Guestbook
     from qemuctl.testing.hosting import Stay
 
-_CONSOLE_LINES, _QMP_LINES = 80, 30
+# Of the console, by default and with -v; of the QMP trace.
+_CONSOLE_SHORT, _CONSOLE_LINES, _QMP_LINES = 20, 80, 30
 
 
 def conclude(
@@ -31,10 +31,12 @@ def conclude(
 ) -> None:
     """Completes the report of a test that has guests.
 
-    One that failed gets sections about each guest. All that was found is written as
-    files below the folder that the user gave (`Options.artifacts`); without one only
-    a picture of the screen. ``error`` is what the test ended with.
+    One that failed gets sections about each guest: what became of it, the console's
+    end where something did, and with -v the rest. All that was found is written as
+    files, below the folder that the user gave (`Options.artifacts`) or else among
+    pytest's temporary ones. ``error`` is what the test ended with.
     """
+    whole = item.config.get_verbosity() > 0
     for book in books:
         news = book.news()
         if not news and book.shared and report.when == "setup":
@@ -43,7 +45,7 @@ def conclude(
         if report.failed and report.when != "teardown":
             book.keep = book.hosting.options.keep
             for stay in book.stays:
-                words = _tell(report, error, stay, book)
+                words = _tell(report, error, stay, book, whole=whole)
                 item.user_properties.append(("vm_verdict", words))
 
 
@@ -65,8 +67,10 @@ def _tell(
     error: BaseException | None,
     stay: Stay,
     book: Guestbook,
+    *,
+    whole: bool,
 ) -> str:
-    """Adds all that is known of one guest; the verdict."""
+    """Adds what is known of one guest, the ``whole`` of it or in short; the verdict."""
     label = stay.wanted.label
     try:
         book.hosting.look(stay)
@@ -75,9 +79,11 @@ def _tell(
         text = str(problem) or type(problem).__name__
         report.sections.append((f"{label}: no look was possible", text))
     words = _verdict(stay, error)
+    if stay.found is not None:
+        stay.found.files["verdict.txt"] = f"{words}\n".encode()
     parts = [
         ("verdict", words),
-        *_parts(stay, words),
+        *(_parts(stay) if whole else _in_short(stay, words)),
         ("files", _files(report, stay, book)),
     ]
     if book.keep and stay.lives and stay.guest is not None:
@@ -86,19 +92,28 @@ def _tell(
     return words
 
 
-def _parts(stay: Stay, words: str) -> Iterator[tuple[str, str]]:
-    """Titles and texts of the sections."""
+def _in_short(stay: Stay, words: str) -> Iterator[tuple[str, str]]:
+    """The section about a guest with which something is wrong."""
+    if words != FINE:
+        yield "console", _console(stay, _CONSOLE_SHORT)
+
+
+def _parts(stay: Stay) -> Iterator[tuple[str, str]]:
+    """Titles and texts of all sections."""
     if isinstance(stay.error, LaunchError):
         from qemuctl.cmdline import format_argv
 
         yield "argv", format_argv(stay.error.argv)
-    if stay.found is None:
-        yield "console", last_words(stay.error)
-    else:
-        stay.found.files["verdict.txt"] = f"{words}\n".encode()
-        yield "console", stay.found.text(CONSOLE, _CONSOLE_LINES)
+    yield "console", _console(stay, _CONSOLE_LINES)
+    if stay.found is not None:
         yield "QMP trace", stay.found.text(QMP, _QMP_LINES)
         yield "argv", stay.found.text(ARGV)
+
+
+def _console(stay: Stay, lines: int) -> str:
+    if stay.found is not None:
+        return stay.found.text(CONSOLE, lines)
+    return "\n".join(last_words(stay.error).splitlines()[-lines:])
 
 
 def _verdict(stay: Stay, error: BaseException | None) -> str:
@@ -119,31 +134,26 @@ def _verdict(stay: Stay, error: BaseException | None) -> str:
 
 
 def _files(report: pytest.TestReport, stay: Stay, book: Guestbook) -> str:
-    """Writes the files; the paths of those that were written, and what is missing."""
+    """Writes the files; which folder has which, and what is missing."""
     found = stay.found
-    if found is not None and book.hosting.options.artifacts is None:
-        picture = found.files.get(SCREEN)
-        found = replace(found, files={SCREEN: picture} if picture else {})
     if found is None:
         return ""
     missing = [f"no picture: {found.no_picture}"] if found.no_picture else []
-    return "\n".join([*_written(report, found, stay, book), *missing])
+    return "\n".join([_written(report, found, stay, book), *missing])
 
 
 def _written(
     report: pytest.TestReport, found: Evidence, stay: Stay, book: Guestbook
-) -> list[str]:
-    """Writes files; their paths, or why they cannot be written."""
-    if not found.files:
-        return []
+) -> str:
+    """Writes files; their folder and names, or why they cannot be written."""
     artifacts = book.hosting.options.artifacts
     test = folder_name(report.nodeid)
     try:
         target = (artifacts or book.scratch()) / test / stay.wanted.label
         found.write(target)
     except OSError as problem:
-        return [f"cannot write {problem.filename}: {problem.strerror}"]
-    return [str(target / name) for name in sorted(found.files)]
+        return f"cannot write {problem.filename}: {problem.strerror}"
+    return f"{target}: {', '.join(sorted(found.files))}"
 
 
 def ways_in(name: str) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from qemuctl.errors import UnexpectedExit, WaitTimeout
 from qemuctl.vm.outcome import Outcome
 
+FINE = "nothing is known to be wrong with the guest: it runs"
+
 _PANIC = re.compile(r"Kernel panic - not syncing: .*")
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process .*|.*invoked oom-killer.*")
 # What a program does to itself; the other signals come from outside.
@@ -44,7 +46,7 @@ def verdict(
         lines.append(_end(ended, host_ran_out=host_ran_out))
     lines += [*_told(error)]
     if not lines:
-        lines.append("nothing is known to be wrong with the guest: it runs")
+        lines.append(FINE)
     elif ended is None:
         lines.append("QEMU still ran then")
     return "\n".join(lines)

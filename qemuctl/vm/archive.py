@@ -220,7 +220,7 @@ async def importing(
                 for disk in fresh.disks.glob("*"):
                     await asyncio.to_thread(_check_disk, disk, source)
                 there = resolve_paths(spec, fresh.state)
-                await asyncio.to_thread(make_seed, there, fresh, image_of(there))
+                await in_thread(lambda _: make_seed(there, fresh, image_of(there)))
                 await in_thread(partial(sync_tree, fresh.state))
                 yield fresh
     except (tarfile.TarError, EOFError) as error:

@@ -37,6 +37,7 @@ from qemuctl.qmp import Recorder, Session, eventlog
 from qemuctl.qmp.commands import QomSet, Quit
 from qemuctl.qmp.migration import MigrationFailed, load_state, set_capabilities
 from qemuctl.spec import Spec, dump
+from qemuctl.spec.arguments import options
 from qemuctl.tail import tail
 from qemuctl.vm.disk_limits import set_all_limits
 from qemuctl.vm.leaving import check_here
@@ -311,7 +312,8 @@ async def _written_down(
 
 async def _forwards(spec: Spec, session: Session) -> list[str]:
     """Port forwards as they are: QEMU took the free ports (`info usernet`)."""
-    if not any(nic.forward for nic in spec.nics):
+    own = any(option.given("hostfwd") for option in options(spec.extra_args))
+    if not own and not any(nic.forward for nic in spec.nics):
         return []
     return [forward.text for forward in await read_forwards(session)]
 

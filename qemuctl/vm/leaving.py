@@ -6,21 +6,26 @@ above all whether the other side may have been told to go on.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from qemuctl import durable
 from qemuctl.errors import DamagedFile, StateError
 from qemuctl.paths import VmPaths
-from qemuctl.process import Identity
+from qemuctl.process import Identity, held, take
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaving:
     """A VM on its way from here.
 
-    ``controller`` is the process that moves it. ``said_go`` tells that the other side
+    ``controller`` is the process that moves it, to be told to stop; whether it is still
+    at it, `attended` knows. ``said_go`` tells that the other side
     may have been told to go on, so that the guest must not go on here before that is
     known. ``receiver`` is the command there, ``home`` what tells that home from others,
     ``ran`` whether the guest ran at first.
@@ -37,11 +42,6 @@ class Leaving:
     home: str = ""
     said_go: bool = False
     postcopy: bool = False
-
-    @property
-    def attended(self) -> bool:
-        """Whether the process that moves it is still at it."""
-        return self.controller is not None and self.controller.alive()
 
     def write(self, paths: VmPaths) -> None:
         """On the disk when it returns. Raises HostError."""
@@ -63,6 +63,28 @@ class Leaving:
             return None
 
 
+@contextlib.contextmanager
+def moving(paths: VmPaths) -> Iterator[None]:
+    """For the block, in which nobody else changes or starts the VM, others see that
+    somebody moves it."""
+    fd = take(_lock(paths))
+    try:
+        yield
+    finally:
+        _lock(paths).unlink(missing_ok=True)
+        if fd is not None:
+            os.close(fd)
+
+
+def _lock(paths: VmPaths) -> Path:
+    return paths.state / "migration.lock"
+
+
+def attended(paths: VmPaths) -> bool:
+    """Whether whoever moves it is still at it."""
+    return held(_lock(paths))
+
+
 def on_its_way(paths: VmPaths) -> str | None:
     """What is to be said of a VM's migration; None where there is none."""
     if not paths.migration.exists():
@@ -73,7 +95,7 @@ def on_its_way(paths: VmPaths) -> str | None:
         return f"migration: {error.message}"
     if leaving is None:
         return None
-    if leaving.attended:
+    if attended(paths):
         return f"migration to {leaving.destination}: {leaving.phase}"
     if leaving.postcopy:
         return "migration: its memory has yet to follow"
@@ -86,7 +108,7 @@ def check_here(paths: VmPaths, action: str) -> None:
     leaving = Leaving.read(paths)
     if leaving is None:
         return
-    if leaving.attended:
+    if attended(paths):
         raise StateError(
             f"{action} {paths.name}", "running", "it is just being migrated",
             hint=f"to call that off: qemuctl migrate-cancel {paths.name}",
@@ -103,3 +125,4 @@ def check_here(paths: VmPaths, action: str) -> None:
 def end(paths: VmPaths) -> None:
     """The migration is over, here."""
     durable.remove(paths.migration)
+    _lock(paths).unlink(missing_ok=True)  # of a command that was killed

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from qemuctl.paths import VmPaths
 from qemuctl.process.working import free_now
+from qemuctl.waiting import lock_for_a_moment
 
 # The file, which no other VM has.
 THROWAWAY = "throwaway"
@@ -24,7 +24,7 @@ def own(paths: VmPaths) -> int:
     marker = paths.state / THROWAWAY
     fd = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        lock_for_a_moment(fd, str(marker), shared=True)
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
     except BaseException:

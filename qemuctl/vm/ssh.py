@@ -6,12 +6,19 @@ import asyncio
 import contextlib
 import getpass
 import shlex
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemuctl.errors import AgentError, HostError, QemuctlError, StateError
+from qemuctl.errors import (
+    AgentError,
+    HostError,
+    QemuctlError,
+    StateError,
+    WaitTimeout,
+)
 from qemuctl.guest.conversation import CHUNK, Conversation, Ended
 from qemuctl.guest.port import Way, guest_argv, new_token, watched
 from qemuctl.peers import last_of
@@ -21,6 +28,7 @@ from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load
 from qemuctl.vm.readiness import unless_hopeless
 from qemuctl.vm.ssh_port import PORT, forward_of, until_greets
+from qemuctl.vm.ssh_where import may_be_reached, where
 from qemuctl.vm.states import Action
 
 if TYPE_CHECKING:
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
 SSH_TIMEOUT = 120.0
+# Seconds of waiting after which the guest may have another address by now.
+_ASK_EVERY = 10.0
 # ssh's own status, whatever went wrong before the command ran.
 _SSH_FAILED = 255
 _SHUT_DOWN = "poweroff || sudo -n poweroff || sudo -n shutdown -h now"
@@ -108,34 +118,64 @@ def _quoted(path: Path) -> str:
 async def access(name: str) -> Access:
     """How to reach the ssh server of the running VM called ``name``.
 
-    Raises NotFound, StateError when it is off or forwards no port to its port
-    22, and HostError when there is no key pair and none can be made.
+    Raises NotFound, StateError when it is off or no way leads to its port 22, and
+    HostError when there is no key pair and none can be made.
     """
     async with await attach(name, Action.SSH) as vm:
-        return access_of(vm, load(name))
+        return access_at(vm, load(name), await where(vm))
 
 
-def access_of(vm: Vm, spec: Spec) -> Access:
-    """As `access`, for a VM that is at hand."""
+async def reached(vm: Vm, spec: Spec, timeout: float = SSH_TIMEOUT) -> Access:
+    """As `access`, for a VM that is at hand, once its ssh server greets.
+
+    A guest that boots may have its address later: the agent is asked again now and
+    then. Raises as `access` and `wait_ssh` do.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        at, last = await where(vm), end - time.monotonic() <= _ASK_EVERY
+        if at is None and (last or not await may_be_reached(vm)):
+            raise _no_way(vm)
+        patience = min(_ASK_EVERY, max(end - time.monotonic(), 0))
+        if at is None:
+            await asyncio.sleep(min(1, patience))  # no event tells of an address
+            continue
+        found = access_at(vm, spec, at)
+        await vm.close()  # the monitor is for others while we wait
+        try:
+            await wait_ssh(vm, found, patience)
+            return found
+        except WaitTimeout:
+            if last:
+                raise
+
+
+def access_at(vm: Vm, spec: Spec, at: tuple[str, int] | None) -> Access:
+    """How to reach the ssh server that is at this address and port. Raises as
+    `access`."""
     from qemuctl.image.keys import check_user, own_key
 
     check_user()
-    where = forward_of(vm.record.forwards)
-    if where is None:
-        raise StateError(
-            f"reach {vm.name} by ssh",
-            "running",
-            f"no port of this host leads to its port {PORT}",
-            hint=f"give it one: qemuctl create … -p :{PORT}, or nics in its spec "
-            f"(qemuctl edit {vm.name}), and start it anew",
-        )
+    if at is None:
+        raise _no_way(vm)
     return Access(
-        host=where[0],
-        port=where[1],
+        host=at[0],
+        port=at[1],
         user=login_user(spec),
         identity=own_key().private,
         known_hosts=vm.paths.known_hosts,
         alias=vm.name,
+    )
+
+
+def _no_way(vm: Vm) -> StateError:
+    return StateError(
+        f"reach {vm.name} by ssh",
+        "running",
+        f"no port of this host leads to its port {PORT}, and its agent tells no "
+        "address that this host reaches",
+        hint=f"give it one: qemuctl create … -p :{PORT}, or nics in its spec "
+        f"(qemuctl edit {vm.name}), and start it anew",
     )
 
 
@@ -177,7 +217,9 @@ async def shut_down(vm: Vm, timeout: float) -> bool:
     """Tells the guest by ssh to shut down; whether it was told within ``timeout``
     seconds."""
     try:
-        argv = access_of(vm, load(vm.name)).argv(_SHUT_DOWN, options=["BatchMode=yes"])
+        # By what is on the disk: its sockets may be out of reach.
+        found = access_at(vm, load(vm.name), forward_of(vm.record.forwards))
+        argv = found.argv(_SHUT_DOWN, options=["BatchMode=yes"])
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,

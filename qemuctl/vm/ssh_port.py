@@ -39,6 +39,20 @@ async def until_greets(address: str, port: int) -> None:
         pause = min(pause * 2, _PAUSE_MOST)
 
 
+async def reachable(address: str, port: int, timeout: float = 1.0) -> bool:
+    """Whether a machine has this address: one that answers, with a refusal or not,
+    within ``timeout`` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(address, port)
+            writer.close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    return True
+
+
 async def _banner(address: str, port: int) -> bool:
     """Whether an ssh server is there (RFC 4253, 4.2: lines may come before it)."""
     reader, writer = await asyncio.open_connection(address, port, limit=_BANNER_MOST)

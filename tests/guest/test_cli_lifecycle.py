@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -397,3 +398,35 @@ def test_a_word_of_another_tool_is_told_the_nearest_command(here: Home) -> None:
     assert "qemuctl ls" in here.words("list", check=2)
     assert "qemuctl pause" in here.words("pauze", check=2)
     assert "qemuctl --help" in here.words("xyzzy", check=2)
+
+
+def test_what_changes_a_vm_tells_programs_what_it_did(
+    here: Home, tmp_path: Path
+) -> None:
+    def told(*words: object) -> Any:
+        done = here.run(*words, "--json")
+        assert done.stderr == b"", done.stderr
+        return json.loads(done.stdout)
+
+    here.run("create", "web", "--disk", "size=1M,format=qcow2", "--cdrom", "")
+    assert told("rename", "web", "www") == {"name": "www", "before": "web"}
+    copied = told("clone", "www", "new")
+    assert copied == {"name": "new", "source": "www", "linked": False}
+    made = told("snapshot", "create", "www", "one")
+    assert (made["name"], made["consistency"]) == ("one", "off")
+    assert told("snapshot", "revert", "www", "one")["state"] == "off"
+    gone = told("snapshot", "rm", "www", "one")
+    assert gone == {"name": "www", "snapshot": "one"}
+    archive = tmp_path / "www.tar"
+    packed = told("export", "new", archive)
+    assert packed["size"] == archive.stat().st_size
+    there = told("import", archive, "--name", "third")
+    assert there == {"name": "third", "file": str(archive)}
+    empty = told("cdrom", "eject", "www")
+    assert (empty["medium"], empty["live"], empty["configured"]) == (None, False, True)
+    first, second = told("rm", "www", "new")
+    assert first == {"name": "www", "disks": None}
+    assert second["name"] == "new"
+    (kept,) = Path(told("rm", "third", "--keep-disks")["disks"]).iterdir()
+    assert kept.name == "disk0.qcow2"
+    assert here.text("ls", "-aq", "--json") == "[]\n"

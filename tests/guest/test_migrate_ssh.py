@@ -21,6 +21,7 @@ from tests.guest.moving import (
     rows,
     state,
 )
+from tests.guest.test_migrate_tls import authority
 from tests.guest.ticking import SILENCE, begin, begin_again, listening, told
 from tests.unproven import Need, unproven
 
@@ -72,6 +73,23 @@ def test_there_and_back_by_ssh(sides: tuple[Host, Host]) -> None:
             assert (row["state"], row["problem"]) == ("running", None)
             assert row["forwards"]
     assert heard.silence < SILENCE
+
+
+def test_there_and_back_with_encrypted_streams(
+    sides: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What is said and the disks' plan go by ssh, RAM and disks by TCP and TLS."""
+    here, there = sides
+    folder = tmp_path_factory.mktemp("tls") / "certificates"
+    authority(folder, here.address, there.address)
+    for source, target in ((here, there), (there, here)):
+        move(source, NAME, ssh(target), "--tls", folder)
+        assert state(target, NAME) == "running"
+    # One for which another address stands is not believed, and nothing has moved.
+    other = authority(folder.with_name("other"), "192.0.2.1")
+    words = here.words("migrate", NAME, ssh(there), "--tls", other, check=1)
+    assert "certificate" in words.lower()
+    assert state(here, NAME) == "running"
 
 
 def test_a_host_without_qemuctl_where_it_was_looked_for(

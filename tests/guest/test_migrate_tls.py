@@ -21,7 +21,7 @@ from tests.guest.conftest import Home, make_home
 from tests.unproven import Need, found, unproven
 
 _EXTENSIONS = """
-subjectAltName=IP:127.0.0.1
+subjectAltName={names}
 keyUsage=critical,digitalSignature,keyEncipherment
 extendedKeyUsage=serverAuth,clientAuth
 """
@@ -32,8 +32,9 @@ def openssl(folder: Path, *arguments: object) -> None:
     subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
 
-def authority(folder: Path) -> Path:
-    """A folder with certificates for both ends, by an authority of its own."""
+def authority(folder: Path, *addresses: str) -> Path:
+    """A folder with certificates for both ends, by an authority of its own; they are
+    those of all the addresses."""
     if not found("openssl"):
         unproven("encrypted streams of migration", Need.OPENSSL)
     folder.mkdir()
@@ -44,9 +45,11 @@ def authority(folder: Path) -> Path:
         "-addext", "basicConstraints=critical,CA:TRUE",
         "-addext", "keyUsage=critical,keyCertSign,cRLSign",
     )  # fmt: skip
-    (folder / "extensions").write_text(_EXTENSIONS)
+    addresses = addresses or ("127.0.0.1",)
+    names = ",".join(f"IP:{address}" for address in addresses)
+    (folder / "extensions").write_text(_EXTENSIONS.format(names=names))
     for end in ("server", "client"):
-        signed(folder, end, "/O=tests/CN=127.0.0.1")
+        signed(folder, end, f"/O=tests/CN={addresses[0]}")
     return folder
 
 

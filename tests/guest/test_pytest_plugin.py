@@ -237,6 +237,36 @@ def test_a_failure_is_reported_with_all_that_is_known_of_the_guest(
     assert left() == []
 
 
+SHORT = """
+def test_own_mistake(vm):
+    assert vm.run("echo 3").text == "4"
+
+def test_guest(vm):
+    vm.succeed("for i in $(seq 30); do echo line $i; done >/dev/ttyS0")
+    vm.wait_until_succeeds("false", timeout=0.5)
+"""
+
+
+def test_a_report_is_short_and_tells_where_the_rest_is(
+    inner: Inner, tmp_path: Path
+) -> None:
+    ran = inner(SHORT, "-n", 0, f"--basetemp={tmp_path}/base")
+    assert "2 failed" in ran.text, ran.text
+    own, guest = (ran.section(test, "vm: files") for test in
+                  ("test_own_mistake", "test_guest"))  # fmt: skip
+    assert "it runs" in ran.section("test_own_mistake", "vm: verdict")
+    (line, *_) = own.splitlines()
+    folder, _, names = line.partition(": ")
+    assert folder.startswith(f"{tmp_path}/base/")
+    assert "argv.sh, console.log, events.jsonl, qmp.jsonl" in names
+    assert len((Path(folder) / "argv.sh").read_text().splitlines()) > 10
+    assert "line 30" in ran.section("test_guest", "vm: console")
+    assert "test_guest/vm: argv.sh" in guest
+    assert ran.text.count(" vm: console ") == 1
+    assert "-nodefaults" not in ran.text
+    assert "qmp_capabilities" not in ran.text
+
+
 WORDS = """
 @pytest.mark.vm(imgae="tiny")
 def test_unknown(vm): pass

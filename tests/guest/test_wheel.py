@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+
+from qemuctl.cli.help import TOPICS, page
+from tests.unproven import found
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -84,6 +88,23 @@ def listing(folder: Path) -> dict[str, bool]:
         for name in (path.relative_to(folder) for path in folder.rglob("*"))
         if (folder / name).is_file() and not {"__pycache__", "_images"} & {*name.parts}
     }
+
+
+def test_man_has_the_whole_manual(python: Path, elsewhere: Path) -> None:
+    made = python.parents[1] / "share/man/man1/qemuctl.1"
+    text = made.read_text()
+    heads = re.findall(r"^\.SH (.*)", text.replace("\\-", "-"), re.MULTILINE)
+    titles = [page(topic).splitlines()[0][2:].upper() for topic in TOPICS]
+    assert heads == ["NAME", "SYNOPSIS", "DESCRIPTION", *titles]
+    assert text.count("\n.nf\n") == text.count("\n.fi\n")
+    assert "`" not in text
+    if found("groff"):
+        shown = call("groff", "-Kutf8", "-man", "-ww", "-Tutf8", "-P-cbou", made)
+        assert "warning" not in shown
+        assert "    qemuctl create web --image tiny --memory 512M" in shown
+    if found("man"):
+        argv = ["env", f"PATH={python.parent}:/usr/bin:/bin", "man", "-w", "qemuctl"]
+        assert Path(call(*argv).strip()).samefile(made)
 
 
 def test_its_command_runs_a_guest(

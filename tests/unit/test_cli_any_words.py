@@ -121,3 +121,18 @@ def test_any_words_are_an_error_at_most(bare: Path, words: list[str]) -> None:
     shutil.rmtree(bare, ignore_errors=True)
     add_vm("web")
     run(words)
+
+
+# What a command prints is a program's or a guest's own, or nothing at all; files of
+# images, templates and pools, and what is asked or typed, have no state to tell of.
+WITHOUT_JSON = {
+    "run", "fork", "exec", "ssh", "ssh-config", "cp", "console", "screenshot",
+    "sendkey", "type", "view", "logs", "qmp", "edit", "spec", "help", "version",
+    "image", "template", "pool", "migrate-set", "migrate-cancel", "migrate-recover",
+    "migrate-receive",
+}  # fmt: skip
+
+
+def test_what_changes_a_vm_or_prints_a_table_takes_json() -> None:
+    silent = {words for words, options in verbs().items() if "--json" not in options}
+    assert [words for words in silent if words[0] not in WITHOUT_JSON] == []

@@ -14,6 +14,7 @@ import typer
 
 from qemuctl.cli.app import Commands, app
 from qemuctl.cli.listing import quick_ls
+from tests.conftest import Cli
 
 ROOT = typer.main.get_command(app)
 CONTEXT: Any = None
@@ -109,3 +110,14 @@ def test_names_complete_in_the_shell(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.split() == ["web", "work"]
+
+
+@pytest.mark.parametrize(
+    ("word", "named"), [("ps", "ls"), ("shutdown", "stop"), ("shell", "ssh")]
+)
+def test_what_others_call_a_command_leads_to_ours(
+    cli: Cli, word: str, named: str
+) -> None:
+    done = cli(word, "web")
+    assert done.returncode == 2
+    assert f"did you mean qemuctl {named}?" in done.stderr.decode()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +112,15 @@ def test_json_holds_the_same_and_nothing_that_drives_a_terminal(
         assert json.loads(out) == {EVIL: [EVIL, "é", "\u00a0"]}
         assert "é" in out
         assert not {"\x9b", "\x7f", "\u202e", "\x1b"} & set(out)
+
+
+@pytest.mark.parametrize("words", [["help"], ["--help"], ["ls"], ["spec", "example"]])
+def test_output_that_nobody_reads_ends_a_command_as_sigpipe_would(
+    home: Path, words: list[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "qemuctl", *words]
+    done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -38,8 +38,9 @@ netx: index=0,type=tap,ifname=tap0,script=no,downscript=no
 def test_forwards_are_told_apart_by_their_cards() -> None:
     ssh, dns, web = parse_usernet(USERNET)
     assert ssh == HostForward(
-        netdev="net0", protocol="tcp", address="127.0.0.1", port=43377, guest_port=22
-    )
+        netdev="net0", protocol="tcp", address="127.0.0.1", port=43377, guest_port=22,
+        guest_address="10.0.2.15",
+    )  # fmt: skip
     assert [dns.netdev, web.netdev] == ["net0", "net-lan"]
     texts = ["127.0.0.1:43377->22", "0.0.0.0:43296->53/udp", "127.0.0.1:45389->80"]
     assert [each.text for each in (ssh, dns, web)] == texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from qemuctl import waiting
+from qemuctl import durable, waiting
 from qemuctl.errors import HostError, QemuctlError
+from qemuctl.home_id import made_id
 from qemuctl.image.claim import claimed
 from qemuctl.migration import following, storage
 from qemuctl.migration.following import followed
 from qemuctl.migration.storage import Storage
+from qemuctl.thread import in_thread
 from qemuctl.waiting import heard_by, lock_for_a_moment, waiting_for
 
 
@@ -48,20 +51,54 @@ def test_a_lock_that_nobody_gives_back_is_an_error(
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_wait_for_a_lock_can_be_interrupted(tmp_path: Path, shared: bool) -> None:
+@contextlib.contextmanager
+def interrupted() -> Iterator[None]:
+    """A signal has come whose handler cannot run yet; it runs by the end."""
     handled: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: handled.append(number))
     try:
-        with held(tmp_path / "lock") as fd:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-            signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
-            with pytest.raises(asyncio.CancelledError):
-                lock_for_a_moment(fd, "x", shared=shared)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+        with pytest.raises(asyncio.CancelledError):
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         signal.signal(signal.SIGHUP, before)
     assert handled == [signal.SIGHUP]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_wait_for_a_lock_can_be_interrupted(tmp_path: Path, shared: bool) -> None:
+    with held(tmp_path / "lock") as fd, interrupted():
+        lock_for_a_moment(fd, "x", shared=shared)
+
+
+def test_so_can_one_for_a_writer_that_was_stopped(tmp_path: Path) -> None:
+    with held(tmp_path / "note.new"), interrupted():
+        durable.write(tmp_path / "note", "text")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with interrupted():
+        made_id(tmp_path)
+    os.close(folder)
+
+
+async def test_a_wait_for_a_lock_in_a_thread_ends_when_it_is_called_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_MOMENT", 3600.0)
+    begun = threading.Event()
+
+    def work(_: object) -> None:
+        begun.set()
+        lock_for_a_moment(fd, "x")
+
+    with held(tmp_path / "lock") as fd:
+        task = asyncio.create_task(in_thread(work))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 def test_a_lock_that_is_free_is_taken(tmp_path: Path) -> None:
