@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 140
 Measure = Callable[[], float]
 
 
@@ -61,9 +63,15 @@ def show(rows: list[Row]) -> None:
 
 def _table(*columns: str) -> Table:
     table = Table(*columns)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     return table
+
+
+def _print(table: Table) -> None:
+    # In a pipe nobody says how wide it may be.
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def _show_sides(rows: list[Row]) -> None:
@@ -82,7 +90,7 @@ def _show_sides(rows: list[Row]) -> None:
             *(amount(x, row.unit) if x else "-" for x in every.values()),
             *(ratio(x, by) for x in (ours, *(every[side] for side in sides))),
         )
-    Console().print(table)
+    _print(table)
 
 
 def ratio(value: float | None, by: float | None) -> str:
@@ -100,7 +108,7 @@ def _show_pairs(rows: list[Row]) -> None:
             f"{row.ratio:.3f}" if row.ratio else "-",
             f"{target} {row.unit}" if row.target and row.absolute else target,
         )
-    Console().print(table)
+    _print(table)
 
 
 def amount(value: float, unit: str) -> str:
