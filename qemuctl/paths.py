@@ -307,6 +307,11 @@ class VmPaths:
         return self.state / "booted"
 
     @property
+    def sampled(self) -> Path:
+        """The last samples of the VM that runs, for the rates since then."""
+        return self.run / "sampled.json"
+
+    @property
     def owner_socket(self) -> Path:
         """The QMP monitor of whoever owns the VM."""
         return self.run / "owner.qmp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 140
 Measure = Callable[[], float]
 
 
@@ -19,7 +21,8 @@ class Row:
     """One line of the table: samples of both sides, in ``unit``.
 
     ``target`` is the most that ours may be: a ratio to bare, or, where
-    ``absolute`` says so, a value in ``unit``.
+    ``absolute`` says so, a value in ``unit``. ``beside`` are further sides, by their
+    names; such rows have a table of their own.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Row:
     bare: list[float] = field(default_factory=list)
     target: float | None = None
     absolute: bool = False
+    beside: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -50,9 +54,51 @@ def timed(argv: list[str]) -> float:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table("ours / bare", "ours", "bare", "ratio", "at most")
+    plain = [row for row in rows if not row.beside]
+    if plain:
+        _show_pairs(plain)
+    if len(plain) < len(rows):
+        _show_sides([row for row in rows if row.beside])
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
+    return table
+
+
+def _print(table: Table) -> None:
+    # In a pipe nobody says how wide it may be.
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+
+
+def _show_sides(rows: list[Row]) -> None:
+    """Each side beside ours; the ratios of ours and of the sides to the last one."""
+    *sides, last = rows[0].beside
+    ratios = [f"{side} / {last}" for side in ("ours", *sides)]
+    table = _table("", "ours", "/ bare", "at most", *sides, last, *ratios)
+    for row in rows:
+        every = {name: median(x) if x else None for name, x in row.beside.items()}
+        ours, by = median(row.ours), every[last]
+        table.add_row(
+            row.name,
+            amount(ours, row.unit),
+            ratio(ours, median(row.bare) if row.bare else None),
+            f"{row.target:g}" if row.target else "-",
+            *(amount(x, row.unit) if x else "-" for x in every.values()),
+            *(ratio(x, by) for x in (ours, *(every[side] for side in sides))),
+        )
+    _print(table)
+
+
+def ratio(value: float | None, by: float | None) -> str:
+    return f"{value / by:.2f}" if value and by else "-"
+
+
+def _show_pairs(rows: list[Row]) -> None:
+    table = _table("ours / bare", "ours", "bare", "ratio", "at most")
     for row in rows:
         target = f"{row.target:g}" if row.target else "-"
         table.add_row(
@@ -62,7 +108,7 @@ def show(rows: list[Row]) -> None:
             f"{row.ratio:.3f}" if row.ratio else "-",
             f"{target} {row.unit}" if row.target and row.absolute else target,
         )
-    Console().print(table)
+    _print(table)
 
 
 def amount(value: float, unit: str) -> str:

@@ -7,42 +7,32 @@ from typing import TYPE_CHECKING, Any
 from qemuctl.vm.states import State
 
 if TYPE_CHECKING:
-    from qemuctl.paths import VmPaths
+    from qemuctl.vm.vm import Vm
 
-# Seconds for QEMU's state and the agent's answers together, and what the agent
-# gets of it in any case.
-_BUDGET = 1.3
-_LEAST = 0.3
 SILENT = "the agent does not answer"
 NONSENSE = "the agent answers with nonsense"
 ABSENT = "no agent runs in it"
 
 
-async def guest_facts(
-    paths: VmPaths, state: State, spent: float
-) -> dict[str, Any] | str | None:
-    """What the agent tells, or why it does not; None when a guest that does not
-    run is not asked at all."""
+async def guest_facts(vm: Vm, state: State) -> dict[str, Any] | str | None:
+    """What the agent tells within a second, or why it does not; None when a guest that
+    does not run is not asked at all."""
     from dataclasses import asdict
 
     from qemuctl.errors import AgentError, WaitTimeout
-    from qemuctl.guest.agent import Agent
     from qemuctl.vm.agent_port import agent_port_open
     from qemuctl.vm.inside import look
 
     if state is not State.RUNNING:
         return None
-    if not agent_port_open(paths):
+    if not agent_port_open(vm.paths):
         return ABSENT
-    agent = Agent(paths.agent_socket)
     try:
-        return asdict(await look(agent, max(_LEAST, _BUDGET - spent)))
+        return asdict(await look(vm.agent))
     except WaitTimeout:
         return SILENT
     except AgentError:
         return NONSENSE
-    finally:
-        agent.release()
 
 
 def guest_fields(guest: dict[str, Any] | str | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qemuctl.spec import Spec
     from qemuctl.vm.record import Record
     from qemuctl.vm.states import State
+    from qemuctl.vm.vm import Vm
 
 
 @command("ls", example="qemuctl ls -a")
@@ -79,41 +80,22 @@ def info(name: Name, json: Json = False) -> None:
 
 
 async def _facts(name: str) -> dict[str, Any]:
-    import time
-
-    from qemuctl.cli.inside import guest_facts
     from qemuctl.process import held
     from qemuctl.vm.definitions import find, load
-    from qemuctl.vm.listing import SAVED, problem_of
+    from qemuctl.vm.listing import SAVED
     from qemuctl.vm.outcome import outcome
     from qemuctl.vm.reach import state_of
     from qemuctl.vm.record import Record
     from qemuctl.vm.saved import is_saved
 
     paths = find(name)
-    started = time.monotonic()
     spec = load(name)
-    state = await state_of(paths)
+    facts: dict[str, Any] = {"name": name, "state": None, **_written(spec)}
     record = Record.read(paths.record) if held(paths.lock) else None
-    facts: dict[str, Any] = {"name": name, "state": state, **_written(spec)}
     if record is not None:
-        facts |= {
-            "machine": record.machine,
-            "accel": record.accel,
-            "accel_reason": record.accel_reason,
-            "qemu": record.version,
-            "pid": record.qemu.pid,
-            "resident": _resident(record.qemu.pid),
-            "uptime": round(time.time() - record.started_at, 1),
-            "forwards": record.forwards,
-            "owner": f"process {record.owner.pid}" if record.owner else None,
-            "sockets": str(paths.run),
-            "free_ports": await _free_ports(paths, record, state),
-            "problem": problem_of(paths, state),
-            **await _differences(paths, state),
-            "guest": await guest_facts(paths, state, time.monotonic() - started),
-        }
+        facts |= await _running_facts(paths, record, spec)
     else:
+        facts["state"] = await state_of(paths)
         ended, saved = outcome(paths), is_saved(paths)
         text = ended.text if ended else None
         facts |= {
@@ -128,13 +110,53 @@ async def _facts(name: str) -> dict[str, Any]:
     return facts
 
 
-async def _free_ports(paths: VmPaths, record: Record, state: State) -> int | None:
+async def _running_facts(paths: VmPaths, record: Record, spec: Spec) -> dict[str, Any]:
+    """What a VM with a process has beside its spec: QEMU and the guest's agent are
+    asked side by side, on a connection each."""
+    import asyncio
+    import contextlib
+    import time
+
+    from qemuctl.cli.inside import guest_facts
+    from qemuctl.errors import AgentError
+    from qemuctl.vm.listing import problem_of
+    from qemuctl.vm.vm import Vm
+
+    async with Vm(paths, record) as vm:
+        # It looks ten times a second whether somebody is there; and then at once.
+        with contextlib.suppress(AgentError):
+            await vm.agent.connect()
+        state = await vm.state(connect=True)
+        ports, differences, guest = await asyncio.gather(
+            _free_ports(vm, state),
+            _differences(vm, state, spec),
+            guest_facts(vm, state),
+        )
+    return {
+        "state": state,
+        "machine": record.machine,
+        "accel": record.accel,
+        "accel_reason": record.accel_reason,
+        "qemu": record.version,
+        "pid": record.qemu.pid,
+        "resident": _resident(record.qemu.pid),
+        "uptime": round(time.time() - record.started_at, 1),
+        "forwards": record.forwards,
+        "owner": f"process {record.owner.pid}" if record.owner else None,
+        "sockets": str(paths.run),
+        "free_ports": ports,
+        "problem": problem_of(paths, state),
+        **differences,
+        "guest": guest,
+    }
+
+
+async def _free_ports(vm: Vm, state: State) -> int | None:
     """How many devices can be plugged in now; None when QEMU does not say."""
     import asyncio
 
     from qemuctl.errors import QmpError, StateError, WaitTimeout
     from qemuctl.vm.states import State
-    from qemuctl.vm.vm import Vm
 
     if state in (
         State.STARTING,
@@ -145,13 +167,13 @@ async def _free_ports(paths: VmPaths, record: Record, state: State) -> int | Non
     ):
         return None
     try:
-        async with asyncio.timeout(1.0), Vm(paths, record) as vm:
+        async with asyncio.timeout(1.0):
             return len(await vm.live.free())
     except (QmpError, StateError, WaitTimeout, TimeoutError):
         return None
 
 
-async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
+async def _differences(vm: Vm, state: State, spec: Spec) -> dict[str, Any]:
     """What a restart would change; None, and why, when nobody tells within a second.
 
     A VM that only just starts or ends has none that anybody could use.
@@ -159,7 +181,7 @@ async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
     import asyncio
 
     from qemuctl.errors import QemuctlError, QmpError, WaitTimeout
-    from qemuctl.vm.differences import differences
+    from qemuctl.vm.differences import differences_from
     from qemuctl.vm.states import State
 
     if state in (State.STARTING, State.STOPPING):
@@ -170,7 +192,7 @@ async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
     elif state not in (State.UNRESPONSIVE, State.SNAPSHOTTING):
         try:
             async with asyncio.timeout(1.0):
-                found = await differences(paths.name)
+                found = await differences_from(vm, spec)
             every = {k: {"now": a, "configured": b} for k, (a, b) in found.items()}
             return {"differences": every}
         except (QmpError, WaitTimeout, TimeoutError):

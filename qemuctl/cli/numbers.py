@@ -7,13 +7,14 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from qemuctl.cli.output import print_fields
-from qemuctl.units import format_rounded
+from qemuctl.units import format_age, format_rounded
 from qemuctl.vm.sample import DiskRates, NicRates, Rates, Sample
 
 
 def document(sample: Sample, rates: Rates | None) -> dict[str, Any]:
     """A sample for programs, with the rates since the one before it."""
-    facts: dict[str, Any] = _plain(sample)
+    facts: dict[str, Any] = {"name": sample.name, "state": sample.state}
+    facts |= _plain(sample)
     guest = sample.memory.guest
     facts["memory"]["guest_used_bytes"] = guest.used_bytes if guest else None
     return facts | {"rates": _plain(rates)}
@@ -50,6 +51,7 @@ def print_numbers(sample: Sample, rates: Rates) -> None:
         {
             "name": sample.name,
             "state": sample.state,
+            "rates": f"of the last {_span(rates.seconds)}",
             "cpu": f"{percent(rates.cpu_share)} of a core, {percent(rates.host_share)}"
             f" of the host, {sample.cpu_seconds:.1f} s since the start",
             "vcpus": "\n".join(_vcpus(sample, rates)),
@@ -59,6 +61,10 @@ def print_numbers(sample: Sample, rates: Rates) -> None:
         }
     )
     sys.stdout.flush()
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else format_age(seconds)
 
 
 def _vcpus(sample: Sample, rates: Rates) -> list[str]:

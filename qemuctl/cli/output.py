@@ -107,15 +107,18 @@ def report(
 def working(
     text: str, *, say_after: float | None = None
 ) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal what takes a while, and for how long; gone at the end.
+    """Shows on a terminal what takes more than a moment, and for how long; gone at the
+    end.
 
     Gives a function that changes the text. In a pipe one line tells it when
     ``say_after`` seconds have passed, and without that nothing does: there only
     `note` speaks.
     """
     if sys.stderr.isatty():
-        with _spinner(text) as change:
-            yield change
+        from qemuctl.cli.spinner import spinning
+
+        with spinning(escaped(text)) as change:
+            yield lambda changed: change(escaped(changed))
         return
     words = text
 
@@ -131,25 +134,6 @@ def working(
             timer.start()
             stack.callback(timer.cancel)
         yield change_words
-
-
-@contextlib.contextmanager
-def _spinner(text: str) -> Iterator[Callable[[str], None]]:
-    # Loading rich takes longer than most commands run.
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    # No markup: the text holds the names of files.
-    words = TextColumn("{task.description}", markup=False)
-    columns = SpinnerColumn(), words, TimeElapsedColumn()
-    console = Console(stderr=True)
-    # What is printed meanwhile goes above, unless it goes somewhere else.
-    above = sys.stdout.isatty()
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=above
-    ) as shown:
-        task = shown.add_task(escaped(text), total=None)
-        yield lambda changed: shown.update(task, description=escaped(changed))
 
 
 def building(text: str) -> Callable[[str], None]:

@@ -83,6 +83,10 @@ def balloon(
         str | None, typer.Argument(metavar="[SIZE]", help="what its guest may keep")
     ] = None,
     timeout: Timeout = "60",
+    wait: Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="--no-wait: only ask for the size"),
+    ] = True,
     json: Json = False,
 ) -> None:
     """Show what the balloon leaves a guest of its memory, or set it.
@@ -91,7 +95,7 @@ def balloon(
     written to the spec. Status 3 tells that the guest has not given all of it yet.
     """
     wanted = None if size is None else _size(size)
-    report = run_async(_balloon(name, wanted, seconds(timeout)))
+    report = run_async(_balloon(name, wanted, seconds(timeout), wait=wait))
     if json:
         print_json(asdict(report))
     else:
@@ -294,14 +298,16 @@ def _memory_line(change: MemoryChange) -> str:
     return f"memory: {before} -> {after} by {ways} ({change.why})"
 
 
-async def _balloon(name: str, size: int | None, patience: float) -> BalloonReport:
+async def _balloon(
+    name: str, size: int | None, patience: float, *, wait: bool
+) -> BalloonReport:
     from qemuctl.vm.attach import attach
     from qemuctl.vm.states import Action, require
 
     action = Action.QMP if size is None else Action.CHANGE
     async with await attach(name, action) as vm:
         require(action, await vm.state(), name)
-        return await vm.memory.balloon(size, timeout=patience)
+        return await vm.memory.balloon(size, timeout=patience, wait=wait)
 
 
 def _balloon_fields(report: BalloonReport) -> dict[str, object]:

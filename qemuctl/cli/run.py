@@ -84,15 +84,25 @@ def run(
 
         raise UsageError("an image is missing", hint="qemuctl run tiny -- uname -a")
     name = name or (None if file else f"run-{secrets.token_hex(2)}")
-    spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
-    flags.check_boots(spec)
     del rm
-    # Who looks at a console, or boots from a CD, wants to see the boot.
-    cold = cold or not command or given["boot"] is not None
-    typed.check(command or [], f"its console: qemuctl run {image or f'-f {file}'}")
-    key = escape_key(escape)
-    work = _run(spec, command or [], seconds(timeout), cold, typed, key)
-    raise SystemExit(_status(work))
+    # Before anything is loaded: that takes a moment, too.
+    with Starting(f"starting {image or file}") as starting:
+        spec, _ = flags.spec_from(name=name, image=image, file=file, flags=given)
+        flags.check_boots(spec)
+        # Who looks at a console, or boots from a CD, wants to see the boot.
+        cold = cold or not command or given["boot"] is not None
+        typed.check(command or [], f"its console: qemuctl run {image or f'-f {file}'}")
+        key = escape_key(escape)
+        work = _run(spec, command or [], seconds(timeout), cold, typed, key, starting)
+        raise SystemExit(_status(work))
+
+
+class Starting(contextlib.ExitStack):
+    """What is shown until there is a guest: ``say`` changes it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.say = self.enter_context(working(text))
 
 
 def _status(work: Coroutine[Any, Any, int]) -> int:
@@ -132,6 +142,7 @@ async def _run(
     cold: bool,
     typed: Typed,
     escape: bytes | None,
+    starting: Starting,
 ) -> int:
     from qemuctl.cli.notices import say_accelerator, say_doubts
     from qemuctl.errors import NotReady, UsageError, WaitTimeout
@@ -148,36 +159,39 @@ async def _run(
     say_doubts(spec)
     progress = building(f"building the image {spec.image}, once:")
     if not command:
-        return await _look(spec, progress, escape)
+        return await _look(spec, progress, escape, starting)
     from qemuctl.vm.fresh import fresh
 
     async with contextlib.AsyncExitStack() as stack:
-        with working(f"starting {spec.image or spec.name}") as status:
-            guest = fresh(
-                spec,
-                cold=cold,
-                timeout=patience,
-                progress=progress,
-                notice=note,
-                status=status,
-            )
-            try:
-                vm = await stack.enter_async_context(guest)
-            except (NotReady, WaitTimeout):  # and being emulated may be the reason
-                say_accelerator(inspect_host(spec).accel.reason, spec.accel)
-                raise
+        guest = fresh(
+            spec,
+            cold=cold,
+            timeout=patience,
+            progress=progress,
+            notice=note,
+            status=starting.say,
+        )
+        try:
+            vm = await stack.enter_async_context(guest)
+        except (NotReady, WaitTimeout):  # and being emulated may be the reason
+            say_accelerator(inspect_host(spec).accel.reason, spec.accel)
+            raise
+        starting.close()
         say_accelerator(vm.record.accel_reason, spec.accel)
         return await run_command(vm, command, typed)
 
 
-async def _look(spec: Spec, progress: Any, escape: bytes | None) -> int:
+async def _look(
+    spec: Spec, progress: Any, escape: bytes | None, starting: Starting
+) -> int:
     from qemuctl.cli.notices import say_accelerator
     from qemuctl.vm.launch import launch
 
     async with contextlib.AsyncExitStack() as stack:
-        with working(f"starting {spec.image or spec.name}"):
-            starting = launch(spec, paused=True, progress=progress)
-            vm = await stack.enter_async_context(starting)
+        vm = await stack.enter_async_context(
+            launch(spec, paused=True, progress=progress)
+        )
+        starting.close()
         say_accelerator(vm.record.accel_reason, spec.accel)
         return await _console(vm, escape)
 

@@ -21,23 +21,30 @@ Count = Annotated[
 ]
 # Less would measure the measuring: CPU time is counted in hundredths of a second.
 _SHORTEST = 0.1
+# Seconds between two samples, if nobody says.
+_USUAL = 1.0
 
 
 @command("stats", example="qemuctl stats web --json")
 def stats(
     name: Name,
     json: Json = False,
-    interval: Interval = "1s",
+    interval: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="measure for that long, such as 1s"),
+    ] = None,
     count: Count = 1,
 ) -> None:
     """Show what one VM takes and does: CPUs, memory, disks, network.
 
-    Rates are those of the time between two samples, so that the first
-    numbers come after one interval. With --json a line for each sample.
+    The first numbers come at once, with the rates since the last time that anybody
+    looked, or since the start; with --interval they are those of that time, and come
+    after it. With --json a line for each sample.
     """
     from qemuctl.cli.streaming import until_unread
 
-    run_async(until_unread(_stats(name, json, _interval(interval), count or 1)))
+    every = None if interval is None else _interval(interval)
+    run_async(until_unread(_stats(name, json, every, count or 1)))
 
 
 @command("top", example="qemuctl top --json --count 1")
@@ -60,7 +67,7 @@ def _interval(text: str) -> float:
     return interval
 
 
-async def _stats(name: str, json: bool, interval: float, count: int) -> None:
+async def _stats(name: str, json: bool, interval: float | None, count: int) -> None:
     from qemuctl.cli.numbers import document, print_numbers
     from qemuctl.cli.streaming import print_line
     from qemuctl.vm.attach import attach
@@ -68,10 +75,12 @@ async def _stats(name: str, json: bool, interval: float, count: int) -> None:
 
     async with (
         await attach(name, Action.MEASURE) as vm,
-        aclosing(vm.stats.watch(interval)) as samples,
+        aclosing(vm.stats.watch(interval or _USUAL)) as samples,
     ):
+        measured = interval is None
         async for sample, rates in samples:
-            if rates is None:
+            if rates is None or not measured:
+                measured = True
                 continue
             if json:
                 print_line(document(sample, rates))

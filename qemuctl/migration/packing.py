@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resol
 from qemuctl.thread import in_thread
 from qemuctl.vm.configured import pinned
 from qemuctl.vm.disk_results import LiveDisk
-from qemuctl.vm.likeness import likeness
+from qemuctl.vm.likeness import Likeness, likeness
 from qemuctl.vm.portable import boot_files, is_everywhere, without_image
 from qemuctl.vm.resolve import SEED_SERIAL, image_of, placed, seeded
 from qemuctl.vm.snapshot_disks import of_running
@@ -73,14 +74,27 @@ def wish(vm: Vm, name: str) -> Wish:
     return Wish(name=name, image=image.name, sha256=image.manifest.sha256)
 
 
-async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What QEMU tells of the VM, which nobody changes inside of `Live.changing`."""
+
+    like: Likeness
+    topology: dict[str, str]
+
+
+async def seen(vm: Vm) -> Seen:
+    """Asks QEMU. Raises as `likeness` does."""
+    like, found = await asyncio.gather(likeness(vm), topology(vm))
+    return Seen(like=like, topology=found)
+
+
+async def packed(vm: Vm, options: Options, facts: Facts, seen: Seen) -> Packed:
     """What the VM is to be there; nothing is changed. Inside of `Live.changing`.
 
     Raises StateError for what cannot move, with the reason.
     """
     client = options.tls and common_name(client_certificate(options.tls))
-    like = await likeness(vm)
-    spec, paths = like.spec, vm.paths
+    spec, paths = seen.like.spec, vm.paths
     image = image_of(spec)
     keeps = image is None or is_everywhere(spec, image) or facts.has_image
     _check_own(vm, spec)
@@ -109,8 +123,8 @@ async def packed(vm: Vm, options: Options, facts: Facts) -> Packed:
         place=place(),
         spec=dump(_without_ports(there(spec))),
         configured=_text(paths, own, configured),
-        shape=like.shape,
-        topology=await topology(vm),
+        shape=seen.like.shape,
+        topology=seen.topology,
         memory_bytes=spec.memory.size,
         disks=tuple(packing.offers),
         shared=tuple(packing.shared),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from qemuctl.migration.leave import leave
 from qemuctl.migration.memory import POSTCOPY, SWITCHING, Memory
 from qemuctl.migration.offer import OFFER, Facts
 from qemuctl.migration.options import Options
-from qemuctl.migration.packing import Packed, packed, wish
+from qemuctl.migration.packing import Packed, Seen, packed, seen, wish
 from qemuctl.migration.phases import Phase
 from qemuctl.migration.report import Moved, Progress, Report, progress_of, silent
 from qemuctl.migration.storage import Storage, served_at
@@ -122,8 +122,16 @@ class _Move:
     async def carry_out(self) -> Moved:
         with self._phased(), moving(self.vm.paths):
             folder = self.vm.paths.run / "move"
-            async with links.opened(self.destination, folder, self.receiver) as link:
-                return await self._through(link)
+            # The other side's start takes longer than all that is to be asked here.
+            looking = asyncio.ensure_future(seen(self.vm))
+            try:
+                async with links.opened(
+                    self.destination, folder, self.receiver
+                ) as link:
+                    return await self._through(link, looking)
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
 
     @contextlib.contextmanager
     def _phased(self) -> Iterator[None]:
@@ -163,7 +171,7 @@ class _Move:
 
     # -- the phases --------------------------------------------------------
 
-    async def _through(self, link: links.Link) -> Moved:
+    async def _through(self, link: links.Link, looking: Awaitable[Seen]) -> Moved:
         self._enter(Phase.CHECK)
         self.state = await self.vm.state()
         session = await self.vm.monitor()
@@ -173,7 +181,7 @@ class _Move:
                 "its guest stands still since an earlier migration, or a save",
                 hint=f"first: qemuctl resume {self.vm.name}",
             )  # fmt: skip
-        pack = await self._checked(link)
+        pack = await self._checked(link, looking)
         self._note(
             Leaving(
                 token=pack.offer.token, destination=self.destination.text,
@@ -193,7 +201,7 @@ class _Move:
             raise
         return await self._cleaned(link, pack, lag)
 
-    async def _checked(self, link: links.Link) -> Packed:
+    async def _checked(self, link: links.Link, looking: Awaitable[Seen]) -> Packed:
         name = self.options.name or self.vm.name
         wanted = wish(self.vm, name)
         told = await link.channel.ask("look", timeout=_ANSWER, **asdict(wanted))
@@ -205,7 +213,7 @@ class _Move:
                 hint="both sides need the same version of qemuctl",
             ) from error
         self.home = facts.home
-        pack = await packed(self.vm, self.options, facts)
+        pack = await packed(self.vm, self.options, facts, await looking)
         offer = OFFER.dump_python(pack.offer, mode="json")
         await link.channel.ask("check", timeout=_ANSWER, offer=offer)
         return pack

@@ -7,6 +7,7 @@ objects for each of them.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,17 @@ class Usage:
 
     cpu_seconds: float
     resident_bytes: int
+
+
+def clock() -> float:
+    """Seconds since the host's boot, the clock of `started_at`: nobody sets it, and it
+    is the same in every process (CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def started_at(process: Identity) -> float:
+    """When a process of this boot was started, by `clock`."""
+    return process.start_ticks / _TICKS_PER_SECOND
 
 
 def usage(process: Identity) -> Usage | None:

@@ -24,6 +24,7 @@ from qemuctl.vm.gauge import FULL, QUICK, Commands, Gauge
 from qemuctl.vm.reach import mute
 from qemuctl.vm.record import Record
 from qemuctl.vm.sample import Rates, Sample, rates
+from qemuctl.vm.sampled import keep
 from qemuctl.vm.states import State
 
 # Seconds between questions about CPUs, memory and ports; to the agent, on which
@@ -99,6 +100,8 @@ class Board:
     async def __aexit__(self, *_exc: object) -> None:
         for one in self._watched.values():
             await one.drop()
+            if one.before is not None:
+                keep(one.gauge.paths, one.gauge.record.qemu, one.before)
         if self._weighing is not None:
             await asyncio.gather(self._weighing, return_exceptions=True)
 

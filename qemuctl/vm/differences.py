@@ -7,26 +7,25 @@ the spec as it is now does, for it was written at the same time.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qemuctl.errors import CommandError, ImageError
+from qemuctl.errors import ImageError
 from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths
 from qemuctl.process import runs
 from qemuctl.qmp.commands import QueryCpusFast
 from qemuctl.qmp.net import Card, HostForward
-from qemuctl.qmp.plug import QomGet
 from qemuctl.spec import Disk, Forward, Nic, Spec, resolve_paths
 from qemuctl.units import format_size
 from qemuctl.vm.attach import attach
 from qemuctl.vm.configured import cards_of, offset, pinned
 from qemuctl.vm.definitions import find, load
 from qemuctl.vm.disk_results import LiveDisk
-from qemuctl.vm.live import PERIPHERAL
 from qemuctl.vm.nic_listing import merged
 from qemuctl.vm.nic_state import read_cards, read_forwards, recorded
 from qemuctl.vm.resolve import base_of, image_of
@@ -57,14 +56,21 @@ async def differences(name: str) -> Differences:
     Empty for a VM that is off. Raises SpecError, ImageError, StateError while it
     starts, and as `Vm.execute` does: then nobody knows.
     """
-    paths = find(name)
-    if not runs(paths.lock):
+    if not runs(find(name).lock):
         return {}
-    configured, started = load(name), started_spec(paths)
     async with await attach(name) as vm:
-        now = _flat(started) | await _amounts(vm, started)
-        disks = await _Disks.of(vm, started, configured)
-        parts = disks.found() | await _cards(vm, started, configured)
+        return await differences_from(vm, load(name))
+
+
+async def differences_from(vm: Vm, configured: Spec) -> Differences:
+    """As `differences`, of a VM that runs, from a spec."""
+    started = started_spec(vm.paths)
+    amounts, disks, cards = await asyncio.gather(
+        _amounts(vm, started),
+        _Disks.of(vm, started, configured),
+        _cards(vm, started, configured),
+    )
+    now, parts = _flat(started) | amounts, disks.found() | cards
     fields = _pairs(now, _flat(configured))
     if disks.root is not None:
         fields.pop("root.size", None)
@@ -75,10 +81,9 @@ async def differences(name: str) -> Differences:
 async def _amounts(vm: Vm, started: Spec) -> dict[str, str]:
     """Processors and memory as they are, where they are not as they were."""
     found = {}
-    cpus = await vm.execute(QueryCpusFast())
+    cpus, memory = await asyncio.gather(vm.execute(QueryCpusFast()), vm.memory.now())
     if len(cpus) != vm.record.cpus:
         found["cpu.count"] = str(len(cpus))
-    memory = await vm.memory.now()
     # Before its driver is up a guest has all that it will have.
     if memory.actual_bytes != vm.record.memory:
         found["memory.size"] = format_size(memory.actual_bytes)
@@ -192,11 +197,15 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 async def _cards(vm: Vm, started: Spec, configured: Spec) -> Differences:
-    live = {card.id: card for card in await read_cards(vm)}
-    forwards = await read_forwards(vm)
+    cards, forwards = await asyncio.gather(read_cards(vm), read_forwards(vm))
+    live = {card.id: card for card in cards}
     old, new = _nics(started, vm.paths), _nics(configured, vm.paths)
     down = set(recorded(vm).links_down)
-    fresh = await _fresh(vm, live)
+    # The address that a card came with: that of `info network`, its guest may have
+    # changed.
+    fresh, macs = await asyncio.gather(
+        _fresh(vm, live), vm.live.properties(live, "mac")
+    )
     there = {id_ for id_ in live if id_ in {*old, *fresh}}
     found: Differences = {}
     for id_ in sorted(there & new.keys()):
@@ -207,7 +216,8 @@ async def _cards(vm: Vm, started: Spec, configured: Spec) -> Differences:
         if id_ in fresh:
             was |= _kind(card, wanted)
         was["link"], will["link"] = "down" if id_ in down else "up", wanted.link
-        was["mac"], will["mac"] = await _mac(vm, id_, before), str(wanted.mac)
+        was["mac"] = str(macs.get(id_, before.mac))
+        will["mac"] = str(wanted.mac)
         own = [each for each in forwards if each.netdev == card.backend]
         pairs = _pairs(was, will) | _forwards(own, wanted.forward)
         found |= {f"nics.{id_}.{key}": pair for key, pair in pairs.items()}
@@ -230,15 +240,6 @@ def _kind(card: Card, wanted: Nic) -> dict[str, str]:
     return found
 
 
-async def _mac(vm: Vm, id_: str, before: Nic) -> str:
-    """The address that a card came with: that of `info network`, its guest may have
-    changed."""
-    try:
-        return str(await _property(vm, id_, "mac"))
-    except CommandError:
-        return str(before.mac)
-
-
 def _forwards(live: list[HostForward], wanted: Iterable[Forward]) -> Differences:
     both = list(merged(live, wanted))
     now = [each.text for each in both if each.live and not each.configured]
@@ -253,16 +254,8 @@ def _forwards(live: list[HostForward], wanted: Iterable[Forward]) -> Differences
 
 async def _fresh(vm: Vm, ids: Iterable[str]) -> set[str]:
     """Those devices that were plugged in while the VM ran."""
-    found = set()
-    for id_ in ids:
-        with contextlib.suppress(CommandError):  # it has no id, or went this moment
-            if await _property(vm, id_, "hotplugged"):
-                found.add(id_)
-    return found
-
-
-async def _property(vm: Vm, id_: str, name: str) -> Any:
-    return await vm.execute(QomGet(path=f"{PERIPHERAL}/{id_}", property=name))
+    plugged = await vm.live.properties(ids, "hotplugged")
+    return {id_ for id_, value in plugged.items() if value}
 
 
 def _comings(part: str, there: set[str], wanted: Iterable[str]) -> Differences:

@@ -7,6 +7,7 @@ knows (see `live`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from qemuctl.errors import CommandError, HotplugError, MonitorLost, StateError
 from qemuctl.qmp.block import BlockResize
 from qemuctl.qmp.commands import BlockInfo, QueryBlock
-from qemuctl.qmp.plug import QomGet
 from qemuctl.spec import Disk
 from qemuctl.vm import disk_config, disk_settings
 from qemuctl.vm.configured import Scope, preview, reconfigure
@@ -29,7 +29,7 @@ from qemuctl.vm.disk_results import (
 )
 from qemuctl.vm.guest_disks import sight
 from qemuctl.vm.journal import Change
-from qemuctl.vm.live import PERIPHERAL, Plugged
+from qemuctl.vm.live import Plugged
 from qemuctl.vm.unplug import Removal
 
 if TYPE_CHECKING:
@@ -48,15 +48,21 @@ class Disks:
 
     async def list(self) -> list[LiveDisk]:
         """The disks that the VM has now (query-block). Raises QmpError."""
-        plugged = {each.id: each for each in await self._vm.live.plugged()}
-        leaving = {c.device for c in self._vm.live.journal.changes() if c.removal}
-        found = []
-        for drive in await self._vm.execute(QueryBlock()):
-            device = plugged.get(device_id(drive))
-            if device is not None and device.driver in DRIVERS and drive.inserted:
-                gone = device.id in leaving
-                found.append(await _live_disk(self._vm, drive, device, leaving=gone))
-        return sorted(found, key=lambda disk: (len(disk.id), disk.id))
+        live = self._vm.live
+        found, drives = await asyncio.gather(
+            live.plugged(DRIVERS), self._vm.execute(QueryBlock())
+        )
+        plugged = {each.id: each for each in found}
+        serials = await live.properties(plugged, "serial")
+        leaving = {c.device for c in live.journal.changes() if c.removal}
+        disks = [
+            _live_disk(
+                drive, plugged[id_], serial=serials.get(id_), leaving=id_ in leaving
+            )
+            for drive in drives
+            if (id_ := device_id(drive)) in plugged and drive.inserted
+        ]
+        return sorted(disks, key=lambda disk: (len(disk.id), disk.id))
 
     async def add(self, disk: Disk, *, scope: Scope = Scope.BOTH) -> AddedDisk:
         """Plugs a disk in (blockdev-add, device_add); ``disk`` is one of a spec.
@@ -256,15 +262,12 @@ class Disks:
                 raise
 
 
-async def _live_disk(
-    vm: Vm, drive: BlockInfo, device: Plugged, *, leaving: bool
+def _live_disk(
+    drive: BlockInfo, device: Plugged, *, serial: str | None, leaving: bool
 ) -> LiveDisk:
     medium: dict[str, Any] = drive.inserted or {}
     path = Path(medium["image"]["filename"])
-    serial = used = None
-    with contextlib.suppress(CommandError):  # it went in this moment
-        front = f"{PERIPHERAL}/{device.id}"
-        serial = await vm.execute(QomGet(path=front, property="serial"))
+    used = None
     with contextlib.suppress(OSError):
         used = path.stat().st_blocks * 512
     return LiveDisk(

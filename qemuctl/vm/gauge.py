@@ -16,7 +16,7 @@ from typing import Any, cast
 from qemuctl.errors import AgentError, CommandError, WaitTimeout
 from qemuctl.guest.agent import Agent
 from qemuctl.paths import VmPaths
-from qemuctl.process.usage import proportional_bytes, thread_seconds, usage
+from qemuctl.process.usage import clock, proportional_bytes, thread_seconds, usage
 from qemuctl.qmp.commands import (
     Command,
     QueryBalloon,
@@ -103,8 +103,8 @@ class Gauge:
             known = None if isinstance(reply, CommandError) else reply
             self._replies[command] = known
             if isinstance(command, QueryBlockstats) and known is not None:
-                clock = time.monotonic()
-                self._disks = tuple(_counters(x, clock) for x in known if _id(x))
+                now = clock()
+                self._disks = tuple(_counters(x, now) for x in known if _id(x))
         status = self._reply(QueryStatus())
         if status is not None:
             self.state = from_run_state(status.status)
@@ -148,7 +148,7 @@ class Gauge:
             reply = await self._agent.request(
                 "guest-network-get-interfaces", timeout=timeout
             )
-            self._nics = of_guest(reply, time.monotonic(), self._taps)
+            self._nics = of_guest(reply, clock(), self._taps)
         except (AgentError, WaitTimeout):
             self._nics = None
             return False
@@ -169,7 +169,7 @@ class Gauge:
         used = usage(process)
         if used is None:
             return None
-        clock = time.monotonic()
+        now = clock()
         times = [
             (cpu.cpu_index, thread_seconds(process.pid, cpu.thread_id))
             for cpu in self._reply(QueryCpusFast()) or []
@@ -179,7 +179,7 @@ class Gauge:
             state=self.state,
             pid=process.pid,
             at=time.time(),
-            clock=clock,
+            clock=now,
             cpu_seconds=used.cpu_seconds,
             vcpus=tuple(
                 VcpuTime(index=index, cpu_seconds=seconds)
@@ -188,7 +188,7 @@ class Gauge:
             ),
             memory=self._memory(used.resident_bytes),
             disks=self._disks,
-            nics=self._all_nics(clock),
+            nics=self._all_nics(now),
         )
 
     def _memory(self, resident: int) -> MemoryUse:
@@ -205,8 +205,8 @@ class Gauge:
             guest=balloon_stats.parsed(self._reply(balloon_stats.STATS)),
         )
 
-    def _all_nics(self, clock: float) -> tuple[NicCounters, ...] | None:
-        found = [of_tap(tap, clock) for tap in self._taps]
+    def _all_nics(self, now: float) -> tuple[NicCounters, ...] | None:
+        found = [of_tap(tap, now) for tap in self._taps]
         counted = [nic for nic in found if nic is not None]
         if self._nics is None and not counted:
             return None
@@ -219,11 +219,11 @@ def _id(stats: BlockStats) -> str:
     return path.removesuffix("/virtio-backend").rpartition("/")[2]
 
 
-def _counters(stats: BlockStats, clock: float) -> DiskCounters:
+def _counters(stats: BlockStats, now: float) -> DiskCounters:
     counted = stats.stats
     return DiskCounters(
         id=_id(stats),
-        clock=clock,
+        clock=now,
         read_bytes=counted.rd_bytes,
         written_bytes=counted.wr_bytes,
         read_operations=counted.rd_operations,

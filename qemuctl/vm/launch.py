@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from functools import partial
 
 from qemuctl.errors import StateError
 from qemuctl.image.whole import sweep
@@ -22,7 +21,6 @@ from qemuctl.paths import VmPaths
 from qemuctl.process import held
 from qemuctl.qmp.commands import Cont
 from qemuctl.spec import Spec
-from qemuctl.thread import in_thread
 from qemuctl.vm.attached import begin
 from qemuctl.vm.bring_up import bring_up, put_down
 from qemuctl.vm.definitions import find, load
@@ -34,7 +32,7 @@ from qemuctl.vm.resolve import Device
 from qemuctl.vm.restoring import go_on
 from qemuctl.vm.saved import discard, is_saved
 from qemuctl.vm.settled import conclude_if_off
-from qemuctl.vm.state_file import read_whole_state
+from qemuctl.vm.state_file import read_state
 from qemuctl.vm.states import Action, State, require
 from qemuctl.vm.vm import Vm
 
@@ -102,8 +100,9 @@ async def start(
     sweep(paths.state)  # what a save that was killed has begun
     if is_saved(paths) and not fresh:
         _check_unchanged_boot(name, boot)
-        state = await in_thread(partial(read_whole_state, paths.saved))
-        return await go_on(state, paths, paused=paused, progress=progress)
+        return await go_on(
+            read_state(paths.saved), paths, paused=paused, progress=progress
+        )
     spec = load(name)
     vm, child = await bring_up(
         spec, paths, boot=boot, progress=progress, attached=False

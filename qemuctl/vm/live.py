@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemuctl.cmdline.devices import Device
 from qemuctl.cmdline.layout import Place, free_places
@@ -118,31 +118,45 @@ class Live:
             return False
         return True
 
-    async def plugged(self) -> list[Plugged]:
-        """All devices with an id and the buses that they are on."""
-        found = []
-        for id_, driver in (await self.devices()).items():
-            path = f"{PERIPHERAL}/{id_}"
-            with contextlib.suppress(CommandError):  # it went in this moment
-                bus = await self._vm.execute(QomGet(path=path, property="parent_bus"))
-                found.append(Plugged(id_, driver, str(bus).rpartition("/")[2]))
-        return found
+    async def plugged(self, drivers: Collection[str] = ()) -> list[Plugged]:
+        """All devices with an id and the buses that they are on, or only those of some
+        drivers."""
+        devices = [
+            (id_, driver)
+            for id_, driver in (await self.devices()).items()
+            if not drivers or driver in drivers
+        ]
+        buses = await self.properties([id_ for id_, _ in devices], "parent_bus")
+        return [
+            Plugged(id_, driver, str(buses[id_]).rpartition("/")[2])
+            for id_, driver in devices
+            if id_ in buses
+        ]
+
+    async def properties(self, ids: Iterable[str], name: str) -> dict[str, Any]:
+        """A property of some devices, by their ids (qom-get); one that has none, or
+        went in this moment, is left out."""
+        asked = list(ids)
+        replies = await self._vm.execute_each(
+            QomGet(path=f"{PERIPHERAL}/{id_}", property=name) for id_ in asked
+        )
+        return {
+            id_: reply
+            for id_, reply in zip(asked, replies, strict=True)
+            if not isinstance(reply, CommandError)
+        }
 
     async def free(self) -> list[Place]:
         """Where a PCI device can be plugged in now; none on a machine without."""
         plugged = await self.plugged()
         ports = [each.id for each in plugged if each.driver == _ROOT_PORT]
-        slots = {
-            str(await self._vm.execute(QomGet(path=f"{PERIPHERAL}/{each.id}",
-                                              property="addr"))): each.id
-            for each in plugged
-            if each.bus == "pci.0"
-        }  # fmt: skip
+        on_pci = [each.id for each in plugged if each.bus == "pci.0"]
+        slots = {str(slot) for slot in (await self.properties(on_pci, "addr")).values()}
         return free_places(
             self._vm.record.machine,
             sorted(ports, key=lambda port: (len(port), port)),
             {each.bus for each in plugged},
-            set(slots),
+            slots,
         )
 
     async def place(self) -> Place:

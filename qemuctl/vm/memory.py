@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,13 @@ class Memory:
         """What it has now (query-memory-size-summary, query-memory-devices,
         query-balloon). Raises as `Vm.execute` does."""
         vm = self._vm
-        start = (await vm.execute(QueryMemorySizeSummary())).base_memory
-        devices = [
-            (device.type, device.data or {})
-            for device in await vm.execute(QueryMemoryDevices())
-        ]
+        summary, there, balloon = await asyncio.gather(
+            vm.execute(QueryMemorySizeSummary()),
+            vm.execute(QueryMemoryDevices()),
+            vm.execute_each([QueryBalloon()]),
+        )
+        start = summary.base_memory
+        devices = [(device.type, device.data or {}) for device in there]
         dimms = tuple(
             Dimm(id=str(data.get("id")), size_bytes=int(data["size"]))
             for type_, data in devices
@@ -77,19 +79,23 @@ class Memory:
             dimms=dimms,
             virtio_mem=plugged[0] if plugged else None,
         )
-        with contextlib.suppress(CommandError):  # there is no balloon
-            actual = (await vm.execute(QueryBalloon())).actual
-            asked = self._asked(now.fixed_bytes)
-            return replace(now, balloon_bytes=actual, balloon_requested_bytes=asked)
-        return now
+        if isinstance(balloon[0], CommandError):  # there is none
+            return now
+        actual, asked = balloon[0].actual, self._asked(now.fixed_bytes)
+        return replace(now, balloon_bytes=actual, balloon_requested_bytes=asked)
 
     async def balloon(
-        self, size_bytes: int | None = None, *, timeout: float = PATIENCE
+        self,
+        size_bytes: int | None = None,
+        *,
+        timeout: float = PATIENCE,
+        wait: bool = True,
     ) -> BalloonReport:
         """What the balloon leaves its guest; with a size, that from now on.
 
         ``size_bytes`` is of the memory at start and DIMMs together. Waits until the
-        guest has it, or comes no nearer (balloon, BALLOON_CHANGE). Raises StateError
+        guest has it, or comes no nearer (balloon, BALLOON_CHANGE); not to ``wait``
+        gives what was asked for, with no word of the guest's. Raises StateError
         when there is no balloon, no driver for it, or the guest uses more than
         that; HotplugError, ``pending``, when it has not given all of it.
         """
@@ -105,6 +111,9 @@ class Memory:
                 )  # fmt: skip
             await self._check_driver(now, size_bytes)
             await self._check_use(now.fixed_bytes - size_bytes, now)
+            if not wait:
+                await self._ask_for(size_bytes, now)
+                return await self._report(ask_guest=False)
             await self._inflate(size_bytes, timeout)
         return await self._report()
 
@@ -179,7 +188,7 @@ class Memory:
 
     # -- the balloon -------------------------------------------------------
 
-    async def _report(self) -> BalloonReport:
+    async def _report(self, *, ask_guest: bool = True) -> BalloonReport:
         now = await self.now()
         await self._check_device(now)
         assert now.balloon_bytes is not None
@@ -190,7 +199,7 @@ class Memory:
             actual_bytes=now.balloon_bytes,
             total_bytes=now.fixed_bytes,
             has_driver=driver,
-            guest=await self.guest() if driver else None,
+            guest=await self.guest() if driver and ask_guest else None,
         )
 
     def _asked(self, fixed_bytes: int) -> int:
@@ -239,12 +248,15 @@ class Memory:
                 hint=f"a little more than {format_rounded(least)} would do",
             )  # fmt: skip
 
+    async def _ask_for(self, size_bytes: int, now: MemoryNow) -> None:
+        held = f"{now.fixed_bytes - size_bytes}\n"
+        durable.write(self._vm.paths.ballooned, held, durable=False)
+        await again(self._vm, Balloon(value=size_bytes))
+
     async def _inflate(self, size_bytes: int, timeout: float) -> None:
         vm, now = self._vm, await self.now()
         before = now.balloon_bytes
-        held = f"{now.fixed_bytes - size_bytes}\n"
-        durable.write(vm.paths.ballooned, held, durable=False)
-        await again(vm, Balloon(value=size_bytes))
+        await self._ask_for(size_bytes, now)
 
         async def read() -> int:
             return (await vm.execute(QueryBalloon())).actual

@@ -41,9 +41,9 @@ T = TypeVar("T")
 AGENT_PATIENCE = 5.0
 # Seconds that there are to undo something once nobody waits for it any more.
 BRIEF = 4.0
-# Seconds between looks: events are limited to one a second, and the last one
-# may have come before the first look.
-_LOOK = 1.0
+# Seconds between looks, after each that saw nothing new twice as many: QEMU holds
+# back what changes for a second after an event of it, also the last change.
+_LOOK_FIRST, _LOOK_MOST = 0.02, 1.0
 
 
 async def require_guest(vm: Vm, action: str) -> None:
@@ -235,12 +235,12 @@ async def settles(
 ) -> int:
     """The number that ``read`` gives, once it is ``wanted`` or comes no nearer.
 
-    Asked again at each ``event``; ended by ``stall`` seconds without a change, or
-    ``timeout`` in all. Raises UnexpectedExit, and what else ``read`` does.
+    Asked again at each ``event``, and now and then; ended by ``stall`` seconds without
+    a change, or ``timeout`` in all. Raises UnexpectedExit, and what else ``read`` does.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
-    value, moved = None, loop.time()
+    value, moved, pause = None, loop.time(), _LOOK_FIRST
     while True:
         with contextlib.closing(
             eventstream.upcoming(vm.paths.events, event.NAME)
@@ -249,9 +249,10 @@ async def settles(
             with contextlib.suppress(MonitorLost):  # the next look tells
                 now = await vm.unless_ended(read())
             if now != value:
-                value, moved = now, loop.time()
+                value, moved, pause = now, loop.time(), _LOOK_FIRST
             left = min(end, moved + stall) - loop.time()
             if value == wanted or (left <= 0 and value is not None):
                 return value
             with contextlib.suppress(TimeoutError):
-                await vm.unless_ended(coming, max(0.01, min(left, _LOOK)))
+                await vm.unless_ended(coming, max(0.01, min(left, pause)))
+            pause = min(2 * pause, _LOOK_MOST)

@@ -63,7 +63,7 @@ async def restore(
         raise name_in_use(name)
     with locked(name, Action.RESTORE):
         check_disks(state, paths.state)
-    return await go_on(state, paths, paused=paused, progress=stages)
+    return await go_on(state, paths, paused=paused, verified=True, progress=stages)
 
 
 def _is_its_own(about: About, paths: VmPaths) -> bool:
@@ -84,7 +84,7 @@ async def _in_new_vm(
     copied = await _made(state, name, progress)
     paths = VmPaths.of(name)
     try:
-        return await go_on(copied, paths, paused=paused, progress=stages)
+        return await go_on(copied, paths, paused=paused, verified=True, progress=stages)
     except BaseException:
         if not held(paths.lock):  # its guest has not run
             with contextlib.suppress(QemuctlError):

@@ -21,6 +21,7 @@ from qemuctl.process import Child
 from qemuctl.qmp.migration import MigrationFailed, load_state
 from qemuctl.spec import Spec
 from qemuctl.tail import tail
+from qemuctl.thread import in_thread
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.packing import unpacked
@@ -41,11 +42,14 @@ async def go_on(
     paths: VmPaths,
     *,
     paused: bool = False,
+    verified: bool = False,
     progress: Stages | None = None,
 ) -> Vm:
     """Starts a VM with the state in a file (migrate-incoming), its guest running
-    unless it was saved paused, or is to be ``paused``. The file's checksums are right,
-    and it may say what QEMU opens (`read_whole_state`, `check_state`).
+    unless it was saved paused, or is to be ``paused``. The checksum of the file's head
+    is right, and it may say what QEMU opens (`read_state`, `check_state`). That of its
+    stream, unless it is ``verified``, is computed while QEMU starts, which reads
+    nothing of it before.
 
     The clock of a guest that runs is set by its agent; `Vm.close` waits for that, and
     `Vm.clock` tells. Raises StateFileError with the reason where the state does not
@@ -55,12 +59,18 @@ async def go_on(
     check_disks(state, paths.state)
     spec = about.ran(paths.state).model_copy(update={"name": paths.name})
     _check_machine(spec, about)
-    vm, child = await bring_up(
-        spec, paths, attached=False, progress=progress,
-        origin=Origin(shape=about.shape),
-    )  # fmt: skip
+    work = (lambda _: None) if verified else state.verify
+    verifying = asyncio.ensure_future(in_thread(work))
     try:
-        await _check_devices(vm, state)
+        vm, child = await bring_up(
+            spec, paths, attached=False, progress=progress,
+            origin=Origin(shape=about.shape),
+        )  # fmt: skip
+    except BaseException:
+        await _given_up(verifying)
+        raise
+    try:
+        await asyncio.gather(_check_devices(vm, state), verifying)
         await _load(vm, child, state)
         if about.ballooned is not None:
             paths.ballooned.write_text(f"{about.ballooned}\n")
@@ -68,10 +78,16 @@ async def go_on(
         child.detach()
     except BaseException:
         await asyncio.shield(put_down(vm, child))
+        await _given_up(verifying)
         raise
     if not paused and not about.paused:
         await carried_out(_resumed(vm, child, state))
     return vm
+
+
+async def _given_up(verifying: asyncio.Future[None]) -> None:
+    verifying.cancel()
+    await asyncio.gather(verifying, return_exceptions=True)
 
 
 async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:

@@ -1,8 +1,8 @@
 """Numbers of one VM at one moment, and what two moments make of them.
 
 Nothing here reads anything. Counters grow from the start of the VM; each
-reading has its ``clock``, monotonic seconds, for not all of a sample is read
-at the same pace.
+reading has its ``clock``, seconds since the host's boot (`usage.clock`), for not
+all of a sample is read at the same pace.
 """
 
 from __future__ import annotations
@@ -62,23 +62,29 @@ class NicCounters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One look at one VM; ``at`` in seconds since the epoch.
+class Counters:
+    """What has been counted of one run of a VM: all that `rates` compares.
 
     ``disks`` is None when QEMU does not answer, ``nics`` when nobody counts:
     QEMU has no counters of user networking, so the guest's agent is asked.
     """
 
-    name: str
-    state: State
     pid: int
-    at: float
     clock: float
     cpu_seconds: float
     vcpus: tuple[VcpuTime, ...]
-    memory: MemoryUse
     disks: tuple[DiskCounters, ...] | None = None
     nics: tuple[NicCounters, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Counters):
+    """One look at one VM; ``at`` in seconds since the epoch."""
+
+    name: str
+    state: State
+    at: float
+    memory: MemoryUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,7 @@ class Rates:
     nics: tuple[NicRates, ...] | None = None
 
 
-def rates(before: Sample, after: Sample) -> Rates | None:
+def rates(before: Counters, after: Counters) -> Rates | None:
     """The rates between two samples; None when they are of different runs of
     the VM, or the same."""
     seconds = after.clock - before.clock

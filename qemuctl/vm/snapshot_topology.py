@@ -7,6 +7,7 @@ its middle, when nothing of before is left. So it is compared first.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -37,8 +38,9 @@ async def topology(vm: Vm) -> dict[str, str]:
     for switch, name in _SWITCHES.items():
         if (value := record.option(switch)) is not None:
             found[name] = value
-    for device in await vm.live.plugged():
-        found[device.id] = await _described(vm, device)
+    plugged = await vm.live.plugged()
+    described = await asyncio.gather(*(_described(vm, each) for each in plugged))
+    found |= dict(zip([each.id for each in plugged], described, strict=True))
     with contextlib.suppress(CommandError):  # there are none without an id
         for each in await vm.execute(QomList(path="/machine/peripheral-anon")):
             if each.type.startswith("child<"):

@@ -12,6 +12,7 @@ from qemuctl.vm.balloon_stats import POLL
 from qemuctl.vm.gauge import FULL, Gauge
 from qemuctl.vm.reach import mute
 from qemuctl.vm.sample import Rates, Sample, rates
+from qemuctl.vm.sampled import keep, rates_since
 from qemuctl.vm.states import State
 
 if TYPE_CHECKING:
@@ -78,13 +79,19 @@ class Stats:
     async def watch(
         self, interval: float = 1.0
     ) -> AsyncGenerator[tuple[Sample, Rates | None], None]:
-        """A sample every ``interval`` seconds, with the rates since the one
-        before it; the first has none. Raises as `sample` does."""
+        """A sample every ``interval`` seconds, with the rates since the one before it.
+
+        Those of the first, which comes at once, are since the last sample that anybody
+        took, or since the start (see `rates_since`). Raises as `sample` does.
+        """
         before: Sample | None = None
         due = time.monotonic()
         while True:
             sample = await self.sample()
-            yield sample, rates(before, sample) if before is not None else None
+            past = self._vm.paths, self._vm.record.qemu, sample
+            found = rates(before, sample) if before is not None else rates_since(*past)
+            keep(*past)
+            yield sample, found
             before = sample
             due = max(due + interval, time.monotonic())
             # Counters grow without an event.

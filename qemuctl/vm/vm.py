@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -40,7 +40,7 @@ from qemuctl.vm.live import Live
 from qemuctl.vm.media import Cdrom
 from qemuctl.vm.outcome import Outcome, outcome
 from qemuctl.vm.power import Power
-from qemuctl.vm.reach import connect, monitors, state_of
+from qemuctl.vm.reach import STUCK_AFTER, connect, monitors, state_of
 from qemuctl.vm.readiness import unless_hopeless
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import State
@@ -60,6 +60,8 @@ T = TypeVar("T")
 
 READY_TIMEOUT = 120.0
 CONNECT_TIMEOUT = 10.0
+# Seconds for a monitor that has not answered for a while already.
+_BRIEFLY = 0.1
 # The shepherd needs a few hundredths of a second, if nobody stops it.
 _SHEPHERD_PATIENCE = 5.0
 # QEMU closes its sockets before it ends; this many seconds before, at most.
@@ -212,6 +214,24 @@ class Vm:
         """Sends a typed QMP command; raises as `Session.command` does."""
         return await (await self.monitor()).execute(command, **options)
 
+    async def execute_each(
+        self, commands: Iterable[Command[R]]
+    ) -> list[R | CommandError]:
+        """The replies to some commands, in their order; all are sent at once, for a
+        round trip takes longer than an answer.
+
+        One that was refused has its CommandError in its place. Raises else as
+        `Session.command` does.
+        """
+        session = await self.monitor()
+        sent = [asyncio.ensure_future(session.execute(each)) for each in commands]
+        try:
+            if sent:
+                await asyncio.wait(sent)
+            return [_reply(each) for each in sent]
+        finally:
+            await _cancelled(*sent)
+
     async def command(
         self, name: str, arguments: dict[str, Any] | None = None, **options: Any
     ) -> Any:
@@ -225,8 +245,17 @@ class Vm:
             check_here(self.paths, "resume")
         return await (await self.monitor()).command(name, arguments, **options)
 
-    async def state(self) -> State:
-        """The state now, asked of QEMU, within about a second."""
+    async def state(self, *, connect: bool = False) -> State:
+        """The state now, asked of QEMU, within about a second.
+
+        With ``connect`` on a monitor that stays connected, for further questions.
+        """
+        if connect:
+            with contextlib.suppress(QmpError, StateError, WaitTimeout, TimeoutError):
+                async with asyncio.timeout(STUCK_AFTER):
+                    await self.monitor()
+            if not self.connected:
+                return await state_of(self.paths, patience=_BRIEFLY)
         return await state_of(self.paths, self._session)
 
     # -- waiting -----------------------------------------------------------
@@ -370,6 +399,11 @@ def channel_broke(error: BaseException | None) -> bool:
         return error.state == State.OFF
     refusal = isinstance(error, (AgentRefused, CommandError))
     return isinstance(error, (AgentError, QmpError)) and not refusal
+
+
+def _reply(sent: asyncio.Task[R]) -> R | CommandError:
+    error = sent.exception()
+    return error if isinstance(error, CommandError) else sent.result()
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

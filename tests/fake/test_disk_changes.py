@@ -69,6 +69,18 @@ async def test_an_add_that_is_cut_off_at_any_step_is_whole_or_nothing(
             assert everything(qemu, vm) == before
 
 
+async def test_to_list_disks_nothing_is_asked_of_other_devices(
+    qemu: FakeQemu, vm: Vm
+) -> None:
+    before = [disk.id for disk in await vm.disks.list()]
+    await vm.disks.add(NEW)
+    qemu.forget()
+    assert [disk.id for disk in await vm.disks.list()] == [*before, "vdb"]
+    # Of each its bus and its serial.
+    assert qemu.asked.count("qom-get") == 2 * (len(before) + 1)
+    assert len(await vm.live.devices()) > len(before) + 1
+
+
 async def test_a_removal_that_is_cut_off_at_any_step_is_ended_by_the_next(
     qemu: FakeQemu, vm: Vm
 ) -> None:

@@ -163,6 +163,14 @@ async def test_a_balloon_that_stalls_is_pending_and_says_how_far_it_came() -> No
         assert report.actual_bytes == 200 * MIB
 
 
+async def test_who_does_not_wait_is_told_what_was_asked_for() -> None:
+    async with fake_vm(SPEC) as (vm, qemu):
+        with_balloon(qemu, reached=200 * MIB)
+        report = await vm.memory.balloon(100 * MIB, wait=False)
+        assert (report.requested_bytes, report.actual_bytes) == (100 * MIB, 200 * MIB)
+        assert report.guest is None
+
+
 async def test_a_balloon_without_a_driver_is_not_even_asked() -> None:
     async with fake_vm(SPEC) as (vm, qemu):
         qemu.has_driver = False

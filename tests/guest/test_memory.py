@@ -106,6 +106,9 @@ def test_the_balloon_says_what_was_requested_and_what_is(
     assert now["has_driver"] is True
     assert 0 < now["guest"]["free_bytes"] < now["guest"]["total_bytes"]
     assert now["guest"]["minor_faults"] > 0
+    asked = json.loads(shared.text("balloon", grows, "240M", "--no-wait", "--json"))
+    assert asked["requested_bytes"] == 240 * MIB * 1024
+    assert asked["guest"] is None
     assert "requested:" in shared.text("balloon", grows, "256M")
     assert balloon(shared, grows)["actual_bytes"] == 256 * MIB * 1024
 

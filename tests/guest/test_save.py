@@ -11,7 +11,7 @@ import pytest
 
 from tests.guest.conftest import Home
 from tests.guest.disks import device, inside
-from tests.guest.saves import row, saved
+from tests.guest.saves import flip, row, saved
 from tests.guest.test_snapshots import COUNTER, count
 
 
@@ -105,6 +105,18 @@ def test_what_would_break_it_is_refused(
     words = shared.words("start", "web", "--fresh", check=2)
     assert "qemuctl start web --fresh --yes" in words
     assert row(shared, "web")["saved"]
+
+
+def test_a_state_that_was_damaged_is_not_loaded_and_still_there(
+    shared: Home, counting: str, goes_on: None
+) -> None:
+    shared.run("save", "web")
+    file, middle = saved(shared), saved(shared).stat().st_size // 2
+    flip(file, middle)
+    words = shared.words("start", "web", check=1)
+    assert "the checksum of its state is wrong" in words
+    assert row(shared, "web")["state"] == "off"
+    flip(file, middle)
 
 
 # -- files -------------------------------------------------------------------------

@@ -155,6 +155,24 @@ def test_ten_megabytes_written_in_the_guest_are_seen(shared: Home, web: str) -> 
     assert max(speeds) > MIB / 10
 
 
+def test_the_first_numbers_come_at_once_with_rates_since_anybody_looked(
+    shared: Home, web: str
+) -> None:
+    begun = time.monotonic()
+    before = running(shared)
+    sh(shared, "dd if=/dev/zero of=/dev/vda bs=1M count=8 conv=fsync 2>&1")
+    wait_until(lambda: time.monotonic() > begun + 1, PATIENCE)
+    after = running(shared)
+    # A second before, or more: one that is younger is not compared with.
+    since = after["at"] - before["at"]
+    assert after["rates"]["seconds"] >= min(since, 1.0)
+    (disk,) = after["rates"]["disks"]  # by readings of their own
+    assert disk["written_bytes_per_second"] * after["rates"]["seconds"] > 4 * MIB
+    assert re.search(r"rates: +of the last \d", shared.text("stats", web))
+    (disk,) = stats(shared, "--interval", "300ms")["rates"]["disks"]
+    assert disk["written_bytes_per_second"] < MIB
+
+
 def test_what_the_guest_sends_is_counted_by_its_agent(
     shared: Home, web: str, until: Until
 ) -> None:
@@ -195,7 +213,8 @@ def test_a_paused_vm_has_numbers_and_its_agent_is_not_asked(
 ) -> None:
     shared.run("pause", web)
     try:
-        sample = wait_until(lambda: _answered(stats(shared)), PATIENCE)
+        measured = ("--interval", "200ms")
+        sample = wait_until(lambda: _answered(stats(shared, *measured)), PATIENCE)
         assert sample["state"] == "paused"
         assert sample["rates"]["vcpus"][0]["cpu_share"] < 0.05
         assert sample["nics"] is None
