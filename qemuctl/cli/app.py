@@ -72,6 +72,7 @@ _HOMES = {
     "disk": "disks",
     "nic": "nics",
     "cdrom": "cdrom",
+    "server": "server",
     "doctor": "care",
     "gc": "care",
     "help": "help",
