@@ -9,6 +9,8 @@ from pathlib import Path
 
 from qemuctl.command_server import client, wire
 
+_ERRORS = ("strict", "strict", "backslashreplace")  # as Python does
+
 
 class Command:
     """A command that runs in a worker; the worker is killed when this is closed."""
@@ -27,9 +29,7 @@ class Command:
         worker's parent was killed, and the worker with it.
         """
         self._connection.settimeout(timeout)
-        letter, number = wire.receive(self._connection)
-        assert letter == wire.STATUS
-        return os.waitstatus_to_exitcode(number)
+        return os.waitstatus_to_exitcode(wire.expect(self._connection, wire.STATUS))
 
     def close(self) -> None:
         self._connection.close()
@@ -57,6 +57,7 @@ def start(
     try:
         connection.settimeout(timeout)
         connection.connect(os.fspath(server))
+        wire.expect(connection, wire.HELLO)
         words = [os.fsencode(word) for word in argv]
         pairs = (os.environ if env is None else env).items()
         working = os.open(folder, os.O_PATH | os.O_DIRECTORY)
@@ -65,13 +66,12 @@ def start(
                 connection, words, [os.fsencode(f"{k}={v}") for k, v in pairs],
                 identity=identity, umask=client._umask(), ignored=client._ignored(),
                 numbers=list(streams),
-                encodings=["utf-8:strict", "utf-8:strict", "utf-8:backslashreplace"],
+                encodings=[f"utf-8:{x}:0" for x in _ERRORS],
                 fds=[working, *streams.values()],
             )  # fmt: skip
         finally:
             os.close(working)
-        letter, pid = wire.receive(connection)
-        assert letter == wire.READY
+        pid = wire.expect(connection, wire.READY)
         connection.sendall(bytes([wire.GO]))
     except BaseException:
         connection.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from qemuctl.cli.app import Json, group
 from qemuctl.cli.output import note, print_json
 
+_PROGRAM = "from qemuctl.cli.serving import serve; serve()"
+
 server = group("server", "A process of yours that makes each command quick.")
 
 
@@ -18,7 +20,7 @@ def start() -> None:
     """
     from qemuctl.command_server import control
 
-    pid, new = control.start()
+    pid, new = control.start(_PROGRAM)
     said = "the command server runs" if new else "it runs already"
     note(f"{said}: process {pid}; it ends with: qemuctl server stop")
 

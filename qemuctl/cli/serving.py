@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pkgutil
-import signal
-import sys
 from importlib import import_module
-from pathlib import Path
-from types import FrameType
 
 import qemuctl
 from qemuctl.cli.app import build_all
 from qemuctl.cli.main import main
-from qemuctl.command_server.control import READY
-from qemuctl.command_server.identity import Code, address, identity
-from qemuctl.command_server.inherit import inherit
-from qemuctl.command_server.request import Request
-from qemuctl.command_server.server import Server
-from qemuctl.command_server.worker import Program
+from qemuctl.command_server.user import serve as serve_user
 
 _NOT_OURS = ("qemuctl.__main__", "qemuctl.pytest_plugin", "qemuctl.testing", __name__)
 # What modules load inside of functions, so that a cold command need not.
@@ -40,31 +29,6 @@ def preload() -> None:
     build_all()
 
 
-def serve_user() -> None:
-    """Serves the commands of this user until SIGTERM, or until its code has changed on
-    disk. Says on standard output when it is ready, and nothing after it."""
-    own, path = identity(), Path(address())
-
-    def admit(request: Request, client: int) -> None:
-        if request.identity != own:
-            raise ValueError("another installation, or other settings of Python")
-        inherit(client)
-
-    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise SystemExit
-
-    code = Code()  # before it is loaded: what changes meanwhile is not
-    preload()
-    server = Server(path, Program(main, admit), stale=code.changed)
-    signal.signal(signal.SIGTERM, end)
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(nowhere, number)
-    os.close(nowhere)
-    try:
-        server.serve()
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
+def serve() -> None:
+    """Serves the commands of this user until it is ended."""
+    serve_user(main, preload)

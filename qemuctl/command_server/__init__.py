@@ -6,8 +6,8 @@ the process that a worker has for a parent, one for each client, so that command
 not depend on the server once they run; `worker` becomes the command; `inherit` makes
 it what a process is that the client starts, and refuses where that cannot be; `become`
 hands a program that takes the command's place to the client. `wire` is what they say
-to each other, `identity` which code a server has loaded, `control` starts and ends
-the server of a user.
+to each other, `identity` which code a server has loaded; `user` serves a user's
+commands, and `control` starts and ends that server.
 
 The room knows nothing of VMs: what a worker runs is handed to `Server`.
 

@@ -75,6 +75,7 @@ def _ready(path: str) -> socket:
         deadline = monotonic() + _PATIENCE
         connection.settimeout(_PATIENCE)
         _check_owner(connection)
+        wire.expect(connection, wire.HELLO)
         folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
         try:
             wire.send(
@@ -87,8 +88,7 @@ def _ready(path: str) -> socket:
         finally:
             os.close(folder)
         connection.settimeout(max(0.01, deadline - monotonic()))
-        if wire.receive(connection)[0] != wire.READY:
-            raise ValueError
+        wire.expect(connection, wire.READY)
         connection.settimeout(None)
     except BaseException:
         connection.close()
@@ -136,9 +136,14 @@ def _ignored() -> list[int]:
 
 
 def _encodings() -> list[str]:
-    """How Python encodes the standard streams here; ``-`` for one that is closed."""
-    streams = (sys.stdin, sys.stdout, sys.stderr)
-    return [f"{one.encoding}:{one.errors}" if one else "-" for one in streams]
+    """How Python encodes the standard streams here, and whether it holds nothing back
+    (python -u); ``-`` for one that is closed."""
+    return [
+        f"{one.encoding}:{one.errors}:{getattr(one, 'write_through', 0):d}"
+        if one
+        else "-"
+        for one in (sys.stdin, sys.stdout, sys.stderr)
+    ]
 
 
 def _watch(connection: socket) -> NoReturn:

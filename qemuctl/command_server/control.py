@@ -10,22 +10,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from qemuctl.command_server.identity import address
 from qemuctl.command_server.parent import client_of
+from qemuctl.command_server.user import READY
 from qemuctl.errors import HostError
 from qemuctl.folders import private_dir
 
-READY = b"ready\n"
 _PATIENCE = 1.0  # seconds, for a server to accept
 _END_PATIENCE = 5.0
 # With the package found where it is found here, and nothing from the folder it is in.
-_PROGRAM = (
-    "import sys; sys.path[:1] = [sys.argv.pop(1)];"
-    "from qemuctl.cli.serving import serve_user; serve_user()"
-)
+_FOUND = "import sys; sys.path[:1] = [sys.argv.pop(1)]\n"
 
 
 def running() -> int | None:
@@ -39,8 +37,7 @@ def running() -> int | None:
 def answers() -> bool:
     """Whether it serves: one that is stopped (SIGSTOP) does not."""
     with contextlib.suppress(OSError), _connected() as connection:
-        connection.shutdown(socket.SHUT_WR)
-        return not connection.recv(1)
+        return bool(connection.recv(1))
     return False
 
 
@@ -52,8 +49,10 @@ def _connected() -> Iterator[socket.socket]:
         yield connection
 
 
-def start() -> tuple[int, bool]:
+def start(program: str) -> tuple[int, bool]:
     """Starts the server unless there is one; its pid, and whether it is new.
+
+    ``program`` is Python that ends in a call of `user.serve`.
 
     Raises:
         HostError: it cannot be started.
@@ -64,15 +63,15 @@ def start() -> tuple[int, bool]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (there := running()) is not None:
             return there, False
-        return _started(), True
+        return _started(program), True
 
 
-def _started() -> int:
+def _started(program: str) -> int:
     # The same of -E, -P and so on as here: identity.py compares them.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, *flags, "-c", _PROGRAM, str(root)],
+        [sys.executable, *flags, "-c", _FOUND + program, str(root)],
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -86,6 +85,8 @@ def _started() -> int:
         process.wait()
         text = words.decode(errors="replace").strip()
         raise HostError(f"the command server has ended: {text or 'it said nothing'}")
+    # A long-lived caller would otherwise keep it as a zombie after its end.
+    threading.Thread(target=process.wait, daemon=True).start()
     return process.pid
 
 

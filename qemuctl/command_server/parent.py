@@ -32,6 +32,7 @@ def run(connection: socket.socket, program: worker.Program) -> NoReturn:
         # were in another session could not be stopped (setpgid(2)).
         os.setsid()
         connection.settimeout(_PATIENCE)
+        connection.sendall(wire.RECORD.pack(wire.HELLO, 0))
         asked, fds = request.receive(connection)
         connection.settimeout(None)
         ours, theirs = socket.socketpair()

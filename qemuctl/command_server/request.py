@@ -13,8 +13,9 @@ from qemuctl.command_server import wire
 class Request:
     """A command as its client would start it.
 
-    ``encodings`` are those of Python's standard streams, CODEC:ERRORS; ``numbers``
-    tells which descriptors are open, ``ignored`` which signals are ignored (nohup(1)).
+    ``encodings`` are those of Python's standard streams, CODEC:ERRORS:UNBUFFERED;
+    ``numbers`` tells which descriptors are open, ``ignored`` which signals are ignored
+    (nohup(1)).
     """
 
     identity: str

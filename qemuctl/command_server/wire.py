@@ -1,13 +1,15 @@
 """What a client and a server say to each other.
 
-The client sends a request behind its length; its descriptors (SCM_RIGHTS, unix(7))
-come with the length: the working directory first, then those that the command has.
+The client sends a request behind its length when it has been greeted; its descriptors
+(SCM_RIGHTS, unix(7)), which a server that is stopped would hold open, come with the
+length: the working directory first, then those that the command has.
 Arguments and environment are bytes without NUL (execve(2)), which separates them.
 
-The answer is a series of records, a letter and a number: `READY` with the worker's pid,
-then at its end `STATUS` with the wait status. In between the client sends `GO`,
-which begins the command, then a byte for each signal that it has received. `BECOME`,
-with the length of what follows, is a program that takes the client's place.
+What the server says is a series of records, a letter and a number: `HELLO`, `READY`
+with the worker's pid, then at its end `STATUS` with the wait status. In between the
+client sends `GO`, which begins the command, then a byte for each signal that it has
+received. `BECOME`, with the length of what follows, is a program that takes the
+client's place.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 LENGTH = struct.Struct("!I")
 RECORD = struct.Struct("!ci")
-READY, STATUS, BECOME = b"r", b"s", b"b"
+HELLO, READY, STATUS, BECOME = b"h", b"r", b"s", b"b"
 GO = 0
 # Arguments and environment together are at most 6 MiB (execve(2)).
 LONGEST = 8 * 1024 * 1024
@@ -59,6 +61,20 @@ def send(
     head = LENGTH.pack(len(payload))
     connection.sendmsg([head], [(SOL_SOCKET, SCM_RIGHTS, rights)])
     connection.sendall(payload)
+
+
+def expect(connection: socket, letter: bytes) -> int:
+    """The number of the next record, which has this letter.
+
+    Raises:
+        EOFError: the server is gone.
+        OSError: it says nothing.
+        ValueError: it says something else.
+    """
+    said, number = receive(connection)
+    if said != letter:
+        raise ValueError(said)
+    return number
 
 
 def receive(connection: socket) -> tuple[bytes, int]:

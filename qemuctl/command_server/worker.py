@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import io
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from qemuctl.command_server import become
+from qemuctl.command_server import become, wire
 from qemuctl.command_server.request import Request
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -69,9 +70,20 @@ def run(program: Program, start: Start, parent: int) -> NoReturn:
                 if signal.SIGINT not in start.request.ignored:
                     signal.signal(signal.SIGINT, signal.default_int_handler)
                 status = _status(program.command)
+                _tell(become.client, status)
     finally:
         # The interpreter's own end would take apart what all workers share.
         os._exit(status)
+
+
+def _tell(client: int | None, status: int) -> None:
+    """Tells the client the exit status at once: the kernel takes milliseconds to undo a
+    process of this size, of which only the open files matter to others. Of an end by
+    a signal the parent tells."""
+    if client is not None:
+        _close_all_but([client])
+        with contextlib.suppress(OSError):  # it may be gone
+            os.write(client, wire.RECORD.pack(wire.STATUS, status << 8))
 
 
 def die_with(parent: int) -> None:
@@ -111,15 +123,19 @@ def _place(given: list[int], numbers: list[int], own: tuple[int, int]) -> list[i
     gives the new numbers."""
     above = max([2, *numbers]) + 1
     held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in (*own, *given)]
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        if int(name) not in held:
-            with contextlib.suppress(OSError):  # the one that listed them
-                os.close(int(name))
+    _close_all_but(held)
     kept, moved = held[:2], held[2:]
     for fd, number in zip(moved, numbers, strict=True):
         os.dup2(fd, number)
         os.close(fd)
     return kept
+
+
+def _close_all_but(kept: list[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(int(name))
 
 
 def _signals(ignored: list[int]) -> None:
@@ -137,14 +153,15 @@ def _stream(number: int, encoding: str) -> Any:
     Raises:
         LookupError, OSError, ValueError: it cannot be.
     """
-    codec, _, errors = encoding.partition(":")
-    return open(
-        number,
-        "r" if number == 0 else "w",
-        buffering=1 if number == 2 else -1,
+    codec, errors, through = encoding.split(":")
+    at_once = through == "1"
+    mode, buffering = ("rb", -1) if number == 0 else ("wb", 0 if at_once else -1)
+    return io.TextIOWrapper(
+        open(number, mode, buffering=buffering, closefd=False),
         encoding=codec,
         errors=errors,
-        closefd=False,
+        line_buffering=number == 2 or os.isatty(number),
+        write_through=at_once,
     )
 
 
