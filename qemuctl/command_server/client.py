@@ -11,7 +11,7 @@ import os
 import sys
 from time import monotonic
 
-from qemuctl.command_server.identity import address, identity
+from qemuctl.command_server.identity import VARIABLE, address, identity
 
 TYPE_CHECKING = False  # typing takes milliseconds to import
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-VARIABLE = "QEMUCTL_SERVER"
 _PATIENCE = 0.8  # seconds, until the worker is ready
 # They live longer than a server should, or need what no worker has: the terminal as
 # their own, for programs that they start, or the shell as their parent.

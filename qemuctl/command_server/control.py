@@ -19,6 +19,7 @@ from qemuctl.command_server.parent import client_of
 from qemuctl.command_server.user import READY
 from qemuctl.errors import HostError
 from qemuctl.folders import private_dir
+from qemuctl.run_base import run_base
 
 _PATIENCE = 1.0  # seconds, for a server to accept
 _END_PATIENCE = 5.0
@@ -55,15 +56,41 @@ def start(program: str) -> tuple[int, bool]:
     ``program`` is Python that ends in a call of `user.serve`.
 
     Raises:
-        HostError: it cannot be started.
+        HostError: it cannot be started, or there is one that does not answer.
     """
-    path = Path(address())
-    private_dir(path.parent)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked():
         if (there := running()) is not None:
-            return there, False
+            if answers():
+                return there, False
+            # One whose code has changed on disk ends when it is asked.
+            if not _gone(there, _PATIENCE):
+                raise HostError(
+                    f"the command server does not answer: process {there}",
+                    hint="qemuctl server stop",
+                )
         return _started(program), True
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """For the block, nobody else starts or ends the server."""
+    path = Path(address())
+    if path.parent == Path(run_base()):
+        private_dir(path.parent)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _gone(pid: int, patience: float | None) -> bool:
+    """Whether a process ends within so many seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            return bool(select.select([pidfd], [], [], patience)[0])
+        finally:
+            os.close(pidfd)
+    return True
 
 
 def _started(program: str) -> int:
@@ -83,8 +110,9 @@ def _started(program: str) -> int:
         words = said.read()
     if not words.endswith(READY):
         process.wait()
-        text = words.decode(errors="replace").strip()
-        raise HostError(f"the command server has ended: {text or 'it said nothing'}")
+        # The last line of a traceback.
+        *_, reason = words.decode(errors="replace").splitlines() or ["it said nothing"]
+        raise HostError(f"the command server has ended: {reason}")
     # A long-lived caller would otherwise keep it as a zombie after its end.
     threading.Thread(target=process.wait, daemon=True).start()
     return process.pid
@@ -95,18 +123,19 @@ def stop() -> bool:
 
     SIGTERM, and SIGKILL when that has no effect.
     """
-    pid = running()
-    if pid is None:
+    if running() is None:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            for number in (signal.SIGTERM, signal.SIGCONT):
-                signal.pidfd_send_signal(pidfd, number)
-            if not select.select([pidfd], [], [], _END_PATIENCE)[0]:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [])
-        finally:
-            os.close(pidfd)
-    Path(address()).unlink(missing_ok=True)
+    with _locked():
+        if (pid := running()) is not None:
+            _end(pid)
+            Path(address()).unlink(missing_ok=True)
     return True
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        if not _gone(pid, _END_PATIENCE):
+            os.kill(pid, signal.SIGKILL)
+            _gone(pid, None)

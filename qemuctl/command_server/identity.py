@@ -8,6 +8,7 @@ import zlib
 
 from qemuctl.run_base import run_base
 
+VARIABLE = "QEMUCTL_SERVER"
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 (pathlib: 5 ms)
 
 
@@ -23,7 +24,10 @@ def identity() -> str:
 
 
 def address() -> str:
-    """The path of the socket of the user's server for this installation."""
+    """The path of the socket of the user's server for this installation, or the one
+    that ``$QEMUCTL_SERVER`` names."""
+    if (named := os.environ.get(VARIABLE, "")).startswith("/"):
+        return named
     code = zlib.crc32(os.fsencode(f"{_PACKAGE}\n{sys.prefix}"))
     return f"{run_base()}/server-{code:08x}"
 

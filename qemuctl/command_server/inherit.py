@@ -20,6 +20,7 @@ _SAME = (
 _LIMITS = sorted(
     {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 )
+_OF_SIZE = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
 
 
 def inherit(client: int) -> None:
@@ -43,6 +44,8 @@ def inherit(client: int) -> None:
     for limit in _LIMITS:
         wanted = resource.prlimit(client, limit)
         if wanted != resource.getrlimit(limit):
+            if limit in _OF_SIZE:
+                raise ValueError("a limit of memory, of which a server takes more")
             resource.setrlimit(limit, wanted)
 
 

@@ -23,6 +23,7 @@ import pytest
 
 import qemuctl
 from qemuctl.command_server import wire
+from qemuctl.errors import HostError
 from tests.conftest import wait_until
 from tests.served import ON, PATIENCE, WHO, Served, served
 from tests.unproven import Need, unproven
@@ -304,8 +305,17 @@ def test_many_at_once_run_once_each(server: Served, tmp_path: Path) -> None:
     assert {path.read_text() for path in paths} == {"x"}
 
 
-def test_one_who_may_less_is_not_served(server: Served) -> None:
-    before = ["setpriv", "--no-new-privs"]
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["setpriv", "--no-new-privs"],
+        ["prlimit", "--as=4000000000"],
+        ["chrt", "-b", "0"],
+    ],
+)
+def test_what_a_worker_cannot_be_is_not_served(
+    server: Served, before: list[str]
+) -> None:
     assert server.run(WHO, before=before) == ("cold\n", 0)
 
 
@@ -363,6 +373,22 @@ def test_what_is_no_server_is_left(alone: Served, reply: bytes | None) -> None:
         silent.set()
         thread.join(PATIENCE)
     alone.socket.unlink()
+
+
+def test_one_that_does_not_answer_is_told_and_ended(alone: Served) -> None:
+    pid = alone.running()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(HostError, match=f"does not answer: process {pid}"):
+        alone.start()
+    assert alone.stop()
+    assert alone.running() is None
+
+
+def test_one_that_cannot_be_started_says_why(alone: Served) -> None:
+    alone.stop()
+    with pytest.raises(HostError, match="has ended: ValueError: no"):
+        alone.start("raise ValueError('no')")
 
 
 def test_two_that_start_one_at_once_have_the_same(alone: Served) -> None:
