@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ def boot_sector(tmp_path: Path) -> Path:
 class Home:
     """A home of one's own and the command line in it.
 
-    ``server`` is the socket of the command server for `popen`; "no" for none.
+    ``served_by`` is the socket of a command server for `popen`; "no" for none.
     """
 
     path: Path
-    server: str = "no"
+    served_by: str = field(default="no", kw_only=True)
 
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "qemuctl", *map(str, arguments)]
@@ -65,12 +65,12 @@ class Home:
     @property
     def env(self) -> dict[str, str]:
         return os.environ | {
-            "QEMUCTL_HOME": str(self.path), "QEMUCTL_SERVER": self.server,
+            "QEMUCTL_HOME": str(self.path), "QEMUCTL_SERVER": self.served_by,
         }  # fmt: skip
 
     def by(self, server: str) -> Home:
         """The same home, whose processes are clients of this server."""
-        return replace(self, server=server)
+        return replace(self, served_by=server)
 
     def start(
         self, *arguments: object, **options: Any

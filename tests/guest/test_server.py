@@ -21,12 +21,12 @@ def test_it_is_started_once_told_of_and_ended(here: Home, tmp_path: Path) -> Non
     assert "it runs already" in home.words("server", "start")
     told = json.loads(home.text("server", "status", "--json"))
     assert told["answers"] is True
-    assert told["socket"] == home.server
+    assert told["socket"] == home.served_by
     assert f"pid:     {told['pid']}\n" in home.text("server", "status")
     assert "ended the command server" in home.words("server", "stop")
     assert "no command server runs" in home.words("server", "stop")
     home.run("server", "status", check=1)
-    assert not Path(home.server).exists()
+    assert not Path(home.served_by).exists()
 
 
 def test_it_sleeps_and_is_small(here: Home, command_server: str) -> None:
@@ -65,7 +65,7 @@ def test_a_command_and_its_guest_go_on_without_it_and_end_with_their_client(
 def test_another_home_and_another_run_folder_are_the_commands_own(
     here: Home, tmp_path: Path, command_server: str
 ) -> None:
-    there = Home(tmp_path / "there", command_server)
+    there = Home(tmp_path / "there").by(command_server)
     there.path.mkdir(mode=0o700)
     for home in (here.by(command_server), there):
         with home.popen("create", "a", "--disk", "size=1M") as process:

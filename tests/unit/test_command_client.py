@@ -26,7 +26,7 @@ from qemuctl.command_server import wire
 from qemuctl.errors import HostError
 from tests.conftest import wait_until
 from tests.served import ON, PATIENCE, WHO, Served, served
-from tests.unproven import Need, unproven
+from tests.unproven import Need, in_small_mounts, unproven
 
 HELLO = wire.RECORD.pack(wire.HELLO, 0)
 
@@ -316,6 +316,11 @@ def test_many_at_once_run_once_each(server: Served, tmp_path: Path) -> None:
 def test_what_a_worker_cannot_be_is_not_served(
     server: Served, before: list[str]
 ) -> None:
+    assert server.run(WHO, before=before) == ("cold\n", 0)
+
+
+def test_one_in_other_namespaces_is_not_served(server: Served) -> None:
+    before = in_small_mounts("that a client in other namespaces runs by itself")
     assert server.run(WHO, before=before) == ("cold\n", 0)
 
 
