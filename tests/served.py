@@ -30,8 +30,12 @@ _SERVE = f"""{_COMMAND}
 from qemuctl.command_server.user import serve
 serve(command, lambda: None)
 """
+# However busy the machine is, a server that serves is waited for.
 _CLIENT = f"""{_COMMAND}
+import os
 from qemuctl.command_server import client
+if "HASTY" not in os.environ:
+    client._PATIENCE = 60
 client.run()
 command()
 """
@@ -40,6 +44,7 @@ WHO = (
     "import sys; who = 'served' if 'qemuctl.command_server.worker' in sys.modules"
     " else 'cold'; print(who, flush=True)\n"
 )
+HASTY = {"HASTY": ""}  # the environment of a client as users have it
 ON = WHO + "import signal; signal.pause()"
 PATIENCE = 60.0
 

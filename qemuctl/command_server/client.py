@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _PATIENCE = 0.8  # seconds, until the worker is ready
-# They live longer than a server should, or need what no worker has: the terminal as
-# their own, for programs that they start, or the shell as their parent.
+# They start and end servers, or need what no worker has: the terminal as their own,
+# for programs that they start, or the shell as their parent.
 _COLD = {"server", "edit", "view", "migrate", "migrate-recover",
          "--install-completion", "--show-completion"}  # fmt: skip
 _FORWARDED = (

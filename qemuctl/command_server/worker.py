@@ -60,9 +60,8 @@ def run(program: Program, start: Start, parent: int) -> NoReturn:
     try:
         die_with(parent)
         os.setpgid(0, 0)
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # its client does the work itself
+        # Of what cannot be prepared, the client does the work itself.
+        with contextlib.suppress(OSError, ValueError):
             link = _prepare(program, start)
             os.write(link, b"r")
             if os.read(link, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -44,9 +45,17 @@ def test_a_command_and_its_guest_go_on_without_it_and_end_with_their_client(
     home = here.by(str(tmp_path / "s"))
     home.run("server", "start")
     server = json.loads(home.text("server", "status", "--json"))["pid"]
+    # However busy the machine is, it is waited for.
+    patient = (
+        "from qemuctl.command_server import client; client._PATIENCE = 60\n"
+        "from qemuctl.__main__ import main; main()"
+    )
     words = ["run", "tiny", "--", "sh", "-c", "echo on; read line; echo $line; exit 3"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    first, second = (home.popen(*words, **pipes) for _ in range(2))
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", patient, *words], env=home.env, **pipes)
+        for _ in range(2)
+    )
     for process in (first, second):
         assert process.stdout is not None
         assert process.stdout.readline() == b"on\n"
