@@ -17,10 +17,9 @@ are the library; the command line is the same engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from qemuctl.lazy import exports
 
+TYPE_CHECKING = False  # typing takes milliseconds to import
 if TYPE_CHECKING:
     from qemuctl.errors import QemuctlError
     from qemuctl.guest.agent import Agent, Result

@@ -18,6 +18,7 @@ from qemuctl.errors import HostError
 from qemuctl.folders import blocking_folder as blocking_folder
 from qemuctl.folders import private_dir as private_dir
 from qemuctl.home_id import run_name
+from qemuctl.run_base import run_base, tmp_base
 
 # struct sockaddr_un holds 108 bytes, the closing NUL among them.
 SOCKET_PATH_MAX = 107
@@ -42,7 +43,7 @@ def user_home() -> Path:
             return home
     except RuntimeError:  # no HOME, and no entry
         pass
-    return private_dir(_tmp() / "user")
+    return private_dir(Path(tmp_base()) / "user")
 
 
 def has_name() -> bool:
@@ -52,10 +53,6 @@ def has_name() -> bool:
     except KeyError:
         return False
     return True
-
-
-def _tmp() -> Path:
-    return Path(f"/tmp/qemuctl-{os.getuid()}")  # noqa: S108 (checked by private_dir)
 
 
 def _under_home(kind: str) -> Path | None:
@@ -103,21 +100,15 @@ def config_home() -> Path:
 
 
 def run_home() -> Path:
-    """Where sockets are: below ``$XDG_RUNTIME_DIR/qemuctl``, else ``/tmp``.
+    """Where sockets are: a folder in `run_base`.
 
-    Not in ``/run/user``, though that is where the variable usually points:
-    logind removes it when its user logs out, and a VM that goes on would lose
-    its sockets. Each state folder has a run folder of its own, also where several
+    Each state folder has a run folder of its own, also where several
     have the same path, in containers that share ``/tmp``: `run_name`. Nothing may be
     made in it before there is a state folder.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = _tmp()
-    if runtime.startswith("/") and not runtime.startswith("/run/user/"):
-        given = Path(runtime)
-        base = given / "qemuctl" if os.access(given, os.W_OK | os.X_OK) else base
     state = state_home()
-    return base / (run_name(state) or f"new-{zlib.crc32(os.fsencode(state)):08x}")
+    name = run_name(state) or f"new-{zlib.crc32(os.fsencode(state)):08x}"
+    return Path(run_base()) / name
 
 
 def made_run_home() -> Path:

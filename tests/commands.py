@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qemuctl.command_server import client
+from tests import worker_client
 from tests.steps import Cut
 
 _CHUNK = 1024 * 1024
@@ -73,7 +73,7 @@ class Server:
                 stdin = stack.enter_context(Path(os.devnull).open("rb"))
             out, to_out = _pipe(stack)
             err, to_err = _pipe(stack)
-            command = client.start(
+            command = worker_client.start(
                 self.path,
                 argv,
                 streams={0: stdin if isinstance(stdin, int) else stdin.fileno(),

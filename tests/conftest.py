@@ -37,6 +37,9 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A command server of the user's own is none of the tests' business.
+os.environ["QEMUCTL_SERVER"] = "no"
+
 # The files that take longest, which begin first: at the end no worker waits for one.
 LONGEST = (
     "test_debian.py", "test_migrate_killed.py", "test_migrate_ssh.py",

@@ -8,6 +8,7 @@ from pathlib import Path
 from qemuctl.cli.main import main
 from qemuctl.cli.serving import preload
 from qemuctl.command_server.server import Server
+from qemuctl.command_server.worker import Program
 from tests import steps
 
 
@@ -18,4 +19,4 @@ def command() -> None:
 
 if __name__ == "__main__":
     preload()
-    Server(Path(sys.argv[1]), command, lifeline=0).serve()
+    Server(Path(sys.argv[1]), Program(command), lifeline=0).serve()

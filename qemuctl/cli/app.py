@@ -72,6 +72,7 @@ _HOMES = {
     "disk": "disks",
     "nic": "nics",
     "cdrom": "cdrom",
+    "server": "server",
     "doctor": "care",
     "gc": "care",
     "help": "help",
@@ -175,7 +176,15 @@ def _built(name: str) -> Any:
 def build_all() -> None:
     """Builds every command, for a process that will run many."""
     for name in _HOMES:
-        _built(name)
+        _parse_nothing(_built(name), name)
+
+
+def _parse_nothing(command: Any, name: str) -> None:
+    """What typer makes of a parameter's type is made when it is first parsed."""
+    with command.make_context(name, [], resilient_parsing=True) as context:
+        if hasattr(command, "list_commands"):
+            for inner in command.list_commands(context):
+                _parse_nothing(command.get_command(context, inner), inner)
 
 
 app = typer_app(name="qemuctl", no_args_is_help=True, cls=Commands)

@@ -14,7 +14,7 @@ from qemuctl.cli.app import command
 # In the order in which they are listed.
 TOPICS = (
     "first-steps", "images", "disks", "networks", "templates", "snapshots",
-    "migration", "pytest", "ci", "security", "troubleshooting",
+    "migration", "pytest", "ci", "server", "security", "troubleshooting",
     "from-virsh", "from-docker", "from-lima", "from-qemu",
 )  # fmt: skip
 _PAGES = Path(__file__).parents[1] / "manual"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +201,7 @@ def view(name: Name) -> None:
     The window is that of remote-viewer, gvncviewer, vncviewer or virt-viewer: the
     first that is installed.
     """
+    from qemuctl.command_server.become import become
     from qemuctl.vm.viewers import choose
 
     server = run_async(_server(name))
@@ -210,10 +209,7 @@ def view(name: Name) -> None:
     if server.locked:
         note(f"it asks for a password: qemuctl display {name} --vnc-password")
     if viewer.opens(server):
-        argv = viewer.argv(server)
-        # Python ignores it, and ignored signals stay so across exec.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        os.execvp(argv[0], argv)
+        become(viewer.argv(server))
     raise SystemExit(run_async(_through_bridge(viewer, server)))
 
 

@@ -1,19 +1,14 @@
-"""The command line as a command server: ``python -m qemuctl.cli.serving SOCKET``.
-
-It ends when its standard input does.
-"""
+"""The command line as a command server."""
 
 from __future__ import annotations
 
 import pkgutil
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import qemuctl
 from qemuctl.cli.app import build_all
 from qemuctl.cli.main import main
-from qemuctl.command_server.server import Server
+from qemuctl.command_server.user import serve as serve_user
 
 _NOT_OURS = ("qemuctl.__main__", "qemuctl.pytest_plugin", "qemuctl.testing", __name__)
 # What modules load inside of functions, so that a cold command need not.
@@ -34,6 +29,6 @@ def preload() -> None:
     build_all()
 
 
-if __name__ == "__main__":
-    preload()
-    Server(Path(sys.argv[1]), main, lifeline=0).serve()
+def serve() -> None:
+    """Serves the commands of this user until it is ended."""
+    serve_user(main, preload)

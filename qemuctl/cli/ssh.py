@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -66,13 +64,12 @@ def ssh(
 
 
 def _become(argv: list[str]) -> NoReturn:
-    """Lets another program take the place of this process."""
+    """Lets ssh take the place of this command."""
+    from qemuctl.command_server.become import become
     from qemuctl.errors import HostError
 
-    # Python ignores it, and ignored signals stay so across exec.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execvp(argv[0], argv)
+        become(argv)
     except FileNotFoundError as error:
         raise HostError(
             "there is no ssh on PATH", hint="install openssh-client"

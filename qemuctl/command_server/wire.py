@@ -1,83 +1,98 @@
-"""What a client and its worker say: one request with descriptors, then two numbers.
+"""What a client and a server say to each other.
 
-The request is JSON behind its length; its descriptors (SCM_RIGHTS, unix(7)) come
-with the length: the working directory first, then the open ones of 0, 1 and 2. The
-server answers with the worker's pid and, at its end, with its wait status.
+The client sends a request behind its length when it has been greeted; its descriptors
+(SCM_RIGHTS, unix(7)), which a server that is stopped would hold open, come with the
+length: the working directory first, then those that the command has.
+Arguments and environment are bytes without NUL (execve(2)), which separates them.
+
+What the server says is a series of records, a letter and a number: `HELLO`, `READY`
+with the worker's pid, then at its end `STATUS` with the wait status. In between the
+client sends `GO`, which begins the command, then a byte for each signal that it has
+received. `BECOME`, with the length of what follows, is a program that takes the
+client's place.
 """
 
 from __future__ import annotations
 
-import json
-import socket
 import struct
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from _socket import SCM_RIGHTS, SOL_SOCKET
 
-NUMBER = struct.Struct("!i")
-# Arguments and environment together are at most 6 MiB (execve(2)); escaped, more.
-_LONGEST = 64 * 1024 * 1024
-_DESCRIPTORS = 4
+TYPE_CHECKING = False  # typing takes milliseconds to import
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Iterable, Sequence
 
-
-@dataclass(frozen=True)
-class Request:
-    """A command as its client would start it.
-
-    ``streams`` tells which of the descriptors 0 to 2 are open, ``ignored`` which
-    signals are ignored (nohup(1)).
-    """
-
-    argv: list[str]
-    env: dict[str, str]
-    umask: int
-    streams: list[int]
-    ignored: list[int]
+LENGTH = struct.Struct("!I")
+RECORD = struct.Struct("!ci")
+HELLO, READY, STATUS, BECOME = b"h", b"r", b"s", b"b"
+GO = 0
+# Arguments and environment together are at most 6 MiB (execve(2)).
+LONGEST = 8 * 1024 * 1024
+# The kernel's own bound of a message (SCM_MAX_FD).
+MOST_DESCRIPTORS = 253
+_PART = 1024 * 1024
 
 
-def send(connection: socket.socket, request: Request, fds: Sequence[int]) -> None:
-    """Sends a request with its descriptors.
+def send(
+    connection: socket,
+    argv: Sequence[bytes],
+    env: Iterable[bytes],
+    *,
+    identity: str,
+    umask: int,
+    ignored: Iterable[int],
+    numbers: Sequence[int],
+    encodings: Sequence[str],
+    fds: Sequence[int],
+) -> None:
+    """Sends a request; ``env`` is NAME=VALUE. The meaning of the others is that of
+    `request.Request`; ``fds`` are the folder and those that get the ``numbers``.
 
     Raises:
-        OSError: the server is gone.
+        OSError: the server is gone, or takes nothing.
     """
-    # A lone surrogate stands for a byte that is no UTF-8 (os.fsdecode); JSON's
-    # escapes carry it.
-    payload = json.dumps(asdict(request)).encode()
-    socket.send_fds(connection, [NUMBER.pack(len(payload))], fds)
+    lists = (numbers, ignored, (umask, len(argv)))
+    words = [" ".join(map(str, one)).encode() for one in lists]
+    payload = b"\0".join(
+        [identity.encode("utf-8", "surrogateescape"), " ".join(encodings).encode(),
+         *words, *argv, *env]
+    )  # fmt: skip
+    rights = struct.pack(f"{len(fds)}i", *fds)
+    head = LENGTH.pack(len(payload))
+    connection.sendmsg([head], [(SOL_SOCKET, SCM_RIGHTS, rights)])
     connection.sendall(payload)
 
 
-def receive(connection: socket.socket) -> tuple[Request, list[int]]:
-    """The request of a client, and the descriptors that came with it.
+def expect(connection: socket, letter: bytes) -> int:
+    """The number of the next record, which has this letter.
 
     Raises:
-        EOFError: the client has gone, or it is no client.
-        OSError: it sends nothing.
-        TypeError, ValueError: it sends something else.
+        EOFError: the server is gone.
+        OSError: it says nothing.
+        ValueError: it says something else.
     """
-    head, fds, _, _ = socket.recv_fds(connection, NUMBER.size, _DESCRIPTORS)
-    if len(head) < NUMBER.size:
-        raise EOFError
-    (length,) = NUMBER.unpack(head)
-    if not 0 < length < _LONGEST:
-        raise EOFError
-    return Request(**json.loads(_exactly(connection, length))), fds
+    said, number = receive(connection)
+    if said != letter:
+        raise ValueError(said)
+    return number
 
 
-def number(connection: socket.socket) -> int:
-    """The next number from the server.
+def receive(connection: socket) -> tuple[bytes, int]:
+    """The next record from the server.
 
     Raises:
         EOFError: the server is gone.
         OSError: it says nothing.
     """
-    return int(NUMBER.unpack(_exactly(connection, NUMBER.size))[0])
+    letter, number = RECORD.unpack(exactly(connection, RECORD.size))
+    return letter, number
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def exactly(connection: socket, length: int) -> bytes:
+    """So many bytes. Raises EOFError, OSError."""
     parts = []
     while length:
-        part = connection.recv(min(length, 1024 * 1024))
+        part = connection.recv(min(length, _PART))
         if not part:
             raise EOFError
         parts.append(part)

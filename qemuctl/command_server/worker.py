@@ -6,117 +6,161 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import io
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from qemuctl.command_server import wire
+from qemuctl.command_server import become, wire
+from qemuctl.command_server.request import Request
 
-# A client sends its request at once; one that is stopped must not stay for ever.
-_PATIENCE = 10.0  # seconds
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 # What Python itself ignores when it starts.
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _LIBC = ctypes.CDLL(None)
 
 
-def run(
-    connection: socket.socket, command: Callable[[], object], parent: int
-) -> NoReturn:
-    """Runs the command that the client asks for, and ends this process."""
+@dataclass(frozen=True)
+class Program:
+    """What a worker runs: ``command`` reads `sys.argv` and ends as a program does.
+
+    ``admit`` gets the request and its client's pid; it makes the worker what else it
+    has to be, and raises OSError or ValueError where that cannot be.
+    """
+
+    command: Callable[[], object]
+    admit: Callable[[Request, int], object] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a worker is started with: the client's request, its pid and descriptors, and
+    two of our own: the connection to it, and ``link``, which leads to the parent."""
+
+    request: Request
+    pid: int
+    fds: list[int]
+    client: int
+    link: int
+
+
+def run(program: Program, start: Start, parent: int) -> NoReturn:
+    """Runs the command that the client asks for, and ends this process.
+
+    Says on the link when it is ready, and begins when it hears of it. What is not to be
+    had ends the worker before.
+    """
     status = 1
     try:
-        _die_with(parent)
-        os.setsid()
-        request, fds = _request(connection)
-        status = _run_as(request, fds, command)
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
+        die_with(parent)
+        os.setpgid(0, 0)
+        # Of what cannot be prepared, the client does the work itself.
+        with contextlib.suppress(OSError, ValueError):
+            link = _prepare(program, start)
+            os.write(link, b"r")
+            if os.read(link, 1):
+                os.close(link)
+                if signal.SIGINT not in start.request.ignored:
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                status = _status(program.command)
+                _tell(become.client, status)
     finally:
         # The interpreter's own end would take apart what all workers share.
         os._exit(status)
 
 
-def _request(connection: socket.socket) -> tuple[wire.Request, list[int]]:
-    """What the client asks for, its descriptors above those that they will replace."""
-    connection.settimeout(_PATIENCE)
-    try:
-        request, fds = wire.receive(connection)
-    except (EOFError, OSError, TypeError, ValueError):
-        os._exit(1)  # the client has gone, or is none
-    connection.close()
-    above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds]
-    for fd in fds:
-        os.close(fd)
-    return request, above
+def _tell(client: int | None, status: int) -> None:
+    """Tells the client the exit status at once: the kernel takes milliseconds to undo a
+    process of this size, of which only the open files matter to others. Of an end by
+    a signal the parent tells."""
+    if client is not None:
+        _close_all_but([client])
+        with contextlib.suppress(OSError):  # it may be gone
+            os.write(client, wire.RECORD.pack(wire.STATUS, status << 8))
 
 
-def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when the server ends: the client would
-    never hear of its end."""
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when its parent ends, whatever ends it."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def _run_as(
-    request: wire.Request, fds: list[int], command: Callable[[], object]
-) -> int:
-    """Runs the command with what its client has; the exit status."""
+def _prepare(program: Program, start: Start) -> int:
+    """Makes this process what the client's own would be; gives the link's descriptor.
+
+    Raises:
+        OSError, ValueError: it cannot be made so.
+    """
+    request = start.request
+    program.admit(request, start.pid)
     _signals(request.ignored)
-    folder, *streams = fds
+    folder, *given = start.fds
     os.fchdir(folder)  # by descriptor: it may have been removed
-    os.close(folder)
-    for number in range(3):
-        if number in request.streams:
-            os.dup2(streams[request.streams.index(number)], number)
-        else:
-            _close(number)
-    for fd in streams:
-        os.close(fd)
+    link, become.client = _place(given, request.numbers, (start.link, start.client))
     os.umask(request.umask)
     os.environ.clear()
-    os.environ.update(request.env)
+    os.environb.update(request.env)
     time.tzset()
-    sys.argv = request.argv
+    sys.argv = [os.fsdecode(word) for word in request.argv]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = _stream(number, name) if number in request.streams else None
+        has_it = number in request.numbers
+        stream = _stream(number, request.encodings[number]) if has_it else None
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    return _status(command)
+    return link
 
 
-def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):  # the server may have been without it
+def _place(given: list[int], numbers: list[int], own: tuple[int, int]) -> list[int]:
+    """Gives each descriptor its number, and closes all others but our own, of which it
+    gives the new numbers."""
+    above = max([2, *numbers]) + 1
+    held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in (*own, *given)]
+    _close_all_but(held)
+    kept, moved = held[:2], held[2:]
+    for fd, number in zip(moved, numbers, strict=True):
+        os.dup2(fd, number)
         os.close(fd)
+    return kept
+
+
+def _close_all_but(kept: list[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(int(name))
 
 
 def _signals(ignored: list[int]) -> None:
-    """Sets all signals as Python finds or sets them when it starts."""
+    """Sets all signals as Python finds or sets them when it starts, but for SIGINT,
+    which raises an exception only when there is somebody to catch it."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         ignore = number in ignored or number in _IGNORED_BY_PYTHON
         signal.signal(number, signal.SIG_IGN if ignore else signal.SIG_DFL)
-    if signal.SIGINT not in ignored:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _stream(number: int, name: str) -> Any:
-    """A standard stream, encoded and buffered as Python does when it starts."""
-    server: Any = getattr(sys, f"__{name}__")
-    return open(
-        number,
-        "r" if number == 0 else "w",
-        buffering=1 if number == 2 else -1,
-        encoding=server.encoding if server else "utf-8",
-        errors=server.errors if server else "backslashreplace",
-        closefd=False,
+def _stream(number: int, encoding: str) -> Any:
+    """A standard stream, encoded and buffered as Python does when it starts.
+
+    Raises:
+        LookupError, OSError, ValueError: it cannot be.
+    """
+    codec, errors, through = encoding.split(":")
+    at_once = through == "1"
+    mode, buffering = ("rb", -1) if number == 0 else ("wb", 0 if at_once else -1)
+    return io.TextIOWrapper(
+        open(number, mode, buffering=buffering, closefd=False),
+        encoding=codec,
+        errors=errors,
+        line_buffering=number == 2 or os.isatty(number),
+        write_through=at_once,
     )
 
 

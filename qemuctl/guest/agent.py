@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import os
 import time
@@ -39,7 +38,6 @@ _POLL_FIRST, _POLL_MOST, _POLL_SLOW = 0.002, 0.05, 0.2
 _REPLY = 2 * 1024 * 1024
 _OUTPUT = 48 * 1024 * 1024
 _SILENT = "the guest agent, which does not answer: the guest is paused, or hangs"
-_sync_ids = itertools.count(os.getpid() * 100_000)
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,9 @@ class Agent:
     async def _sync(self) -> None:
         """Skips whatever is left of earlier conversations."""
         assert self._writer is not None
-        number = next(_sync_ids)
+        # Not counted on from a number of this process: processes that were forked from
+        # one share it, and the reply to another one's request may still be on its way.
+        number = int.from_bytes(os.urandom(6))
         request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
         self._writer.write(b"\xff" + json.dumps(request).encode() + b"\n")
         while True:

@@ -48,8 +48,9 @@ def test_a_killed_owner_leaves_no_process_no_socket_no_overlay(
 
 
 def test_an_owner_killed_while_its_guest_works_leaves_nothing(
-    here: Home, until: Until
+    here: Home, until: Until, server: str
 ) -> None:
+    here = here.by(server)
     owner = here.popen(
         "run", "tiny", "--disk", "size=8M", "--", "sh", "-c", "echo on; sleep 600",
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,26 @@ def boot_sector(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Home:
-    """A home of one's own and the command line in it."""
+    """A home of one's own and the command line in it.
+
+    ``served_by`` is the socket of a command server for `popen`; "no" for none.
+    """
 
     path: Path
+    served_by: str = field(default="no", kw_only=True)
 
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "qemuctl", *map(str, arguments)]
 
     @property
     def env(self) -> dict[str, str]:
-        return os.environ | {"QEMUCTL_HOME": str(self.path)}
+        return os.environ | {
+            "QEMUCTL_HOME": str(self.path), "QEMUCTL_SERVER": self.served_by,
+        }  # fmt: skip
+
+    def by(self, server: str) -> Home:
+        """The same home, whose processes are clients of this server."""
+        return replace(self, served_by=server)
 
     def start(
         self, *arguments: object, **options: Any
@@ -126,6 +136,29 @@ def shared(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Hom
             home.run("kill", name)
     finally:
         sweep(home.path)
+
+
+@pytest.fixture(scope="session")
+def command_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of a command server as its user starts it."""
+    path = tmp_path_factory.mktemp("server") / "s"
+    # Not of the home that the test which happens to be first has.
+    env = {k: v for k, v in os.environ.items() if k != "QEMUCTL_HOME"}
+    env["QEMUCTL_SERVER"] = str(path)
+    for verb in ("start", "stop"):
+        subprocess.run(
+            [sys.executable, "-m", "qemuctl", "server", verb], env=env, check=True
+        )
+        if verb == "start":
+            yield str(path)
+
+
+@pytest.fixture(params=["cold", "served"])
+def server(request: pytest.FixtureRequest) -> str:
+    """For `Home.by`: once no server, and once the user's."""
+    if request.param == "cold":
+        return "no"
+    return str(request.getfixturevalue("command_server"))
 
 
 def boot_web(home: Home) -> str:

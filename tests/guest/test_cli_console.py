@@ -27,8 +27,9 @@ def spawn(home: Home, *arguments: str) -> pexpect.spawn[str]:
 
 
 def test_the_console_is_one_terminals_at_a_time_and_the_vm_goes_on(
-    shared: Home, web: str
+    shared: Home, web: str, server: str
 ) -> None:
+    shared = shared.by(server)
     first = spawn(shared, "console", web)
     try:
         first.expect("Ctrl-] leaves")

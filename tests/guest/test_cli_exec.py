@@ -88,7 +88,10 @@ def test_a_command_that_does_not_read_its_input_ends_as_it_likes(
     assert done.stdout == b""
 
 
-def test_output_comes_while_the_command_runs(shared: Home, web: str) -> None:
+def test_output_comes_while_the_command_runs(
+    shared: Home, web: str, server: str
+) -> None:
+    shared = shared.by(server)
     # The command ends only once its input does, which we end after its output.
     process = shared.popen(
         "exec", web, "--", "sh", "-c", "echo first; cat",
@@ -113,7 +116,10 @@ def test_two_at_once_do_not_wait_for_each_other(shared: Home, web: str) -> None:
     slow.stdout.close()
 
 
-def test_an_interrupted_command_ends_in_the_guest(shared: Home, web: str) -> None:
+def test_an_interrupted_command_ends_in_the_guest(
+    shared: Home, web: str, server: str
+) -> None:
+    shared = shared.by(server)
     process = shared.popen("exec", web, "--", "sh", "-c", "echo on; exec sleep 4242",
                            stdout=subprocess.PIPE)  # fmt: skip
     assert process.stdout is not None
@@ -126,7 +132,10 @@ def test_an_interrupted_command_ends_in_the_guest(shared: Home, web: str) -> Non
         assert time.monotonic() < deadline
 
 
-def test_whoever_closes_our_output_ends_us_quietly(shared: Home, web: str) -> None:
+def test_whoever_closes_our_output_ends_us_quietly(
+    shared: Home, web: str, server: str
+) -> None:
+    shared = shared.by(server)
     process = shared.popen(
         "exec", web, "--", "sh", "-c", "exec yes",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -342,8 +342,9 @@ def test_of_several_names_each_gets_its_turn(here: Home, vm: str) -> None:
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-"])
 def test_closed_streams_are_no_reason_to_fail(
-    here: Home, vm: str, redirection: str
+    here: Home, vm: str, redirection: str, server: str
 ) -> None:
+    here = here.by(server)
     line = shlex.join(here.command("ls", "-a"))
     done = subprocess.run(
         ["bash", "-c", f"{line} {redirection}"], env=here.env, capture_output=True,

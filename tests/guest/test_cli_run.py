@@ -91,8 +91,9 @@ def test_a_guest_panic_ends_it_at_once_with_the_console(here: Home) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_all_that_belongs_to_it(
-    here: Home, number: signal.Signals
+    here: Home, number: signal.Signals, server: str
 ) -> None:
+    here = here.by(server)
     process = here.popen(
         "run", "tiny", "--", "sh", "-c", "echo on; sleep 60",
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -105,7 +106,10 @@ def test_a_signal_ends_it_and_all_that_belongs_to_it(
     assert left_over(here) == []
 
 
-def test_the_console_is_a_terminal_and_its_escape_removes_the_vm(here: Home) -> None:
+def test_the_console_is_a_terminal_and_its_escape_removes_the_vm(
+    here: Home, server: str
+) -> None:
+    here = here.by(server)
     argv = here.command("run", "tiny")
     child = pexpect.spawn(argv[0], argv[1:], env=here.env, timeout=60, encoding="utf-8")
     try:
@@ -129,7 +133,10 @@ def test_the_console_is_a_terminal_and_its_escape_removes_the_vm(here: Home) -> 
     assert left_over(here) == []
 
 
-def test_a_console_without_a_terminal_runs_to_the_guests_end(here: Home) -> None:
+def test_a_console_without_a_terminal_runs_to_the_guests_end(
+    here: Home, server: str
+) -> None:
+    here = here.by(server)
     process = here.popen("run", "tiny", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None

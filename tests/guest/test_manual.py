@@ -21,10 +21,11 @@ CLIENT = """#!{python} -IS
 import sys
 from pathlib import Path
 sys.path.insert(0, {checkout!r})
-from qemuctl.command_server import client
+from tests import worker_client
 argv = ["qemuctl", *sys.argv[1:]]
 streams = {{0: 0, 1: 1, 2: 2}}
-status = client.start(Path({server!r}), argv, streams=streams, timeout=120).wait()
+begun = worker_client.start(Path({server!r}), argv, streams=streams, timeout=120)
+status = begun.wait()
 sys.exit(status if status >= 0 else 128 - status)
 """
 

@@ -40,6 +40,8 @@ def verbs() -> dict[tuple[str, ...], list[str]]:
         context = typer.Context(command)
         if hasattr(command, "list_commands"):
             for name in command.list_commands(context):
+                if name == "server":  # it would be the user's own
+                    continue
                 walk(command.get_command(context, name), (*words, name))
         else:
             opts = [
