@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Name, group
+from qemuctl.cli.declare import Argument, Option, group
 from qemuctl.cli.output import note
+from qemuctl.cli.parameters import Name
 from qemuctl.cli.running import run_async
 from qemuctl.cli.scope import Both, Config, Live, scope
 from qemuctl.errors import StateError
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 cdrom = group("cdrom", "The medium in a VM's CD-ROM drive, now and at its next start.")
 
 Force = Annotated[
-    bool, typer.Option("--force", help="also while the guest is using the old one")
+    bool, Option("--force", help="also while the guest is using the old one")
 ]
 
 
-@cdrom.command(epilog="Example:  qemuctl cdrom insert web drivers.iso")
+@cdrom.command(example="qemuctl cdrom insert web drivers.iso")
 def insert(
     name: Name,
-    iso: Annotated[Path, typer.Argument(metavar="ISO", help="a CD image")],
+    iso: Annotated[Path, Argument(metavar="ISO", help="a CD image")],
     force: Force = False,
     live: Live = False,
     config: Config = False,
@@ -40,7 +39,7 @@ def insert(
     note(f"inserted {iso}{where}")
 
 
-@cdrom.command(epilog="Example:  qemuctl cdrom eject web")
+@cdrom.command(example="qemuctl cdrom eject web")
 def eject(
     name: Name,
     force: Force = False,

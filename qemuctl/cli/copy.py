@@ -14,10 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Timeout, command, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import SAY_AFTER, note, working
+from qemuctl.cli.parameters import Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
 
@@ -47,17 +46,15 @@ class Via(StrEnum):
 def copy(
     paths: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="SOURCE… TARGET",
             help="one side is [USER@]NAME:PATH, in the guest; - is standard output "
             "or input",
         ),
     ],
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="folders too")
-    ] = False,
+    recursive: Annotated[bool, Option("--recursive", "-r", help="folders too")] = False,
     via: Annotated[
-        Via, typer.Option(help="auto: ssh where it answers, else the agent")
+        Via, Option(help="auto: ssh where it answers, else the agent")
     ] = Via.AUTO,
     timeout: Timeout = "60",
 ) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from qemuctl.cli import flags
-from qemuctl.cli.app import Json, Name, command, complete_names
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, print_fields, print_json
+from qemuctl.cli.parameters import Json, Name, complete_names
 from qemuctl.cli.running import run_async
 from qemuctl.units import format_age, format_size
 
@@ -24,14 +23,12 @@ if TYPE_CHECKING:
 def list_vms(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME…]", help="only these", autocompletion=complete_names
-        ),
+        Argument(metavar="[NAME…]", help="only these", autocompletion=complete_names),
     ] = None,
     include_off: Annotated[
-        bool, typer.Option("--all", "-a", help="also those that are off")
+        bool, Option("--all", "-a", help="also those that are off")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="names only")] = False,
     json: Json = False,
 ) -> None:
     """List VMs that are on, or with -a all of them, or those that are named."""
@@ -203,9 +200,7 @@ def _written(spec: Spec) -> dict[str, Any]:
 def show_argv(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]", help="the VM's name", autocompletion=complete_names
-        ),
+        Argument(metavar="[NAME]", help="the VM's name", autocompletion=complete_names),
     ] = None,
     file: flags.File = None,
     json: Json = False,

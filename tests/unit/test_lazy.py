@@ -8,7 +8,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("package", ["qemuctl", "qemuctl.process", "qemuctl.qmp"])
+@pytest.mark.parametrize(
+    "package", ["qemuctl", "qemuctl.cli", "qemuctl.process", "qemuctl.qmp"]
+)
 def test_a_name_is_the_same_whatever_was_loaded_before(package: str) -> None:
     """A submodule of the same name would take the place of what it exports."""
     code = f"""
