@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import pwd
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import HostError
 from qemuctl.folders import blocking_folder as blocking_folder
 from qemuctl.folders import private_dir as private_dir
 from qemuctl.home_id import run_name
+from qemuctl.structs import Struct
 
 # struct sockaddr_un holds 108 bytes, the closing NUL among them.
 SOCKET_PATH_MAX = 107
@@ -126,8 +126,7 @@ def made_run_home() -> Path:
     return private_dir(run_home())
 
 
-@dataclass(frozen=True)
-class VmPaths:
+class VmPaths(Struct, kw_only=False):
     """Every path of one VM, from its two folders.
 
     ``state`` is ``…/vms/NAME``, ``run`` is ``…/NAME`` below `run_home`.
@@ -360,8 +359,7 @@ class VmPaths:
             )
 
 
-@dataclass(frozen=True)
-class PoolPaths:
+class PoolPaths(Struct, kw_only=False):
     """Every path of the shared pool of a template."""
 
     name: str

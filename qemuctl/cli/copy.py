@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from qemuctl.cli.output import SAY_AFTER, note, working
 from qemuctl.cli.parameters import Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
+from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
     from qemuctl.guest.port import Way
@@ -81,8 +82,7 @@ def copy(
     run_async(_copy(name, user, sources, job))
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(Struct, kw_only=False):
     """What the command line asks for, but for the sources."""
 
     target: str

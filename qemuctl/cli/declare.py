@@ -7,9 +7,11 @@ The records here need no library: `plain` reads simple command lines by them, an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from typing import Any, TypeVar
+
+from qemuctl.structs import Struct
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,8 +98,7 @@ class Argument(Parameter):
     """A parameter that is given by its place."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Struct, kw_only=False):
     """A command: ``function`` carries it out, and its annotated parameters are those
     of the command line; ``example`` ends its help.
 
@@ -114,8 +115,7 @@ class Command:
     for_guest: bool = False
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Struct, kw_only=False):
     """A command with commands of its own."""
 
     name: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from qemuctl.cli.declare import Option
 from qemuctl.errors import UsageError
+from qemuctl.structs import Struct
 
 NoStdin = Annotated[
     bool,
@@ -34,8 +34,7 @@ _SHELLS = {"ash", "bash", "dash", "fish", "ksh", "sh", "zsh", "python", "python3
 _ONLY_SHELL = {"-i", "-l", "--login"}
 
 
-@dataclass(frozen=True)
-class Typed:
+class Typed(Struct, kw_only=False):
     """Which part of our standard input a command in the guest gets."""
 
     no_stdin: bool = False

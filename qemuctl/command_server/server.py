@@ -10,16 +10,15 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.command_server import wire, worker
+from qemuctl.structs import Struct
 
 _BACKLOG = 128
 
 
-@dataclass(frozen=True)
-class _Worker:
+class _Worker(Struct, kw_only=False):
     """``connection`` leads to the client, ``pidfd`` tells the worker's end."""
 
     pid: int

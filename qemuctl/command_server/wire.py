@@ -11,7 +11,9 @@ import json
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+
+from qemuctl.structs import Struct
 
 NUMBER = struct.Struct("!i")
 # Arguments and environment together are at most 6 MiB (execve(2)); escaped, more.
@@ -19,8 +21,7 @@ _LONGEST = 64 * 1024 * 1024
 _DESCRIPTORS = 4
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Struct, kw_only=False):
     """A command as its client would start it.
 
     ``streams`` tells which of the descriptors 0 to 2 are open, ``ignored`` which

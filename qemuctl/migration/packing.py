@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from qemuctl.migration.place import place
 from qemuctl.migration.tls import client_certificate
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resolve_paths
+from qemuctl.structs import Struct
 from qemuctl.thread import in_thread
 from qemuctl.vm.configured import pinned
 from qemuctl.vm.disk_results import LiveDisk
@@ -47,16 +48,14 @@ _OF_THIS_HOST = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Packed:
+class Packed(Struct):
     """The offer, and where the files are that it sends."""
 
     offer: Offer
     files: dict[str, Path]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wish:
+class Wish(Struct):
     """What is to be known before anything is asked: the image that it wants there."""
 
     name: str

@@ -15,7 +15,6 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl import bounded, durable
@@ -37,6 +36,7 @@ from qemuctl.qmp import Recorder, Session, eventlog
 from qemuctl.qmp.commands import QomSet, Quit
 from qemuctl.qmp.migration import MigrationFailed, load_state, set_capabilities
 from qemuctl.spec import Spec, dump
+from qemuctl.structs import Struct
 from qemuctl.tail import tail
 from qemuctl.vm.disk_limits import set_all_limits
 from qemuctl.vm.leaving import check_here
@@ -55,8 +55,7 @@ GREETING_TIMEOUT = 60.0
 _QUIT_PATIENCE = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+class Origin(Struct):
     """What a machine is made from, if not anew.
 
     ``ram`` is the file of its memory; ``state`` that of its devices' state, None

@@ -7,17 +7,17 @@ above all whether the other side may have been told to go on.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from qemuctl import durable
 from qemuctl.errors import DamagedFile, StateError
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaving:
+class Leaving(Struct):
     """A VM on its way from here.
 
     ``controller`` is the process that moves it. ``said_go`` tells that the other side

@@ -7,7 +7,6 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from qemuctl.qmp.commands import (
     SystemReset,
 )
 from qemuctl.qmp.events import Reset, Resumed, Stopped
+from qemuctl.structs import Struct
 from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.disk_errors import last_disk_error
 from qemuctl.vm.jobs import loaded
@@ -55,8 +55,7 @@ _FAILS_AGAIN = 0.5
 _BEHIND_MOST = 1.0
 
 
-@dataclass(frozen=True)
-class StopReport:
+class StopReport(Struct, kw_only=False):
     """Which step ended the VM, after how many seconds, and how it looks.
 
     ``step`` is one of ``agent``, ``acpi``, ``ssh``, ``quit``, ``term``, ``kill``;
@@ -321,8 +320,7 @@ async def _ended(task: asyncio.Future[Any]) -> None:
     await asyncio.wait({task})
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(Struct, kw_only=False):
     name: str
     patience: float
 
