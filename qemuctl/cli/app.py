@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from qemuctl import __version__
 from qemuctl.cli.declare import HOMES, Command, Group, Option, Parameter, declared
@@ -96,6 +96,16 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         return _built(cmd_name) if cmd_name in HOMES else None
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """As typer, but no command is built for the sake of its first line."""
+        shown: dict[str, Any] = {}
+        for name in HOMES:
+            found = declared(name)
+            hidden = isinstance(found, Command) and found.hidden
+            text = found.help if isinstance(found, Group) else found.function.__doc__
+            shown[name] = TyperCommand(name, help=text, hidden=hidden)
+        TyperGroup(commands=shown).format_commands(ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer, but it knows only of commands that are built."""
         word = args[0]
@@ -167,9 +177,12 @@ def _qemuctl(
 
 def command_help(words: Sequence[str]) -> str:
     """The help of a command that there is, or of one of a group's."""
-    root = typer.main.get_command(app)
-    context: Any = root.make_context("qemuctl", [], resilient_parsing=True)
-    for word in words:
-        inner = context.command.get_command(context, word)
-        context = inner.make_context(word, [], parent=context, resilient_parsing=True)
+    context: Any = None
+    for word in ("qemuctl", *words):
+        inner: Any = typer.main.get_command(app)
+        if context is not None:
+            inner = context.command.get_command(context, word)
+        # Not parsed: reading values, even none, would load pydantic.
+        settings = inner.context_settings
+        context = typer.Context(inner, info_name=word, parent=context, **settings)
     return str(context.get_help())

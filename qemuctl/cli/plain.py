@@ -1,7 +1,7 @@
 """Reads the simple command lines, which are most of them, without typer.
 
 `call_of` gives what typer would call, or None for a line that it leaves to typer:
-help, completion, an unknown option, options written together, wrong values, and
+completion, an unknown option, options written together, wrong values, and
 whatever else is not plain. So the messages about wrong usage are typer's alone.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+from qemuctl import cli
 from qemuctl.cli.declare import HOMES, NAMING, Command, Group, Option, declared
 
 
@@ -25,17 +26,30 @@ class _NotPlainError(Exception):
 
 def call_of(words: Sequence[str]) -> Callable[[], object] | None:
     """The call that a command line asks for; None where typer has to read it."""
-    if "_QEMUCTL_COMPLETE" in os.environ or not words or words[0] not in HOMES:
+    if "_QEMUCTL_COMPLETE" in os.environ or not words:
         return None
-    found, rest = declared(words[0]), list(words[1:])
-    while isinstance(found, Group):
-        if not rest or rest[0] not in found.members:
-            return None
-        found = found.members[rest.pop(0)]
+    found, rest = _command(words)
+    if rest[:1] in (["-h"], ["--help"]) and not rest[1:]:
+        return functools.partial(_show_help, words[:-1])
+    if not isinstance(found, Command):
+        return None
     try:
         return functools.partial(found.function, **_values(found, rest))
     except _NotPlainError:
         return None
+
+
+def _command(words: Sequence[str]) -> tuple[Command | Group | None, list[str]]:
+    """The command that the first words name, or the group, and the other words."""
+    rest = list(words)
+    found = declared(rest.pop(0)) if rest[0] in HOMES else None
+    while isinstance(found, Group) and rest and rest[0] in found.members:
+        found = found.members[rest.pop(0)]
+    return found, rest
+
+
+def _show_help(words: Sequence[str]) -> None:
+    print(cli.command_help(words))
 
 
 @dataclass

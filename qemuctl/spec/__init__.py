@@ -9,30 +9,78 @@
 YAML of a `Spec`.
 """
 
-from qemuctl.spec.base import Model
-from qemuctl.spec.cloud import CloudInit
-from qemuctl.spec.load import base_of, load_spec, parse_spec, resolve_paths, validate
-from qemuctl.spec.model import (
-    Boot,
-    Cpu,
-    Disk,
-    Display,
-    Forward,
-    Memory,
-    Nic,
-    Root,
-    Spec,
-    Topology,
-)
-from qemuctl.spec.naming import changed, renamed, validate_name
-from qemuctl.spec.scalars import check_name
-from qemuctl.spec.schema import dump, example, json_schema
-from qemuctl.spec.shorthand import (
-    parse_cpus,
-    parse_disk,
-    parse_display,
-    parse_memory,
-    parse_nic,
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
+
+if TYPE_CHECKING:
+    from qemuctl.spec.base import Model
+    from qemuctl.spec.cloud import CloudInit
+    from qemuctl.spec.load import (
+        base_of,
+        load_spec,
+        parse_spec,
+        resolve_paths,
+        validate,
+    )
+    from qemuctl.spec.model import (
+        Boot,
+        Cpu,
+        Disk,
+        Display,
+        Forward,
+        Memory,
+        Nic,
+        Root,
+        Spec,
+        Topology,
+    )
+    from qemuctl.spec.naming import changed, renamed, validate_name
+    from qemuctl.spec.scalars import check_name
+    from qemuctl.spec.schema import dump, example, json_schema
+    from qemuctl.spec.shorthand import (
+        parse_cpus,
+        parse_disk,
+        parse_display,
+        parse_memory,
+        parse_nic,
+    )
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Boot": "qemuctl.spec.model",
+        "CloudInit": "qemuctl.spec.cloud",
+        "Cpu": "qemuctl.spec.model",
+        "Disk": "qemuctl.spec.model",
+        "Display": "qemuctl.spec.model",
+        "Forward": "qemuctl.spec.model",
+        "Memory": "qemuctl.spec.model",
+        "Model": "qemuctl.spec.base",
+        "Nic": "qemuctl.spec.model",
+        "Root": "qemuctl.spec.model",
+        "Spec": "qemuctl.spec.model",
+        "Topology": "qemuctl.spec.model",
+        "base_of": "qemuctl.spec.load",
+        "changed": "qemuctl.spec.naming",
+        "check_name": "qemuctl.spec.scalars",
+        "dump": "qemuctl.spec.schema",
+        "example": "qemuctl.spec.schema",
+        "json_schema": "qemuctl.spec.schema",
+        "load_spec": "qemuctl.spec.load",
+        "parse_cpus": "qemuctl.spec.shorthand",
+        "parse_disk": "qemuctl.spec.shorthand",
+        "parse_display": "qemuctl.spec.shorthand",
+        "parse_memory": "qemuctl.spec.shorthand",
+        "parse_nic": "qemuctl.spec.shorthand",
+        "parse_spec": "qemuctl.spec.load",
+        "renamed": "qemuctl.spec.naming",
+        "resolve_paths": "qemuctl.spec.load",
+        "validate": "qemuctl.spec.load",
+        "validate_name": "qemuctl.spec.naming",
+    },
 )
 
 __all__ = [

@@ -19,7 +19,7 @@ from typing import BinaryIO, Self
 from asyncinotify import Inotify, Mask
 
 from qemuctl import bounded
-from qemuctl.follow import readable
+from qemuctl.descriptors import readable
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.qmp import Event, eventlog
 from qemuctl.structs import Struct
