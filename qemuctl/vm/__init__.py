@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.snapshots import Snapshots
     from qemuctl.vm.ssh import shut_down
     from qemuctl.vm.stats import Stats
-    from qemuctl.vm.taken_back import taken_back
+    from qemuctl.vm.take_back import taken_back
 
 __getattr__ = exports(
     __name__,
@@ -56,7 +56,7 @@ __getattr__ = exports(
         "search": "qemuctl.search",
         "set_clock": "qemuctl.vm.snapshot_guest",
         "shut_down": "qemuctl.vm.ssh",
-        "taken_back": "qemuctl.vm.taken_back",
+        "taken_back": "qemuctl.vm.take_back",
         "unless_hopeless": "qemuctl.vm.readiness",
     },
 )
