@@ -13,7 +13,7 @@ from qemuctl.errors import HotplugError, SpecError, UsageError
 
 if TYPE_CHECKING:
     from qemuctl.spec import Nic
-    from qemuctl.spec.model import Forward
+    from qemuctl.spec.network import Forward
 
 
 Id = Annotated[str, Argument(metavar="ID", help="the card, as nic ls shows it")]

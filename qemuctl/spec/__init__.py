@@ -18,6 +18,8 @@ from qemuctl.lazy import exports
 if TYPE_CHECKING:
     from qemuctl.spec.base import Model
     from qemuctl.spec.cloud import CloudInit
+    from qemuctl.spec.computer import Boot, Cpu, Display, Memory, Root, Topology
+    from qemuctl.spec.disk import Disk
     from qemuctl.spec.load import (
         base_of,
         load_spec,
@@ -25,19 +27,9 @@ if TYPE_CHECKING:
         resolve_paths,
         validate,
     )
-    from qemuctl.spec.model import (
-        Boot,
-        Cpu,
-        Disk,
-        Display,
-        Forward,
-        Memory,
-        Nic,
-        Root,
-        Spec,
-        Topology,
-    )
+    from qemuctl.spec.model import Spec
     from qemuctl.spec.naming import changed, renamed, validate_name
+    from qemuctl.spec.network import Forward, Nic
     from qemuctl.spec.scalars import check_name
     from qemuctl.spec.schema import dump, example, json_schema
     from qemuctl.spec.shorthand import (
@@ -51,18 +43,18 @@ if TYPE_CHECKING:
 __getattr__ = exports(
     __name__,
     {
-        "Boot": "qemuctl.spec.model",
+        "Boot": "qemuctl.spec.computer",
         "CloudInit": "qemuctl.spec.cloud",
-        "Cpu": "qemuctl.spec.model",
-        "Disk": "qemuctl.spec.model",
-        "Display": "qemuctl.spec.model",
-        "Forward": "qemuctl.spec.model",
-        "Memory": "qemuctl.spec.model",
+        "Cpu": "qemuctl.spec.computer",
+        "Disk": "qemuctl.spec.disk",
+        "Display": "qemuctl.spec.computer",
+        "Forward": "qemuctl.spec.network",
+        "Memory": "qemuctl.spec.computer",
         "Model": "qemuctl.spec.base",
-        "Nic": "qemuctl.spec.model",
-        "Root": "qemuctl.spec.model",
+        "Nic": "qemuctl.spec.network",
+        "Root": "qemuctl.spec.computer",
         "Spec": "qemuctl.spec.model",
-        "Topology": "qemuctl.spec.model",
+        "Topology": "qemuctl.spec.computer",
         "base_of": "qemuctl.spec.load",
         "changed": "qemuctl.spec.naming",
         "check_name": "qemuctl.spec.scalars",

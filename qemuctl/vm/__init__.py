@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.live import Live
     from qemuctl.vm.media import Cdrom
     from qemuctl.vm.memory import Memory
+    from qemuctl.vm.memory_devices import MemoryDevices
     from qemuctl.vm.nics import Nics
     from qemuctl.vm.power import Power
     from qemuctl.vm.readiness import unless_hopeless
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.snapshot_guest import set_clock
     from qemuctl.vm.snapshots import Snapshots
     from qemuctl.vm.ssh import shut_down
+    from qemuctl.vm.started import started_spec
     from qemuctl.vm.stats import Stats
     from qemuctl.vm.take_back import taken_back
 
@@ -46,6 +48,7 @@ __getattr__ = exports(
         "Keyboard": "qemuctl.vm.keyboard",
         "Live": "qemuctl.vm.live",
         "Memory": "qemuctl.vm.memory",
+        "MemoryDevices": "qemuctl.vm.memory_devices",
         "Nics": "qemuctl.vm.nics",
         "Power": "qemuctl.vm.power",
         "Screen": "qemuctl.vm.screen",
@@ -56,6 +59,7 @@ __getattr__ = exports(
         "search": "qemuctl.search",
         "set_clock": "qemuctl.vm.snapshot_guest",
         "shut_down": "qemuctl.vm.ssh",
+        "started_spec": "qemuctl.vm.started",
         "taken_back": "qemuctl.vm.take_back",
         "unless_hopeless": "qemuctl.vm.readiness",
     },
@@ -70,6 +74,7 @@ __all__ = [
     "Keyboard",
     "Live",
     "Memory",
+    "MemoryDevices",
     "Nics",
     "Power",
     "Screen",
@@ -80,6 +85,7 @@ __all__ = [
     "search",
     "set_clock",
     "shut_down",
+    "started_spec",
     "taken_back",
     "unless_hopeless",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from qemuctl.cmdline.compute import MEMORY_BLOCK
+from qemuctl.cmdline.memory_blocks import MEMORY_BLOCK
 from qemuctl.errors import SpecError
 from qemuctl.structs import Struct
 from qemuctl.units import MIB, format_size

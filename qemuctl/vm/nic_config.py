@@ -19,7 +19,7 @@ from qemuctl.host import find_qemu
 from qemuctl.host.discovery import probe
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Nic, Spec, resolve_paths
-from qemuctl.spec.model import Forward, nic_ids
+from qemuctl.spec.network import Forward, nic_ids
 from qemuctl.structs import Struct
 from qemuctl.vm.configured import Edit, ids, pinned, preview, reconfigure, without
 from qemuctl.vm.definitions import find, load

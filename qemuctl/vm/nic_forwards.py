@@ -17,7 +17,7 @@ from qemuctl.qmp.net import (
     hostfwd_add,
     hostfwd_remove,
 )
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
 from qemuctl.structs import Struct
 from qemuctl.vm import nic_config
 from qemuctl.vm.configured import preview, reconfigure

@@ -18,7 +18,7 @@ from qemuctl.image.manifest import Format
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, Disk, Forward, Memory, Nic, Spec
-from qemuctl.spec.model import disk_ids
+from qemuctl.spec.disk import disk_ids
 from qemuctl.structs import Struct
 from qemuctl.units import format_size
 

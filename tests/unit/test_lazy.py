@@ -10,7 +10,18 @@ import pytest
 
 @pytest.mark.parametrize(
     "package",
-    ["", ".cli", ".guest", ".host", ".image", ".process", ".qmp", ".spec", ".vm"],
+    [
+        "",
+        ".cli",
+        ".cmdline",
+        ".guest",
+        ".host",
+        ".image",
+        ".process",
+        ".qmp",
+        ".spec",
+        ".vm",
+    ],
 )
 def test_a_name_is_the_same_whatever_was_loaded_before(package: str) -> None:
     """A submodule of the same name would take the place of what it exports."""
