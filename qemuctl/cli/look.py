@@ -10,6 +10,7 @@ from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, print_fields, print_json
 from qemuctl.cli.parameters import Json, Name, complete_names
 from qemuctl.cli.running import run_async
+from qemuctl.process.usage import usage
 from qemuctl.units import format_age, format_size
 
 if TYPE_CHECKING:
@@ -94,13 +95,14 @@ async def _facts(name: str) -> dict[str, Any]:
     record = Record.read(paths.record) if held(paths.lock) else None
     facts: dict[str, Any] = {"name": name, "state": state, **_written(spec)}
     if record is not None:
+        used = usage(record.qemu)
         facts |= {
             "machine": record.machine,
             "accel": record.accel,
             "accel_reason": record.accel_reason,
             "qemu": record.version,
             "pid": record.qemu.pid,
-            "resident": _resident(record.qemu.pid),
+            "resident": used.resident_bytes if used else None,
             "uptime": round(time.time() - record.started_at, 1),
             "forwards": record.forwards,
             "owner": f"process {record.owner.pid}" if record.owner else None,
@@ -175,16 +177,6 @@ async def _differences(paths: VmPaths, state: State) -> dict[str, Any]:
         except (QemuctlError, OSError) as error:
             unknown = str(getattr(error, "message", error))
     return {"differences": None, "differences_unknown": unknown}
-
-
-def _resident(pid: int) -> int | None:
-    """Bytes of the host's memory that QEMU has now."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 def _written(spec: Spec) -> dict[str, Any]:
