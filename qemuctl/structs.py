@@ -64,7 +64,8 @@ class Struct:
         return _compared(self) == _compared(other)
 
     def __hash__(self) -> int:
-        return hash(_compared(self))
+        hashed = (f for f in fields(self) if (f.compare if f.hash is None else f.hash))
+        return hash(tuple(getattr(self, f.name) for f in hashed))
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)

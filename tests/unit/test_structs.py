@@ -20,6 +20,12 @@ class Disk(Struct):
     secret: str = field(default="", repr=False)
 
 
+class Tagged(Struct):
+    name: str
+    tags: list[str] = field(default_factory=list, hash=False)
+    seen: int = field(default=0, compare=False)
+
+
 class Point(Struct, kw_only=False):
     x: int
     y: int = 2
@@ -50,6 +56,12 @@ def test_it_is_compared_and_hashed_by_its_fields() -> None:
     assert len({Point(1), Point(1), Point(2)}) == 2
     with pytest.raises(TypeError):
         hash(Disk(id="a"))
+
+
+def test_fields_may_be_left_out_of_both() -> None:
+    assert Tagged(name="a", seen=1) == Tagged(name="a", seen=2)
+    assert hash(Tagged(name="a", tags=["x"])) == hash(Tagged(name="a"))
+    assert Tagged(name="a", tags=["x"]) != Tagged(name="a")
 
 
 def test_each_has_a_default_of_its_own() -> None:
