@@ -1,4 +1,4 @@
-"""Waiting for descriptors and for files that grow, woken by the kernel."""
+"""Waiting for files that grow, woken by the kernel."""
 
 from __future__ import annotations
 
@@ -92,17 +92,6 @@ async def lines(
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 yield line
-
-
-async def readable(fd: int) -> None:
-    """Waits until a descriptor can be read (a pidfd: until the process ended)."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
 
 
 async def first(items: AsyncGenerator[T, None], wanted: Callable[[T], bool]) -> T:

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__``: ``homes`` tells which module has a name."""
+    """A package's ``__getattr__``: ``homes`` tells which module has a name, or is
+    what is meant by it."""
 
     def __getattr__(name: str) -> Any:  # noqa: N807
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        module = import_module(homes[name])
+        is_module = homes[name] == f"{package}.{name}"
+        return module if is_module else getattr(module, name)
 
     return __getattr__

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pwd
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import HostError
@@ -19,6 +18,7 @@ from qemuctl.folders import blocking_folder as blocking_folder
 from qemuctl.folders import private_dir as private_dir
 from qemuctl.home_id import run_name
 from qemuctl.run_base import run_base, tmp_base
+from qemuctl.structs import Struct
 
 # struct sockaddr_un holds 108 bytes, the closing NUL among them.
 SOCKET_PATH_MAX = 107
@@ -117,8 +117,7 @@ def made_run_home() -> Path:
     return private_dir(run_home())
 
 
-@dataclass(frozen=True)
-class VmPaths:
+class VmPaths(Struct, kw_only=False):
     """Every path of one VM, from its two folders.
 
     ``state`` is ``…/vms/NAME``, ``run`` is ``…/NAME`` below `run_home`.
@@ -356,8 +355,7 @@ class VmPaths:
             )
 
 
-@dataclass(frozen=True)
-class PoolPaths:
+class PoolPaths(Struct, kw_only=False):
     """Every path of the shared pool of a template."""
 
     name: str

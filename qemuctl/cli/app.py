@@ -1,83 +1,22 @@
-"""The typer application, and the parameters that many commands share."""
+"""The typer application, made of what `declare` holds."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from importlib import import_module
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from qemuctl import __version__
+from qemuctl.cli.declare import HOMES, Command, Group, Option, Parameter, declared
+from qemuctl.cli.guest_command import GuestCommand
 from qemuctl.cli.output import speak_json
+from qemuctl.errors import UsageError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-# Which module has which command, in the order of --help. A command is built
-# when it is asked for: building all of them would take longer than `ls` does.
-_HOMES = {
-    "run": "run",
-    "fork": "fork",
-    "create": "lifecycle",
-    "edit": "lifecycle",
-    "rename": "lifecycle",
-    "rm": "lifecycle",
-    "start": "power",
-    "stop": "power",
-    "kill": "power",
-    "pause": "power",
-    "resume": "power",
-    "reset": "power",
-    "reboot": "power",
-    "set": "resources",
-    "balloon": "resources",
-    "diff": "resources",
-    "save": "saves",
-    "restore": "saves",
-    "snapshot": "snapshots",
-    "migrate": "migrate",
-    "migrate-status": "migrate",
-    "migrate-set": "migrate",
-    "migrate-cancel": "migrate",
-    "migrate-recover": "migrate",
-    "migrate-receive": "migrate",
-    "clone": "copies",
-    "export": "copies",
-    "import": "copies",
-    "ls": "look",
-    "info": "look",
-    "stats": "stats",
-    "top": "stats",
-    "events": "events",
-    "argv": "look",
-    "exec": "execute",
-    "ssh": "ssh",
-    "ssh-config": "ssh",
-    "cp": "copy",
-    "console": "console",
-    "screenshot": "screen",
-    "sendkey": "screen",
-    "type": "screen",
-    "display": "screen",
-    "view": "screen",
-    "logs": "logs",
-    "wait": "wait",
-    "qmp": "qmp",
-    "spec": "specs",
-    "image": "image_group",
-    "template": "templates",
-    "pool": "pool",
-    "disk": "disks",
-    "nic": "nics",
-    "cdrom": "cdrom",
-    "server": "server",
-    "doctor": "care",
-    "gc": "care",
-    "help": "help",
-    "version": "help",
-}
 # What virsh, docker, lima and others call it.
 _ELSEWHERE = {
     "list": "ls", "ps": "ls", "status": "info", "inspect": "info", "dominfo": "info",
@@ -88,10 +27,9 @@ _ELSEWHERE = {
     "log": "logs", "prune": "gc",
 }  # fmt: skip
 _SETTINGS: Any = {"help_option_names": ["-h", "--help"]}
-_registered: dict[str, typer.Typer] = {}
 
 
-def typer_app(help: str | None = None, **options: Any) -> typer.Typer:
+def _typer_app(help: str | None = None, **options: Any) -> typer.Typer:
     """A typer application in the one style of all of them."""
     return typer.Typer(
         help=help,
@@ -102,80 +40,126 @@ def typer_app(help: str | None = None, **options: Any) -> typer.Typer:
     )
 
 
-def command(name: str, *, example: str, **options: Any) -> Callable[[F], F]:
-    """Makes a function the command ``name``; ``example`` ends its help."""
-
-    def register(function: F) -> F:
-        single = typer_app(add_completion=False)
-        epilog = f"Example:  {example}"
-        single.command(name, epilog=epilog, **options)(function)
-        _registered[name] = single
-        return function
-
-    return register
+def _epilog(example: str | None) -> str | None:
+    return example and f"Example:  {example}"
 
 
-def group(name: str, help: str) -> typer.Typer:
-    """A command with commands of its own."""
-    _registered[name] = typer_app(help, no_args_is_help=True, add_completion=False)
-    _registered[name].callback()(lambda: None)
-    return _registered[name]
+def _add(single: typer.Typer, command: Command, function: Callable[..., Any]) -> None:
+    options: dict[str, Any] = {"cls": GuestCommand} if command.for_guest else {}
+    if command.words_like_options:
+        options["context_settings"] = {"ignore_unknown_options": True}
+    options |= {"hidden": command.hidden, "epilog": _epilog(command.example)}
+    single.command(command.name, **options)(function)
+
+
+def _group(group: Group) -> typer.Typer:
+    """A group with all that is in it."""
+    made = _typer_app(
+        group.help,
+        no_args_is_help=True,
+        add_completion=False,
+        epilog=_epilog(group.example),
+    )
+    made.callback()(lambda: None)
+    for name, member in group.members.items():
+        if isinstance(member, Group):
+            made.add_typer(_group(member), name=name)
+        else:
+            _add(made, member, _in_typers_words(member.function))
+    return made
+
+
+def _in_typers_words(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with parameters that typer can read."""
+    signature = inspect.signature(function, eval_str=True)
+
+    @functools.wraps(function)
+    def wrapped(**values: Any) -> Any:
+        return function(**values)
+
+    parameters = [
+        each.replace(
+            kind=each.KEYWORD_ONLY, annotation=_in_typers_word(each.annotation)
+        )
+        for each in signature.parameters.values()
+    ]
+    # What typer reads the command line from.
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
+    return wrapped
+
+
+def _in_typers_word(annotation: Any) -> Any:
+    kind, parameter = get_args(annotation)
+    assert isinstance(parameter, Parameter)
+    made: Any = typer.Option if isinstance(parameter, Option) else typer.Argument
+    return Annotated[kind, made(*parameter.names, **parameter.details)]
 
 
 class Commands(TyperGroup):
     """The commands, each loaded when it is needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        return list(_HOMES)
+        return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        if cmd_name not in _HOMES:
-            return None
-        return _built(cmd_name)
+        return _built(cmd_name) if cmd_name in HOMES else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """As typer, but no command is built for the sake of its first line."""
+        shown: dict[str, Any] = {}
+        for name in HOMES:
+            found = declared(name)
+            hidden = isinstance(found, Command) and found.hidden
+            text = found.help if isinstance(found, Group) else found.function.__doc__
+            shown[name] = TyperCommand(name, help=text, hidden=hidden)
+        TyperGroup(commands=shown).format_commands(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer, but it knows only of commands that are built."""
         word = args[0]
-        if word not in _HOMES and word[:1] != "-" and not ctx.resilient_parsing:
+        if word not in HOMES and word[:1] != "-" and not ctx.resilient_parsing:
             known = _ELSEWHERE.get(word)
-            near = [known] if known else get_close_matches(word, _HOMES, n=2)
+            near = [known] if known else get_close_matches(word, HOMES, n=2)
             names = " or ".join(f"qemuctl {name}" for name in near)
             advice = f"did you mean {names}?" if near else "qemuctl --help lists them"
             ctx.fail(f"no such command: {word!r}; {advice}")
         return super().resolve_command(ctx, args)
 
 
-def run(words: Sequence[str]) -> None:
+def run_by_typer(words: Sequence[str]) -> None:
     """Carries out a command line. Where JSON is asked for, wrong usage is an error as
     every other; typer prints its own text otherwise. Raises UsageError."""
-    from qemuctl.errors import UsageError
-
     own = words[: words.index("--")] if "--" in words else words
-    plain = "--json" not in own
     try:
         # By name, for `python -m qemuctl` and a command server's worker alike.
-        status = app(prog_name="qemuctl", standalone_mode=plain)
-    except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # of which click makes a 1
-            raise end.__context__ from None
-        raise
+        status = app([*words], prog_name="qemuctl", standalone_mode=False)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        speak_json()
-        raise UsageError(error.format_message()) from error
+        if "--json" in own:
+            speak_json()
+            raise UsageError(error.format_message()) from error
+        error.show()  # type: ignore[attr-defined]
+        raise SystemExit(error.exit_code) from error  # type: ignore[attr-defined]
     raise SystemExit(status or 0)
 
 
 @functools.cache
 def _built(name: str) -> Any:
-    import_module(f"qemuctl.cli.{_HOMES[name]}")
-    return typer.main.get_command(_registered[name])
+    found = declared(name)
+    if isinstance(found, Group):
+        return typer.main.get_command(_group(found))
+    single = _typer_app(add_completion=False)
+    _add(single, found, _in_typers_words(found.function))
+    return typer.main.get_command(single)
 
 
 def build_all() -> None:
     """Builds every command, for a process that will run many."""
-    for name in _HOMES:
+    for name in HOMES:
         _parse_nothing(_built(name), name)
 
 
@@ -187,66 +171,11 @@ def _parse_nothing(command: Any, name: str) -> None:
                 _parse_nothing(command.get_command(context, inner), inner)
 
 
-app = typer_app(name="qemuctl", no_args_is_help=True, cls=Commands)
-
-
-def complete_names(incomplete: str) -> list[str]:
-    """VM names for the shell's completion."""
-    from qemuctl.vm.definitions import names
-
-    return [name for name in names() if name.startswith(incomplete)]
-
-
-def complete_images(incomplete: str) -> list[str]:
-    """Image names for the shell's completion."""
-    from qemuctl.image.names import TINY, stored
-
-    return [name for name in (TINY, *stored()) if name.startswith(incomplete)]
-
-
-Name = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="the VM's name", autocompletion=complete_names),
-]
-Names = Annotated[
-    list[str],
-    typer.Argument(metavar="NAME…", help="names of VMs", autocompletion=complete_names),
-]
-SomeNames = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[NAME…]", help="names of VMs", autocompletion=complete_names
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="print JSON; errors are objects on stderr",
-        callback=speak_json,
-        is_eager=True,
-    ),
-]
-Timeout = Annotated[
-    str, typer.Option("--timeout", metavar="TIME", help="such as 30, 30s or 2m")
-]
-
-
-def seconds(text: str) -> float:
-    """A duration from the command line. Raises UsageError."""
-    from qemuctl.errors import UsageError
-    from qemuctl.units import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+app = _typer_app(name="qemuctl", no_args_is_help=True, cls=Commands)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from qemuctl import __version__
-
         print(f"qemuctl {__version__}")
         raise typer.Exit
 
@@ -262,3 +191,16 @@ def _qemuctl(
 
     `qemuctl help` is the manual.
     """
+
+
+def command_help(words: Sequence[str]) -> str:
+    """The help of a command that there is, or of one of a group's."""
+    context: Any = None
+    for word in ("qemuctl", *words):
+        inner: Any = typer.main.get_command(app)
+        if context is not None:
+            inner = context.command.get_command(context, word)
+        # Not parsed: reading values, even none, would load pydantic.
+        settings = inner.context_settings
+        context = typer.Context(inner, info_name=word, parent=context, **settings)
+    return str(context.get_help())

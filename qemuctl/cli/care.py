@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, command
+from qemuctl.cli.declare import Option, command
 from qemuctl.cli.output import note, print_json, print_text
+from qemuctl.cli.parameters import Json
 
 
 @command("doctor", example="qemuctl doctor")
@@ -25,12 +24,12 @@ def doctor(json: Json = False) -> None:
             if check.advice:
                 print_text(f"      → {check.advice}")
     if any(check.status == "fail" for check in found):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 @command("gc", example="qemuctl gc --dry-run")
 def gc(
-    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    dry_run: Annotated[bool, Option(help="only say what would go")] = False,
     json: Json = False,
 ) -> None:
     """Remove what crashes left behind; VMs that were created are never touched.

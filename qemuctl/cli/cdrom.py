@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, Name, group
+from qemuctl.cli.declare import Argument, Option, group
 from qemuctl.cli.output import tell
+from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 from qemuctl.cli.scope import Both, Config, Live, scope, words_of
 from qemuctl.errors import StateError
+from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
     from qemuctl.vm.configured import Scope
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 cdrom = group("cdrom", "The medium in a VM's CD-ROM drive, now and at its next start.")
 
 Force = Annotated[
-    bool, typer.Option("--force", help="also while the guest is using the old one")
+    bool, Option("--force", help="also while the guest is using the old one")
 ]
 
 
-@cdrom.command(epilog="Example:  qemuctl cdrom insert web drivers.iso")
+@cdrom.command(example="qemuctl cdrom insert web drivers.iso")
 def insert(
     name: Name,
-    iso: Annotated[Path, typer.Argument(metavar="ISO", help="a CD image")],
+    iso: Annotated[Path, Argument(metavar="ISO", help="a CD image")],
     force: Force = False,
     live: Live = False,
     config: Config = False,
@@ -42,7 +42,7 @@ def insert(
     tell(asdict(done), f"inserted {iso}{words_of(done)}", as_json=json)
 
 
-@cdrom.command(epilog="Example:  qemuctl cdrom eject web")
+@cdrom.command(example="qemuctl cdrom eject web")
 def eject(
     name: Name,
     force: Force = False,
@@ -61,8 +61,7 @@ def eject(
     tell(asdict(done), words, as_json=json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Changed:
+class _Changed(Struct):
     """What is in the drive by now or from the next start on, and which of the two."""
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from qemuctl.cli.app import Name, command
+from qemuctl.cli.declare import command
 from qemuctl.cli.output import note
+from qemuctl.cli.parameters import Name
 from qemuctl.cli.running import run_async
 from qemuctl.cli.words import Escape
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, Name, command
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, tell
+from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
@@ -17,12 +16,12 @@ from qemuctl.errors import UsageError
 @command("clone", example="qemuctl clone web web2 --linked")
 def clone(
     source: Name,
-    target: Annotated[str, typer.Argument(metavar="NEW", help="the clone's name")],
+    target: Annotated[str, Argument(metavar="NEW", help="the clone's name")],
     linked: Annotated[
-        bool, typer.Option("--linked", help="share what the disks hold now; at once")
+        bool, Option("--linked", help="share what the disks hold now; at once")
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="copy the disks whole (the default)")
+        bool, Option("--full", help="copy the disks whole (the default)")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -48,10 +47,8 @@ def clone(
 @command("export", example="qemuctl export web web.tar")
 def export(
     name: Name,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="the archive to make")],
-    compress: Annotated[
-        bool, typer.Option("--compress", help="smaller, and slower")
-    ] = False,
+    file: Annotated[Path, Argument(metavar="FILE", help="the archive to make")],
+    compress: Annotated[bool, Option("--compress", help="smaller, and slower")] = False,
     json: Json = False,
 ) -> None:
     """Write a VM that is off into one file: its spec and flattened disks."""
@@ -71,13 +68,13 @@ def export(
 
 @command("import", example="qemuctl import web.tar --name web2")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="an exported VM")],
+    file: Annotated[Path, Argument(metavar="FILE", help="an exported VM")],
     name: Annotated[
-        str | None, typer.Option(help="the VM's name; default: as it was")
+        str | None, Option(help="the VM's name; default: as it was")
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="also files of this host and arguments for QEMU"),
+        Option("--trust", help="also files of this host and arguments for QEMU"),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -8,17 +8,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Timeout, command, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import SAY_AFTER, note, working
+from qemuctl.cli.parameters import Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
+from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
     from qemuctl.guest.port import Way
@@ -46,17 +46,15 @@ class Via(StrEnum):
 def copy(
     paths: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="SOURCE… TARGET",
             help="one side is [USER@]NAME:PATH, in the guest; - is standard output "
             "or input",
         ),
     ],
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="folders too")
-    ] = False,
+    recursive: Annotated[bool, Option("--recursive", "-r", help="folders too")] = False,
     via: Annotated[
-        Via, typer.Option(help="auto: ssh where it answers, else the agent")
+        Via, Option(help="auto: ssh where it answers, else the agent")
     ] = Via.AUTO,
     timeout: Timeout = "60",
 ) -> None:
@@ -83,8 +81,7 @@ def copy(
     run_async(_copy(name, user, sources, job))
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(Struct, kw_only=False):
     """What the command line asks for, but for the sources."""
 
     target: str

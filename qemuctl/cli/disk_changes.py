@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
-
-from qemuctl.cli.app import Json, Name, Timeout, seconds
+from qemuctl.cli.declare import Argument, Option
 from qemuctl.cli.output import note, print_json
+from qemuctl.cli.parameters import Json, Name, Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.cli.scope import Both, Config, Live, changed, scope, words_of
 from qemuctl.errors import HotplugError, SpecError, UsageError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Changed")
 
 Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="the disk's id, as disk ls shows it")
+    str, Argument(metavar="TARGET", help="the disk's id, as disk ls shows it")
 ]
 
 
@@ -29,43 +28,41 @@ def add(
     name: Name,
     what: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[SIZE|FILE]", help="short for --size SIZE or --path FILE"
-        ),
+        Argument(metavar="[SIZE|FILE]", help="short for --size SIZE or --path FILE"),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="make a new one, such as 10G")
+        str | None, Option(metavar="SIZE", help="make a new one, such as 10G")
     ] = None,
     path: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="an image that is there")
+        Path | None, Option(metavar="FILE", help="an image that is there")
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="ID",
             help="its id, such as vdb; the guest chooses its own names and knows the "
             "disk by its serial (default: the next free diskN)",
         ),
     ] = None,
     serial: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="default: its id")
+        str | None, Option(metavar="TEXT", help="default: its id")
     ] = None,
-    bus: Annotated[str, typer.Option(help="virtio or scsi")] = "virtio",
+    bus: Annotated[str, Option(help="virtio or scsi")] = "virtio",
     format: Annotated[
         str | None,
-        typer.Option(help="qcow2 or raw; default: by the suffix, qcow2 for a new one"),
+        Option(help="qcow2 or raw; default: by the suffix, qcow2 for a new one"),
     ] = None,
     readonly: Annotated[
-        bool, typer.Option("--readonly", help="the guest cannot write to it")
+        bool, Option("--readonly", help="the guest cannot write to it")
     ] = False,
     cache: Annotated[
-        str | None, typer.Option(metavar="MODE", help="as QEMU's -drive cache=")
+        str | None, Option(metavar="MODE", help="as QEMU's -drive cache=")
     ] = None,
     iops: Annotated[
-        int | None, typer.Option(metavar="N", help="requests a second, at most")
+        int | None, Option(metavar="N", help="requests a second, at most")
     ] = None,
     bps: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="bytes a second, at most")
+        str | None, Option(metavar="SIZE", help="bytes a second, at most")
     ] = None,
     live: Live = False,
     config: Config = False,
@@ -137,10 +134,10 @@ def remove(
     name: Name,
     target: Target,
     delete: Annotated[
-        bool, typer.Option("--delete", help="its file too, if qemuctl made it")
+        bool, Option("--delete", help="its file too, if qemuctl made it")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="also the disk that the guest runs from")
+        bool, Option("--force", help="also the disk that the guest runs from")
     ] = False,
     timeout: Timeout = "20",
     live: Live = False,
@@ -196,7 +193,7 @@ def resize(
     name: Name,
     target: Target,
     size: Annotated[
-        str, typer.Argument(metavar="SIZE", help="such as 20G, or +1G for so much more")
+        str, Argument(metavar="SIZE", help="such as 20G, or +1G for so much more")
     ],
     live: Live = False,
     config: Config = False,
@@ -242,11 +239,11 @@ def limit(
     name: Name,
     target: Target,
     iops: Annotated[
-        int | None, typer.Option(metavar="N", help="requests a second, 0 for no limit")
+        int | None, Option(metavar="N", help="requests a second, 0 for no limit")
     ] = None,
     bps: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="bytes a second, such as 10M, 0 for none"),
+        Option(metavar="SIZE", help="bytes a second, such as 10M, 0 for none"),
     ] = None,
     live: Live = False,
     config: Config = False,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.cli import disk_changes
-from qemuctl.cli.app import Json, Name, group
+from qemuctl.cli.declare import group
 from qemuctl.cli.output import print_json, print_table
+from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 disk = group("disk", "The disks of a VM: list, add, remove, resize, limit.")
 
 
-@disk.command("ls", epilog="Example:  qemuctl disk ls web --json")
+@disk.command("ls", example="qemuctl disk ls web --json")
 def list_disks(name: Name, json: Json = False) -> None:
     """List a VM's disks: size, room taken on the host, and the files below.
 
@@ -152,4 +153,4 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "set": (disk_changes.limit, "set web vdb --iops 500 --bps 20M"),
 }
 for _name, (_function, _example) in _COMMANDS.items():
-    disk.command(_name, epilog=f"Example:  qemuctl disk {_example}")(_function)
+    disk.command(_name, example=f"qemuctl disk {_example}")(_function)

@@ -6,9 +6,8 @@ import contextlib
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, command, complete_names
+from qemuctl.cli.declare import Argument, Option, command
+from qemuctl.cli.parameters import Json, complete_names
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -21,13 +20,13 @@ _SINCE_HINT = "a duration such as 10m, or a time such as 2026-01-31T12:00"
 def events(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="[NAME…]", help="of these VMs only", autocompletion=complete_names
         ),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="past ones first: 10m, or a date and time"),
+        Option(metavar="TIME", help="past ones first: 10m, or a date and time"),
     ] = None,
     json: Json = False,
 ) -> None:

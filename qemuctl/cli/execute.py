@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import Name, Timeout, command, seconds
+from qemuctl.cli.declare import Argument, command
 from qemuctl.cli.output import working
+from qemuctl.cli.parameters import Name, Timeout, seconds
 from qemuctl.cli.running import run_async
-from qemuctl.cli.words import GuestCommand, Interactive, NoStdin, Tty, Typed
+from qemuctl.cli.words import Interactive, NoStdin, Tty, Typed
 
 
-@command("exec", example="qemuctl exec web sh -c 'free -m; df -h'", cls=GuestCommand)
+@command("exec", example="qemuctl exec web sh -c 'free -m; df -h'", for_guest=True)
 def execute(
     name: Name,
-    command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND…", help="what to run")
-    ],
+    command: Annotated[list[str], Argument(metavar="COMMAND…", help="what to run")],
     timeout: Timeout = "60",
     no_stdin: NoStdin = False,
     interactive: Interactive = False,

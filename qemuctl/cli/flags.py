@@ -7,83 +7,77 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from qemuctl.cli.declare import Option
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
 
 File = Annotated[
     Path | None,
-    typer.Option(
-        "--file", "-f", metavar="FILE", help="a YAML spec; - is standard input"
-    ),
+    Option("--file", "-f", metavar="FILE", help="a YAML spec; - is standard input"),
 ]
 Memory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="512M, or 512M,max=2G,slots=4")
+    str | None, Option(metavar="SIZE", help="512M, or 512M,max=2G,slots=4")
 ]
-Cpus = Annotated[str | None, typer.Option(metavar="N", help="2, or 2,max=4")]
+Cpus = Annotated[str | None, Option(metavar="N", help="2, or 2,max=4")]
 Disks = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--disk", metavar="DISK", help="size=1G,format=qcow2 or path=a.raw (repeatable)"
     ),
 ]
 Nics = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--nic", metavar="NIC", help="user,forward=8080:80 | none | tap,ifname=tap0"
     ),
 ]
 Forwards = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--forward", "-p", metavar="PORTS", help="8080:80, or :80 for a free host port"
     ),
 ]
 RootSize = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="of the image's disk; default: its own"),
+    Option(metavar="SIZE", help="of the image's disk; default: its own"),
 ]
 DiskMode = Annotated[
     str | None,
-    typer.Option(metavar="MODE", help="overlay on the image (default), or full copy"),
+    Option(metavar="MODE", help="overlay on the image (default), or full copy"),
 ]
 TrustBacking = Annotated[
-    bool, typer.Option("--trust-backing", help="follow backing files wherever they are")
+    bool, Option("--trust-backing", help="follow backing files wherever they are")
 ]
 Cdrom = Annotated[
-    str | None, typer.Option(metavar="ISO", help="a CD image; '' for an empty drive")
+    str | None, Option(metavar="ISO", help="a CD image; '' for an empty drive")
 ]
 BootOnce = Annotated[
     str | None,
-    typer.Option(
-        "--boot", metavar="KIND", help="try first, once: cdrom, disk or network"
-    ),
+    Option("--boot", metavar="KIND", help="try first, once: cdrom, disk or network"),
 ]
 UserData = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="cloud-init user-data of your own (copied)"),
+    Option(metavar="FILE", help="cloud-init user-data of your own (copied)"),
 ]
 SshKeys = Annotated[
     list[str] | None,
-    typer.Option("--ssh-key", metavar="KEY", help="a public key or its file"),
+    Option("--ssh-key", metavar="KEY", help="a public key or its file"),
 ]
 Kernel = Annotated[
     str | None,
-    typer.Option(
-        metavar="PATH", help="boot this kernel (with tiny: its modules come along)"
-    ),
+    Option(metavar="PATH", help="boot this kernel (with tiny: its modules come along)"),
 ]
-Initrd = Annotated[str | None, typer.Option(metavar="PATH", help="its initrd")]
-Append = Annotated[str | None, typer.Option(metavar="TEXT", help="kernel command line")]
+Initrd = Annotated[str | None, Option(metavar="PATH", help="its initrd")]
+Append = Annotated[str | None, Option(metavar="TEXT", help="kernel command line")]
 MachineType = Annotated[
-    str | None, typer.Option("--machine", help="q35, pc, microvm, or a versioned one")
+    str | None, Option("--machine", help="q35, pc, microvm, or a versioned one")
 ]
-Accel = Annotated[str | None, typer.Option(help="auto, kvm or tcg")]
-Display = Annotated[str | None, typer.Option(help="none, vnc, or vnc,vga=virtio")]
+Accel = Annotated[str | None, Option(help="auto, kvm or tcg")]
+Display = Annotated[str | None, Option(help="none, vnc, or vnc,vga=virtio")]
 QemuArgs = Annotated[
     list[str] | None,
-    typer.Option("--qemu-arg", metavar="ARG", help="one more argument for QEMU"),
+    Option("--qemu-arg", metavar="ARG", help="one more argument for QEMU"),
 ]
 
 

@@ -7,14 +7,12 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from qemuctl.cli import flags
-from qemuctl.cli.app import command
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, working
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
-from qemuctl.cli.words import GuestCommand, Interactive, NoStdin, Tty, Typed
+from qemuctl.cli.words import Interactive, NoStdin, Tty, Typed
 from qemuctl.errors import QemuctlError, UsageError
 from qemuctl.host.resources import cpu_count
 
@@ -23,11 +21,11 @@ if TYPE_CHECKING:
     from qemuctl.vm.template import Template
 
 
-@command("fork", example="qemuctl fork db --count 3", cls=GuestCommand)
+@command("fork", example="qemuctl fork db --count 3", for_guest=True)
 def fork(
     template: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="TEMPLATE",
             help="a template's name",
             autocompletion=complete_templates,
@@ -35,12 +33,12 @@ def fork(
     ],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND…]", help="what to run in the guest"),
+        Argument(metavar="[COMMAND…]", help="what to run in the guest"),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="the fork's name; default: TEMPLATE-1, …")
+        str | None, Option(help="the fork's name; default: TEMPLATE-1, …")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=1000, help="how many")] = 1,
+    count: Annotated[int, Option(min=1, max=1000, help="how many")] = 1,
     memory: flags.Memory = None,
     cpus: flags.Cpus = None,
     no_stdin: NoStdin = False,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import command
+from qemuctl import __version__, cli
+from qemuctl.cli.declare import HOMES, Argument, Command, Group, command, declared
+from qemuctl.errors import UsageError
 
 # In the order in which they are listed.
 TOPICS = (
@@ -49,10 +49,9 @@ def _complete(incomplete: str) -> list[str]:
 
 @command("help", example="qemuctl help images")
 def help_(
-    context: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="TOPIC | COMMAND", help="what about", autocompletion=_complete
         ),
     ] = None,
@@ -66,14 +65,13 @@ def help_(
     elif words[0] in TOPICS and len(words) == 1:
         _show(page(words[0]))
     else:
-        print(_command_help(context.find_root(), words))
+        _check_known(words)
+        print(cli.command_help(words))
 
 
 @command("version", example="qemuctl version")
 def version() -> None:
     """Print qemuctl's version."""
-    from qemuctl import __version__
-
     print(f"qemuctl {__version__}")
 
 
@@ -100,21 +98,19 @@ def _show(text: str) -> None:
     console.print(shown, width=min(_WIDTH, console.width))
 
 
-def _command_help(context: Any, words: list[str]) -> str:
-    """The help of the command, or of one of a group's. Raises UsageError."""
+def _check_known(words: list[str]) -> None:
+    """Raises UsageError for what is neither a command nor one of a group's."""
+    known = [*HOMES, *TOPICS]
+    members: dict[str, Command | Group] = {}
     for number, word in enumerate(words):
-        group = getattr(context.command, "list_commands", None)
-        known: list[str] = group(context) if group else []
-        if word not in known:
-            raise _unknown(words[: number + 1], [*known, *TOPICS * (number == 0)])
-        inner = context.command.get_command(context, word)
-        context = inner.make_context(word, [], parent=context, resilient_parsing=True)
-    return str(context.get_help())
+        if word not in (members if number else HOMES):
+            raise _unknown(words[: number + 1], known)
+        found = members[word] if number else declared(word)
+        members = found.members if isinstance(found, Group) else {}
+        known = list(members)
 
 
 def _unknown(words: list[str], known: list[str]) -> Exception:
-    from qemuctl.errors import UsageError
-
     *before, wrong = words
     said = " ".join(words)
     wrong = wrong.lower()

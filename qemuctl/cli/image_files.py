@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Json
+from qemuctl.cli.declare import Argument, Option
 from qemuctl.cli.image_targets import (
     File,
     Format,
@@ -24,7 +22,8 @@ from qemuctl.cli.image_targets import (
     writable,
 )
 from qemuctl.cli.images import image
-from qemuctl.cli.output import note
+from qemuctl.cli.output import confirmed, note
+from qemuctl.cli.parameters import Json
 from qemuctl.cli.progress import percent
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import UsageError
@@ -34,24 +33,24 @@ if TYPE_CHECKING:
     from qemuctl.image.extents import Usage
 
 Backing = Annotated[
-    str | None, typer.Option(metavar="FORMAT", help="what the backing file is")
+    str | None, Option(metavar="FORMAT", help="what the backing file is")
 ]
 
 
-@image.command(epilog="Example:  qemuctl image create disk.qcow2 60G")
+@image.command(example="qemuctl image create disk.qcow2 60G")
 def create(
     file: File,
     size: Annotated[
-        str | None, typer.Argument(metavar="SIZE", help="such as 512M or 60G")
+        str | None, Argument(metavar="SIZE", help="such as 512M or 60G")
     ] = None,
     format: Format = None,
     preallocation: Annotated[
         str | None,
-        typer.Option(metavar="HOW", help="off, metadata, falloc or full"),
+        Option(metavar="HOW", help="off, metadata, falloc or full"),
     ] = None,
     backing: Annotated[
         Path | None,
-        typer.Option("--backing", metavar="BACKING", help="make an overlay on it"),
+        Option("--backing", metavar="BACKING", help="make an overlay on it"),
     ] = None,
     backing_format: Backing = None,
     trust_backing: Trust = False,
@@ -80,7 +79,7 @@ def _backing_format(
     return kind
 
 
-@image.command(epilog="Example:  qemuctl image info disk.qcow2")
+@image.command(example="qemuctl image info disk.qcow2")
 def info(target: Target, format: Format = None, json: Json = False) -> None:
     """Show what an image is, and every file below it; also while a VM runs on it."""
     from qemuctl.cli.image_print import print_info
@@ -109,18 +108,18 @@ def _foreign(path: Path, format: str) -> Layer:
 
 
 @image.command(
-    epilog="Example:  qemuctl image resize disk.qcow2 +20G",
+    example="qemuctl image resize disk.qcow2 +20G",
     # Or `-1G` would be an option.
-    context_settings={"ignore_unknown_options": True},
+    words_like_options=True,
 )
 def resize(
     file: File,
     size: Annotated[
-        str, typer.Argument(metavar="SIZE", help="such as 80G, or by how much: +20G")
+        str, Argument(metavar="SIZE", help="such as 80G, or by how much: +20G")
     ],
     format: Format = None,
     shrink: Annotated[
-        bool, typer.Option("--shrink", help="cut off its end, with what lies there")
+        bool, Option("--shrink", help="cut off its end, with what lies there")
     ] = False,
 ) -> None:
     """Give an image another size; the partitions in it stay as they are."""
@@ -134,29 +133,29 @@ def resize(
         question = (
             f"cut {file} from {before} to {wanted} bytes? what lies there is lost"
         )
-        shrink = typer.confirm(question, err=True)
+        shrink = confirmed(question)
         if not shrink:
             note("nothing changed")
             raise SystemExit(1)
     run_async(change(file, kind, wanted, shrink=shrink))
 
 
-@image.command(epilog="Example:  qemuctl image convert disk.vmdk disk.qcow2")
+@image.command(example="qemuctl image convert disk.vmdk disk.qcow2")
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="an image file")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="the file to make")],
+    source: Annotated[Path, Argument(metavar="SRC", help="an image file")],
+    target: Annotated[Path, Argument(metavar="DST", help="the file to make")],
     source_format: Annotated[
-        str | None, typer.Option("--from", metavar="FORMAT", help="what SRC is")
+        str | None, Option("--from", metavar="FORMAT", help="what SRC is")
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT", help="qcow2, raw, vmdk, vdi, vhdx or vpc"),
+        Option(metavar="FORMAT", help="qcow2, raw, vmdk, vdi, vhdx or vpc"),
     ] = None,
     compress: Annotated[
-        bool, typer.Option("--compress", help="smaller, and slower to make")
+        bool, Option("--compress", help="smaller, and slower to make")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="take the place of a file that exists")
+        bool, Option("--force", help="take the place of a file that exists")
     ] = False,
     trust_backing: Trust = False,
 ) -> None:
@@ -175,11 +174,11 @@ def convert(
         )  # fmt: skip
 
 
-@image.command(epilog="Example:  qemuctl image check disk.qcow2")
+@image.command(example="qemuctl image check disk.qcow2")
 def check(
     target: Target,
     repair: Annotated[
-        bool, typer.Option("--repair", help="put right what can be, in the file")
+        bool, Option("--repair", help="put right what can be, in the file")
     ] = False,
     format: Format = None,
     json: Json = False,
@@ -206,17 +205,17 @@ def check(
         raise SystemExit(1)
 
 
-@image.command(epilog="Example:  qemuctl image rebase disk.qcow2 base.qcow2")
+@image.command(example="qemuctl image rebase disk.qcow2 base.qcow2")
 def rebase(
     file: File,
     backing: Annotated[
-        Path | None, typer.Argument(metavar="BACKING", help="its new backing file")
+        Path | None, Argument(metavar="BACKING", help="its new backing file")
     ] = None,
     flatten: Annotated[
-        bool, typer.Option("--flatten", help="no backing file: all data in FILE")
+        bool, Option("--flatten", help="no backing file: all data in FILE")
     ] = False,
     unsafe: Annotated[
-        bool, typer.Option("--unsafe", help="only write the name down: it has moved")
+        bool, Option("--unsafe", help="only write the name down: it has moved")
     ] = False,
     backing_format: Backing = None,
     format: Format = None,
@@ -235,7 +234,7 @@ def rebase(
         run_async(change(file, kind, backing, below, unsafe=unsafe, progress=progress))
 
 
-@image.command(epilog="Example:  qemuctl image commit overlay.qcow2")
+@image.command(example="qemuctl image commit overlay.qcow2")
 def commit(file: File, format: Format = None, trust_backing: Trust = False) -> None:
     """Write what an overlay holds into its backing file; the overlay is then empty.
 
@@ -252,7 +251,7 @@ def commit(file: File, format: Format = None, trust_backing: Trust = False) -> N
         run_async(write(file, kind, progress, protected=protected))
 
 
-@image.command("map", epilog="Example:  qemuctl image map disk.qcow2")
+@image.command("map", example="qemuctl image map disk.qcow2")
 def show_map(target: Target, format: Format = None, json: Json = False) -> None:
     """Show where the data of an image is; also while a VM runs on it."""
     from qemuctl.cli.image_print import print_map
@@ -263,11 +262,11 @@ def show_map(target: Target, format: Format = None, json: Json = False) -> None:
     print_map(extents(path, kind), chain(path, kind), json)
 
 
-@image.command(epilog="Example:  qemuctl image du *.qcow2")
+@image.command(example="qemuctl image du *.qcow2")
 def du(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET…", help="image files, or names of images"),
+        Argument(metavar="TARGET…", help="image files, or names of images"),
     ],
     format: Format = None,
     json: Json = False,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, typer_app
+from qemuctl.cli.declare import Argument
 from qemuctl.cli.image_targets import (
     File,
     Format,
@@ -17,17 +15,16 @@ from qemuctl.cli.image_targets import (
     writable,
 )
 from qemuctl.cli.images import image
+from qemuctl.cli.parameters import Json
 from qemuctl.cli.running import run_async
 from qemuctl.errors import ImageError
 
-snapshot = typer_app(
+snapshot = image.group(
+    "snapshot",
     "Snapshots inside a qcow2 file, while no VM runs on it.",
-    no_args_is_help=True,
-    add_completion=False,
-    epilog="Example:  qemuctl image snapshot ls disk.qcow2",
+    example="qemuctl image snapshot ls disk.qcow2",
 )
-image.add_typer(snapshot, name="snapshot")
-SnapshotName = Annotated[str, typer.Argument(metavar="NAME", help="the snapshot's")]
+SnapshotName = Annotated[str, Argument(metavar="NAME", help="the snapshot's")]
 
 
 def _qcow2(file: Path, format: str | None) -> Path:
@@ -37,7 +34,7 @@ def _qcow2(file: Path, format: str | None) -> Path:
     return file
 
 
-@snapshot.command("create", epilog="Example:  qemuctl image snapshot create d.qcow2 a")
+@snapshot.command("create", example="qemuctl image snapshot create d.qcow2 a")
 def snapshot_create(file: File, name: SnapshotName, format: Format = None) -> None:
     """Keep the present state under a name."""
     from qemuctl.image.snapshots import snapshot_create as make
@@ -45,7 +42,7 @@ def snapshot_create(file: File, name: SnapshotName, format: Format = None) -> No
     run_async(make(_qcow2(writable(file), format), name))
 
 
-@snapshot.command("ls", epilog="Example:  qemuctl image snapshot ls disk.qcow2")
+@snapshot.command("ls", example="qemuctl image snapshot ls disk.qcow2")
 def snapshot_ls(target: Target, format: Format = None, json: Json = False) -> None:
     """List the snapshots in a file."""
     from qemuctl.cli.image_print import print_snapshots
@@ -55,7 +52,7 @@ def snapshot_ls(target: Target, format: Format = None, json: Json = False) -> No
     print_snapshots(snapshots(_qcow2(path, format or known)), json)
 
 
-@snapshot.command("apply", epilog="Example:  qemuctl image snapshot apply d.qcow2 a")
+@snapshot.command("apply", example="qemuctl image snapshot apply d.qcow2 a")
 def snapshot_apply(file: File, name: SnapshotName, format: Format = None) -> None:
     """Take the disk back to a snapshot; what it holds now is lost."""
     from qemuctl.image.snapshots import snapshot_apply as apply
@@ -63,7 +60,7 @@ def snapshot_apply(file: File, name: SnapshotName, format: Format = None) -> Non
     run_async(apply(_qcow2(writable(file), format), name))
 
 
-@snapshot.command("rm", epilog="Example:  qemuctl image snapshot rm disk.qcow2 a")
+@snapshot.command("rm", example="qemuctl image snapshot rm disk.qcow2 a")
 def snapshot_rm(file: File, name: SnapshotName, format: Format = None) -> None:
     """Remove a snapshot; the disk stays as it is."""
     from qemuctl.image.snapshots import snapshot_delete as remove

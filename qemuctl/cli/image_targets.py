@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from qemuctl.cli.declare import Argument, Option
 from qemuctl.cli.output import note
 from qemuctl.errors import ImageError, UsageError
 
@@ -21,17 +20,17 @@ _SUFFIXES = {
     ".vpc": "vpc",
 }
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="an image file")]
+File = Annotated[Path, Argument(metavar="FILE", help="an image file")]
 Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="an image file, or an image's name")
+    str, Argument(metavar="TARGET", help="an image file, or an image's name")
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", metavar="FORMAT", help="what it is: qcow2 or raw"),
+    Option("--format", metavar="FORMAT", help="what it is: qcow2 or raw"),
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust-backing", help="its backing files may lie anywhere"),
+    Option("--trust-backing", help="its backing files may lie anywhere"),
 ]
 
 

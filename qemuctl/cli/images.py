@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Json, complete_images, group
+from qemuctl.cli.declare import Argument, Option, group
 from qemuctl.cli.output import building, note, print_json, print_table, print_text
+from qemuctl.cli.parameters import Json, complete_images
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import ImageError, StateError, UsageError
@@ -20,15 +19,11 @@ image = group("image", "Images to boot from, and image files.")
 
 ImageName = Annotated[
     str,
-    typer.Argument(
-        metavar="IMAGE", help="an image's name", autocompletion=complete_images
-    ),
+    Argument(metavar="IMAGE", help="an image's name", autocompletion=complete_images),
 ]
 ImageNames = Annotated[
     list[str],
-    typer.Argument(
-        metavar="IMAGE…", help="names of images", autocompletion=complete_images
-    ),
+    Argument(metavar="IMAGE…", help="names of images", autocompletion=complete_images),
 ]
 
 
@@ -46,17 +41,15 @@ def complete_recipes(incomplete: str) -> list[str]:
     return [name for name in RECIPES if name.startswith(incomplete)]
 
 
-NewName = Annotated[
-    str | None, typer.Option("--name", help="what to call it in the store")
-]
+NewName = Annotated[str | None, Option("--name", help="what to call it in the store")]
 
 
-@image.command("ls", epilog="Example:  qemuctl image ls --available")
+@image.command("ls", example="qemuctl image ls --available")
 def list_images(
     available: Annotated[
-        bool, typer.Option("--available", help="what can be pulled or built, too")
+        bool, Option("--available", help="what can be pulled or built, too")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="names only")] = False,
     json: Json = False,
 ) -> None:
     """List the images in the store, or with --available all that there are."""
@@ -141,11 +134,11 @@ def _available() -> list[dict[str, Any]]:
     ]
 
 
-@image.command(epilog="Example:  qemuctl image pull debian-13")
+@image.command(example="qemuctl image pull debian-13")
 def pull(
     what: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="NAME|URL",
             help="of the catalogue, or any",
             autocompletion=complete_catalog,
@@ -153,7 +146,7 @@ def pull(
     ],
     name: NewName = None,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="what its SHA-256 must be")
+        str | None, Option(metavar="HEX", help="what its SHA-256 must be")
     ] = None,
 ) -> None:
     """Download an image into the store, verified; prints its name.
@@ -180,25 +173,25 @@ def pull(
         print(run_async(work).name)
 
 
-@image.command(epilog="Example:  qemuctl image build debian --suite trixie")
+@image.command(example="qemuctl image build debian --suite trixie")
 def build(
     recipe: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="RECIPE", help="tiny or debian", autocompletion=complete_recipes
         ),
     ],
     name: NewName = None,
     suite: Annotated[
-        str | None, typer.Option(help="debian: another suite than the host's")
+        str | None, Option(help="debian: another suite than the host's")
     ] = None,
     kernel: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="tiny: a kernel of your own (bzImage)"),
+        Option(metavar="PATH", help="tiny: a kernel of your own (bzImage)"),
     ] = None,
     modules: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="its modules; default /lib/modules/VERSION"),
+        Option(metavar="DIR", help="its modules; default /lib/modules/VERSION"),
     ] = None,
 ) -> None:
     """Build an image from its recipe, if it is not there; prints its folder."""
@@ -225,19 +218,19 @@ def build(
     print(run_async(work).folder)
 
 
-@image.command("import", epilog="Example:  qemuctl image import ./disk.vmdk --name old")
+@image.command("import", example="qemuctl image import ./disk.vmdk --name old")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a disk image")],
+    file: Annotated[Path, Argument(metavar="FILE", help="a disk image")],
     name: NewName = None,
     format: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT", help="what FILE is; default: by its suffix"),
+        Option(metavar="FORMAT", help="what FILE is; default: by its suffix"),
     ] = None,
     user: Annotated[
-        str | None, typer.Option(help="it has cloud-init, whose user this is")
+        str | None, Option(help="it has cloud-init, whose user this is")
     ] = None,
     trust_backing: Annotated[
-        bool, typer.Option("--trust-backing", help="its backing files may lie anywhere")
+        bool, Option("--trust-backing", help="its backing files may lie anywhere")
     ] = False,
 ) -> None:
     """Copy an image file into the store; prints its name.
@@ -255,7 +248,7 @@ def import_(
         print(run_async(work).name)
 
 
-@image.command(epilog="Example:  qemuctl image verify debian-13")
+@image.command(example="qemuctl image verify debian-13")
 def verify(names: ImageNames) -> None:
     """Check that images are still what came into the store."""
     from qemuctl.image import store
@@ -269,7 +262,7 @@ def verify(names: ImageNames) -> None:
     for_each(names, check)
 
 
-@image.command(epilog="Example:  qemuctl image rm debian-13")
+@image.command(example="qemuctl image rm debian-13")
 def rm(names: ImageNames) -> None:
     """Remove images that no VM needs."""
     for_each(names, _remove)
@@ -291,12 +284,12 @@ def _remove(name: str) -> None:
     note(f"removed the image {name}")
 
 
-@image.command(epilog="Example:  qemuctl image prune --all --dry-run")
+@image.command(example="qemuctl image prune --all --dry-run")
 def prune(
     every: Annotated[
-        bool, typer.Option("--all", "-a", help="also images that no VM needs")
+        bool, Option("--all", "-a", help="also images that no VM needs")
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    dry_run: Annotated[bool, Option(help="only say what would go")] = False,
     json: Json = False,
 ) -> None:
     """Remove broken downloads, what crashes left, and tiny images of old recipes."""

@@ -8,12 +8,11 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from qemuctl.cli import flags
-from qemuctl.cli.app import Json, Name, Names, command, complete_images
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.notices import say_doubts
 from qemuctl.cli.output import note, print_json, tell
+from qemuctl.cli.parameters import Json, Name, Names, complete_images
 from qemuctl.cli.running import run_async
 from qemuctl.errors import HostError, NotFound, QemuctlError, StateError
 from qemuctl.paths import VmPaths
@@ -29,15 +28,11 @@ if TYPE_CHECKING:
 )
 @flags.describing
 def create(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="its name")
-    ] = None,
+    name: Annotated[str | None, Argument(metavar="[NAME]", help="its name")] = None,
     file: flags.File = None,
     image: Annotated[
         str | None,
-        typer.Option(
-            help="an image's name, or ./disk.qcow2", autocompletion=complete_images
-        ),
+        Option(help="an image's name, or ./disk.qcow2", autocompletion=complete_images),
     ] = None,
     *,
     given: flags.Given,
@@ -147,7 +142,7 @@ def _edited(text: str, paths: VmPaths) -> str:
 @command("rename", example="qemuctl rename web www")
 def rename(
     name: Name,
-    new: Annotated[str, typer.Argument(metavar="NEW", help="the new name")],
+    new: Annotated[str, Argument(metavar="NEW", help="the new name")],
     json: Json = False,
 ) -> None:
     """Rename a VM that is off."""
@@ -161,10 +156,10 @@ def rename(
 def rm(
     names: Names,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="kill it first if it is on")
+        bool, Option("--force", "-f", help="kill it first if it is on")
     ] = False,
     keep_disks: Annotated[
-        bool, typer.Option("--keep-disks", help="keep its disks, and say where")
+        bool, Option("--keep-disks", help="keep its disks, and say where")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What `ls` prints, and the shortest way to it."""
+"""What `ls` prints."""
 
 from __future__ import annotations
 
@@ -11,25 +11,6 @@ from qemuctl.units import format_age, format_size
 
 if TYPE_CHECKING:
     from qemuctl.vm.listing import Entry
-
-_SWITCHES = {
-    "-a": "include_off",
-    "--all": "include_off",
-    "-q": "names_only",
-    "--quiet": "names_only",
-    "--json": "as_json",
-}
-
-
-def quick_ls(words: Sequence[str]) -> dict[str, bool] | None:
-    """What to pass to `print_listing` for a plain ``ls``; None for the rest.
-
-    Prompts and scripts call it all the time, and typer's parameters alone
-    take longer to load than all else that it does.
-    """
-    if words[:1] != ["ls"] or not all(word in _SWITCHES for word in words[1:]):
-        return None
-    return {_SWITCHES[word]: True for word in words[1:]}
 
 
 def print_listing(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Name, command
+from qemuctl.cli.declare import Option, command
+from qemuctl.cli.parameters import Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
 def logs(
     name: Name,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="go on until the VM ends")
+        bool, Option("--follow", "-f", help="go on until the VM ends")
     ] = False,
     serial: Annotated[
-        bool, typer.Option("--serial", help="the serial console, as without a flag")
+        bool, Option("--serial", help="the serial console, as without a flag")
     ] = False,
-    qemu: Annotated[bool, typer.Option("--qemu", help="QEMU's own messages")] = False,
+    qemu: Annotated[bool, Option("--qemu", help="QEMU's own messages")] = False,
     qmp: Annotated[
-        bool, typer.Option("--qmp", help="commands, replies and events, as JSON lines")
+        bool, Option("--qmp", help="commands, replies and events, as JSON lines")
     ] = False,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="the guest's bytes as they are, escape codes too"),
+        Option("--raw", help="the guest's bytes as they are, escape codes too"),
     ] = False,
 ) -> None:
     """Print what a VM has logged, also after its end."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from qemuctl.cli import flags
-from qemuctl.cli.app import Json, Name, command, complete_names
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, print_fields, print_json
+from qemuctl.cli.parameters import Json, Name, complete_names
 from qemuctl.cli.running import run_async
 from qemuctl.units import format_age, format_size
 
@@ -25,14 +24,12 @@ if TYPE_CHECKING:
 def list_vms(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME…]", help="only these", autocompletion=complete_names
-        ),
+        Argument(metavar="[NAME…]", help="only these", autocompletion=complete_names),
     ] = None,
     include_off: Annotated[
-        bool, typer.Option("--all", "-a", help="also those that are off")
+        bool, Option("--all", "-a", help="also those that are off")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="names only")] = False,
     json: Json = False,
 ) -> None:
     """List VMs that are on, or with -a all of them, or those that are named."""
@@ -119,6 +116,7 @@ async def _running_facts(paths: VmPaths, record: Record, spec: Spec) -> dict[str
 
     from qemuctl.cli.inside import guest_facts
     from qemuctl.errors import AgentError
+    from qemuctl.process.usage import usage
     from qemuctl.vm.listing import problem_of
     from qemuctl.vm.vm import Vm
 
@@ -132,6 +130,7 @@ async def _running_facts(paths: VmPaths, record: Record, spec: Spec) -> dict[str
             _differences(vm, state, spec),
             guest_facts(vm, state),
         )
+    used = usage(record.qemu)
     return {
         "state": state,
         "machine": record.machine,
@@ -139,7 +138,7 @@ async def _running_facts(paths: VmPaths, record: Record, spec: Spec) -> dict[str
         "accel_reason": record.accel_reason,
         "qemu": record.version,
         "pid": record.qemu.pid,
-        "resident": _resident(record.qemu.pid),
+        "resident": used.resident_bytes if used else None,
         "uptime": round(time.time() - record.started_at, 1),
         "forwards": record.forwards,
         "owner": f"process {record.owner.pid}" if record.owner else None,
@@ -202,16 +201,6 @@ async def _differences(vm: Vm, state: State, spec: Spec) -> dict[str, Any]:
     return {"differences": None, "differences_unknown": unknown}
 
 
-def _resident(pid: int) -> int | None:
-    """Bytes of the host's memory that QEMU has now."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
-
-
 def _written(spec: Spec) -> dict[str, Any]:
     return {
         "image": spec.image,
@@ -225,9 +214,7 @@ def _written(spec: Spec) -> dict[str, Any]:
 def show_argv(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]", help="the VM's name", autocompletion=complete_names
-        ),
+        Argument(metavar="[NAME]", help="the VM's name", autocompletion=complete_names),
     ] = None,
     file: flags.File = None,
     json: Json = False,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from qemuctl.cli.listing import print_listing, quick_ls
+from qemuctl import cli
+from qemuctl.cli.plain import call_of
 from qemuctl.cli.running import guarded
 
 
@@ -31,9 +33,12 @@ def _prepare() -> None:
 def main() -> None:
     """Runs the command line of this process."""
     _prepare()
-    switches = quick_ls(sys.argv[1:])
-    if switches is not None:
-        guarded(lambda: print_listing(names=(), **switches))
-    from qemuctl.cli.app import run
+    guarded(lambda: _run(sys.argv[1:]))
 
-    guarded(lambda: run(sys.argv[1:]))
+
+def _run(words: Sequence[str]) -> None:
+    call = call_of(words)
+    if call is None:
+        cli.run_by_typer(words)
+    else:
+        call()

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Json, Name, command, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, print_fields, print_json
+from qemuctl.cli.parameters import Json, Name, seconds
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
 _LONGEST_DOWNTIME = 2000
 Bandwidth = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="at most so many bytes a second, such as 100M"),
+    Option(metavar="SIZE", help="at most so many bytes a second, such as 100M"),
 ]
 Downtime = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="how long the guest may stand still"),
+    Option(metavar="TIME", help="how long the guest may stand still"),
 ]
 Receiver = Annotated[
     str,
-    typer.Option(metavar="COMMAND", help="qemuctl's command on the other host"),
+    Option(metavar="COMMAND", help="qemuctl's command on the other host"),
 ]
 
 
@@ -38,47 +37,47 @@ Receiver = Annotated[
 def migrate(
     name: Name,
     destination: Annotated[
-        str, typer.Argument(metavar="DEST", help="ssh://[USER@]HOST[:PORT], local:DIR")
+        str, Argument(metavar="DEST", help="ssh://[USER@]HOST[:PORT], local:DIR")
     ],
     new_name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="its name there"),
+        Option("--name", metavar="NAME", help="its name there"),
     ] = None,
     bandwidth: Bandwidth = None,
     downtime: Downtime = None,
     copy_storage: Annotated[
-        str, typer.Option(metavar="all|top|none", help="what is copied of its disks")
+        str, Option(metavar="all|top|none", help="what is copied of its disks")
     ] = "all",
     postcopy: Annotated[
         bool,
-        typer.Option("--postcopy", help="it may go on there before all has come"),
+        Option("--postcopy", help="it may go on there before all has come"),
     ] = False,
     multifd: Annotated[
-        int | None, typer.Option(min=1, max=255, help="so many streams of memory")
+        int | None, Option(min=1, max=255, help="so many streams of memory")
     ] = None,
     compress: Annotated[
-        str | None, typer.Option(metavar="zstd", help="smaller, for a slow link")
+        str | None, Option(metavar="zstd", help="smaller, for a slow link")
     ] = None,
     auto_converge: Annotated[
-        bool, typer.Option(help="hold a busy guest back until it can be moved")
+        bool, Option(help="hold a busy guest back until it can be moved")
     ] = True,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="how long copying its memory may take"),
+        Option(metavar="TIME", help="how long copying its memory may take"),
     ] = None,
     paused_ok: Annotated[
         bool,
-        typer.Option("--paused-ok", help="a busy guest may stand still meanwhile"),
+        Option("--paused-ok", help="a busy guest may stand still meanwhile"),
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="a VM that is off: move its files")
+        bool, Option("--offline", help="a VM that is off: move its files")
     ] = False,
     tls: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="certificates: the streams go by TCP"),
+        Option(metavar="DIR", help="certificates: the streams go by TCP"),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="keep its spec and disks here, off")
+        bool, Option("--keep", help="keep its spec and disks here, off")
     ] = False,
     receiver: Receiver = "qemuctl",
     json: Json = False,
@@ -299,7 +298,7 @@ def recover(
     name: Name,
     here: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--here", help="do not ask: the other side is known to be gone for good"
         ),
     ] = False,
@@ -321,7 +320,7 @@ def recover(
 def receive(
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="also files of this host and arguments for QEMU"),
+        Option("--trust", help="also files of this host and arguments for QEMU"),
     ] = False,
 ) -> None:
     """Receive a VM from another host or home.

@@ -5,25 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
-from qemuctl.cli.app import Json, Name, Timeout, seconds
+from qemuctl.cli.declare import Argument, Option
 from qemuctl.cli.output import note, print_json
+from qemuctl.cli.parameters import Json, Name, Timeout, seconds
 from qemuctl.cli.scope import Both, Config, Live, changed, scope, words_of
 from qemuctl.errors import HotplugError, SpecError, UsageError
 
 if TYPE_CHECKING:
     from qemuctl.spec import Nic
-    from qemuctl.spec.model import Forward
+    from qemuctl.spec.network import Forward
 
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="the card, as nic ls shows it")]
+Id = Annotated[str, Argument(metavar="ID", help="the card, as nic ls shows it")]
 First = Annotated[
-    str, typer.Argument(metavar="[ID]", help="default: the first card of type user")
+    str, Argument(metavar="[ID]", help="default: the first card of type user")
 ]
 Second = Annotated[
     str | None,
-    typer.Argument(metavar="PORTS", help="8080:80, udp:5353:53, :80 (any host port)"),
+    Argument(metavar="PORTS", help="8080:80, udp:5353:53, :80 (any host port)"),
 ]
 
 
@@ -31,18 +30,18 @@ def add(
     name: Name,
     card: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="[NIC]", help="user,forward=8080:80 | tap,ifname=tap0 | socket,…"
         ),
     ] = "user",
     model: Annotated[
-        str | None, typer.Option(help="virtio (default), e1000, e1000e, rtl8139, …")
+        str | None, Option(help="virtio (default), e1000, e1000e, rtl8139, …")
     ] = None,
     mac: Annotated[
-        str | None, typer.Option(metavar="MAC", help="default: a free one")
+        str | None, Option(metavar="MAC", help="default: a free one")
     ] = None,
     id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="default: the next nicN")
+        str | None, Option("--id", metavar="ID", help="default: the next nicN")
     ] = None,
     live: Live = False,
     config: Config = False,
@@ -105,7 +104,7 @@ def remove(
 def link(
     name: Name,
     id: Id,
-    state: Annotated[str, typer.Argument(metavar="up|down", help="in or out")],
+    state: Annotated[str, Argument(metavar="up|down", help="in or out")],
     live: Live = False,
     config: Config = False,
     both: Both = False,

@@ -7,23 +7,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from qemuctl.cli import nic_changes
-from qemuctl.cli.app import Json, Name, group, typer_app
+from qemuctl.cli.declare import group
 from qemuctl.cli.output import print_json, print_table
+from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
     from qemuctl.vm.nic_results import NicForward, NicStatus
 
 nic = group("nic", "The network cards of a VM: list, add, remove, cables, forwards.")
-forward = typer_app(
+forward = nic.group(
+    "forward",
     "Ports of this host that lead into the guest.",
-    no_args_is_help=True,
-    epilog="Example:  qemuctl nic forward add web 8080:80",
+    example="qemuctl nic forward add web 8080:80",
 )
-nic.add_typer(forward, name="forward")
 
 
-@nic.command("ls", epilog="Example:  qemuctl nic ls web --json")
+@nic.command("ls", example="qemuctl nic ls web --json")
 def list_nics(name: Name, json: Json = False) -> None:
     """List a VM's cards: what they are plugged into, addresses, cable, forwards.
 
@@ -98,4 +98,4 @@ _FORWARDS: _Commands = {
 }
 for _app, _commands in ((nic, _COMMANDS), (forward, _FORWARDS)):
     for _name, (_function, _example) in _commands.items():
-        _app.command(_name, epilog=f"Example:  qemuctl nic {_example}")(_function)
+        _app.command(_name, example=f"qemuctl nic {_example}")(_function)

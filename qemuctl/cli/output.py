@@ -103,6 +103,16 @@ def report(
         note(f"\nhint: {hint}")
 
 
+def confirmed(question: str) -> bool:
+    """Asks on the terminal; an empty answer, or none, is no."""
+    answers = {"y": True, "yes": True, "n": False, "no": False, "": False}
+    while True:
+        print(f"{escaped(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
+        answer = answers.get(sys.stdin.readline().strip().lower())
+        if answer is not None:
+            return answer
+
+
 @contextlib.contextmanager
 def working(
     text: str, *, say_after: float | None = None

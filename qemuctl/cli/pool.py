@@ -6,10 +6,9 @@ import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, group
+from qemuctl.cli.declare import Argument, Option, group
 from qemuctl.cli.output import note, print_json, print_table, working
+from qemuctl.cli.parameters import Json
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.cli.templates import complete_templates
 from qemuctl.errors import StateError
@@ -25,19 +24,17 @@ def complete_pools(incomplete: str) -> list[str]:
     return [name for name in running() if name.startswith(incomplete)]
 
 
-@pool.command("start", epilog="Example:  qemuctl pool start db --size 8")
+@pool.command("start", example="qemuctl pool start db --size 8")
 def start(
     template: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="TEMPLATE",
             help="a template's name",
             autocompletion=complete_templates,
         ),
     ],
-    size: Annotated[
-        int, typer.Option(min=1, max=100, help="how many are kept parked")
-    ] = 4,
+    size: Annotated[int, Option(min=1, max=100, help="how many are kept parked")] = 4,
 ) -> None:
     """Keep forks of a template parked; `run --template` and `fork -- CMD` use them.
 
@@ -71,11 +68,11 @@ async def _start(name: str, size: int) -> None:
     note(f"the pool of {name} is ready; it ends with: qemuctl pool stop {name}")
 
 
-@pool.command("status", epilog="Example:  qemuctl pool status")
+@pool.command("status", example="qemuctl pool status")
 def status(
     templates: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEMPLATE…]", autocompletion=complete_pools),
+        Argument(metavar="[TEMPLATE…]", autocompletion=complete_pools),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -126,11 +123,11 @@ def _none(name: str) -> StateError:
     return StateError(f"find the pool of {name}", "off", "none runs", hint=hint)
 
 
-@pool.command("stop", epilog="Example:  qemuctl pool stop db")
+@pool.command("stop", example="qemuctl pool stop db")
 def stop(
     templates: Annotated[
         list[str],
-        typer.Argument(metavar="TEMPLATE…", autocompletion=complete_pools),
+        Argument(metavar="TEMPLATE…", autocompletion=complete_pools),
     ],
 ) -> None:
     """End pools and what is parked in them; forks that were taken go on."""

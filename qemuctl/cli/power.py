@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Json, Names, SomeNames, Timeout, command, seconds
-from qemuctl.cli.output import building, note, print_json, working
+from qemuctl.cli.declare import Option, command
+from qemuctl.cli.output import building, confirmed, note, print_json, working
+from qemuctl.cli.parameters import Json, Names, SomeNames, Timeout, seconds
 from qemuctl.cli.running import for_each, run_async
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.resolve import Device
     from qemuctl.vm.vm import Vm
 
-All = Annotated[bool, typer.Option("--all", help="every VM that is on")]
+All = Annotated[bool, Option("--all", help="every VM that is on")]
 _HOW = {
     "agent": "its guest shut down (agent)",
     "acpi": "its guest shut down (power button)",
@@ -31,19 +30,17 @@ _HOW = {
 def start(
     names: Names,
     paused: Annotated[
-        bool, typer.Option("--paused", help="do not let the guest run yet")
+        bool, Option("--paused", help="do not let the guest run yet")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="until its agent answers")
-    ] = False,
+    wait: Annotated[bool, Option("--wait", help="until its agent answers")] = False,
     boot: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="try first this time: cdrom, disk, network"),
+        Option(metavar="KIND", help="try first this time: cdrom, disk, network"),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="from its disks, its saved state forgotten")
+        bool, Option("--fresh", help="from its disks, its saved state forgotten")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="do not ask")] = False,
     timeout: Timeout = "120",
     json: Json = False,
 ) -> None:
@@ -79,7 +76,7 @@ def _ask_to_forget(name: str) -> None:
             f"{name} was saved, and what its guest was doing would be lost",
             hint=f"if that is meant: qemuctl start {name} --fresh --yes",
         )
-    if not typer.confirm(f"forget where the guest of {name} was saved?", err=True):
+    if not confirmed(f"forget where the guest of {name} was saved?"):
         note(f"{name} is off, and still saved")
         raise SystemExit(1)
 

@@ -6,10 +6,9 @@ import json
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Name, Timeout, command, seconds
+from qemuctl.cli.declare import Argument, command
 from qemuctl.cli.output import print_json
+from qemuctl.cli.parameters import Name, Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.errors import CommandError, UsageError
 
@@ -17,14 +16,14 @@ from qemuctl.errors import CommandError, UsageError
 @command(
     "qmp",
     example="qemuctl qmp web query-status",
-    context_settings={"ignore_unknown_options": True},
+    words_like_options=True,
 )
 def qmp(
     name: Name,
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="a QMP command")],
+    command: Annotated[str, Argument(metavar="COMMAND", help="a QMP command")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE… | JSON]", help="its arguments"),
+        Argument(metavar="[KEY=VALUE… | JSON]", help="its arguments"),
     ] = None,
     timeout: Timeout = "30",
 ) -> None:

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Json, Name, Timeout, command, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, print_fields, print_json, print_text, working
+from qemuctl.cli.parameters import Json, Name, Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.cli.scope import Both, Config, Live, scope
 from qemuctl.units import MIB, format_rounded, format_size, parse_size
@@ -29,11 +28,9 @@ _LOOK = 4.0
 def set_resources(
     name: Name,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="such as 512M or 2G")
+        str | None, Option(metavar="SIZE", help="such as 512M or 2G")
     ] = None,
-    cpus: Annotated[
-        int | None, typer.Option(metavar="N", help="how many processors")
-    ] = None,
+    cpus: Annotated[int | None, Option(metavar="N", help="how many processors")] = None,
     live: Live = False,
     config: Config = False,
     both: Both = False,
@@ -80,12 +77,12 @@ def set_resources(
 def balloon(
     name: Name,
     size: Annotated[
-        str | None, typer.Argument(metavar="[SIZE]", help="what its guest may keep")
+        str | None, Argument(metavar="[SIZE]", help="what its guest may keep")
     ] = None,
     timeout: Timeout = "60",
     wait: Annotated[
         bool,
-        typer.Option("--wait/--no-wait", help="--no-wait: only ask for the size"),
+        Option("--wait/--no-wait", help="--no-wait: only ask for the size"),
     ] = True,
     json: Json = False,
 ) -> None:

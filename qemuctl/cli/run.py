@@ -9,27 +9,26 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from qemuctl.cli import flags
-from qemuctl.cli.app import Timeout, command, complete_images, seconds
 from qemuctl.cli.console import escape_key, key_name
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import building, note, working
+from qemuctl.cli.parameters import Timeout, complete_images, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.cli.templates import complete_templates
-from qemuctl.cli.words import Escape, GuestCommand, Interactive, NoStdin, Tty, Typed
+from qemuctl.cli.words import Escape, Interactive, NoStdin, Tty, Typed
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
     from qemuctl.vm.vm import Vm
 
 
-@command("run", example="echo data | qemuctl run tiny wc -c", cls=GuestCommand)
+@command("run", example="echo data | qemuctl run tiny wc -c", for_guest=True)
 @flags.describing
 def run(
     image: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="[IMAGE]",
             help="an image's name, or ./disk.qcow2",
             autocompletion=complete_images,
@@ -37,24 +36,22 @@ def run(
     ] = None,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND…]", help="what to run in the guest"),
+        Argument(metavar="[COMMAND…]", help="what to run in the guest"),
     ] = None,
     file: flags.File = None,
-    name: Annotated[str | None, typer.Option(help="the name's beginning")] = None,
+    name: Annotated[str | None, Option(help="the name's beginning")] = None,
     *,
     given: flags.Given,
     timeout: Timeout = "120",
     template: Annotated[
         str | None,
-        typer.Option(
-            help="start from this template", autocompletion=complete_templates
-        ),
+        Option(help="start from this template", autocompletion=complete_templates),
     ] = None,
     cold: Annotated[
-        bool, typer.Option("--cold", help="really boot, not from a template")
+        bool, Option("--cold", help="really boot, not from a template")
     ] = False,
     rm: Annotated[
-        bool, typer.Option("--rm", help="remove it at the end (it always is)")
+        bool, Option("--rm", help="remove it at the end (it always is)")
     ] = True,
     no_stdin: NoStdin = False,
     interactive: Interactive = False,

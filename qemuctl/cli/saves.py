@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, Name, Timeout, command, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import building, tell
+from qemuctl.cli.parameters import Json, Name, Timeout, seconds
 from qemuctl.cli.progress import percent, transfer
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
@@ -23,10 +22,10 @@ def save(
     name: Name,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="for `restore`; default: its next start"),
+        Argument(metavar="[FILE]", help="for `restore`; default: its next start"),
     ] = None,
     compress: Annotated[
-        bool, typer.Option("--compress", help="smaller, and slower (zstd)")
+        bool, Option("--compress", help="smaller, and slower (zstd)")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -75,19 +74,17 @@ async def _save(
 
 @command("restore", example="qemuctl restore web.state --name web2")
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="what `save` wrote")],
+    file: Annotated[Path, Argument(metavar="FILE", help="what `save` wrote")],
     name: Annotated[
-        str | None, typer.Option(help="the VM's name; default: as it was")
+        str | None, Option(help="the VM's name; default: as it was")
     ] = None,
     paused: Annotated[
-        bool, typer.Option("--paused", help="do not let the guest run yet")
+        bool, Option("--paused", help="do not let the guest run yet")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="until its agent answers")
-    ] = False,
+    wait: Annotated[bool, Option("--wait", help="until its agent answers")] = False,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="also files of this host and arguments for QEMU"),
+        Option("--trust", help="also files of this host and arguments for QEMU"),
     ] = False,
     timeout: Timeout = "120",
     json: Json = False,

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-import typer
-
+from qemuctl.cli.declare import Option
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
     from qemuctl.vm.configured import Scope
     from qemuctl.vm.vm import Vm
 
-Live = Annotated[bool, typer.Option("--live", help="only the VM that runs")]
-Config = Annotated[bool, typer.Option("--config", help="only its next start")]
+Live = Annotated[bool, Option("--live", help="only the VM that runs")]
+Config = Annotated[bool, Option("--config", help="only its next start")]
 Both = Annotated[
-    bool, typer.Option("--both", help="both (default while it runs, else --config)")
+    bool, Option("--both", help="both (default while it runs, else --config)")
 ]
 
 

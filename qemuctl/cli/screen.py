@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, Name, command, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import note, print_fields, print_json, working
+from qemuctl.cli.parameters import Json, Name, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 Hold = Annotated[
     str,
-    typer.Option("--hold", metavar="TIME", help="between press and release: 10ms"),
+    Option("--hold", metavar="TIME", help="between press and release: 10ms"),
 ]
 
 
@@ -36,7 +35,7 @@ async def _attached(name: str, action: Action) -> Vm:
 def screenshot(
     name: Name,
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="a PNG file; - is standard output")
+        Path, Argument(metavar="OUT", help="a PNG file; - is standard output")
     ],
 ) -> None:
     """Write what the screen shows to a PNG file, in the place of one that is there.
@@ -68,7 +67,7 @@ def sendkey(
     name: Name,
     keys: Annotated[
         list[str],
-        typer.Argument(metavar="KEYS…", help="such as ctrl-alt-f2, ret, shift-a"),
+        Argument(metavar="KEYS…", help="such as ctrl-alt-f2, ret, shift-a"),
     ],
     hold: Hold = "10ms",
 ) -> None:
@@ -95,11 +94,11 @@ async def _sendkey(name: str, keys: list[str], hold: int) -> None:
 def type_(
     name: Name,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="ASCII; a newline is Enter")
+        str | None, Argument(metavar="TEXT", help="ASCII; a newline is Enter")
     ] = None,
-    enter: Annotated[bool, typer.Option("--enter", help="Enter at its end")] = False,
+    enter: Annotated[bool, Option("--enter", help="Enter at its end")] = False,
     stdin: Annotated[
-        bool, typer.Option("--stdin", help="the text is on standard input: a secret")
+        bool, Option("--stdin", help="the text is on standard input: a secret")
     ] = False,
     hold: Hold = "10ms",
 ) -> None:
@@ -137,13 +136,13 @@ def display(
     name: Name,
     password: Annotated[
         bool,
-        typer.Option("--vnc-password", help="set a random one (SPICE too), print it"),
+        Option("--vnc-password", help="set a random one (SPICE too), print it"),
     ] = False,
     ask: Annotated[
-        bool, typer.Option("--ask", help="with --vnc-password: read it from you")
+        bool, Option("--ask", help="with --vnc-password: read it from you")
     ] = False,
     expires: Annotated[
-        str, typer.Option("--expires", metavar="TIME", help="of the password")
+        str, Option("--expires", metavar="TIME", help="of the password")
     ] = "5m",
     json: Json = False,
 ) -> None:

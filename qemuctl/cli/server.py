@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from qemuctl.cli.app import Json, group
+from qemuctl.cli.declare import group
 from qemuctl.cli.output import note, print_json
+from qemuctl.cli.parameters import Json
 
 _PROGRAM = "from qemuctl.cli.serving import serve; serve()"
 
 server = group("server", "A process of yours that makes each command quick.")
 
 
-@server.command("start", epilog="Example:  qemuctl server start")
+@server.command("start", example="qemuctl server start")
 def start() -> None:
     """Start it, in the background; it stays until `stop`.
 
@@ -25,7 +26,7 @@ def start() -> None:
     note(f"{said}: process {pid}; it ends with: qemuctl server stop")
 
 
-@server.command("status", epilog="Example:  qemuctl server status")
+@server.command("status", example="qemuctl server status")
 def status(json: Json = False) -> None:
     """Tell whether it runs, since when, and its memory; status 1 when it does not."""
     import psutil
@@ -61,7 +62,7 @@ def status(json: Json = False) -> None:
     print(f"socket:  {address()}")
 
 
-@server.command("stop", epilog="Example:  qemuctl server stop")
+@server.command("stop", example="qemuctl server stop")
 def stop() -> None:
     """End it; commands that run go on to their end."""
     from qemuctl.command_server import control

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, Name, group
+from qemuctl.cli.declare import Argument, Option, group
 from qemuctl.cli.output import note, print_json, print_table, tell, working
+from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.snapshots import Reverted
 
 snapshot = group("snapshot", "States of a whole VM that it can go back to.")
-SnapshotName = Annotated[str, typer.Argument(metavar="SNAP", help="the snapshot's")]
+SnapshotName = Annotated[str, Argument(metavar="SNAP", help="the snapshot's")]
 
 # Seconds after which a wait is told in a pipe too.
 _SAY_AFTER = 1.0
@@ -29,18 +28,18 @@ _HOLDS = {
 }
 
 
-@snapshot.command("create", epilog="Example:  qemuctl snapshot create web before")
+@snapshot.command("create", example="qemuctl snapshot create web before")
 def create(
     name: Name,
     snap: Annotated[
         str | None,
-        typer.Argument(metavar="[SNAP]", help="its name; default: the time"),
+        Argument(metavar="[SNAP]", help="its name; default: the time"),
     ] = None,
     description: Annotated[
-        str, typer.Option(metavar="TEXT", help="what it is good for")
+        str, Option(metavar="TEXT", help="what it is good for")
     ] = "",
     disk_only: Annotated[
-        bool, typer.Option("--disk-only", help="leave out the RAM of a VM that is on")
+        bool, Option("--disk-only", help="leave out the RAM of a VM that is on")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -61,7 +60,7 @@ def create(
         note(f"{name} is a fork of {made.fork_of}: this RAM fits until it is stopped")
 
 
-@snapshot.command("ls", epilog="Example:  qemuctl snapshot ls web --json")
+@snapshot.command("ls", example="qemuctl snapshot ls web --json")
 def list_snapshots(name: Name, json: Json = False) -> None:
     """List a VM's snapshots as a tree: each below the one that it has come from.
 
@@ -78,7 +77,7 @@ def list_snapshots(name: Name, json: Json = False) -> None:
     print_table(head, [_row(lines, row) for lines, row in drawn(rows)])
 
 
-@snapshot.command("revert", epilog="Example:  qemuctl snapshot revert web before")
+@snapshot.command("revert", example="qemuctl snapshot revert web before")
 def revert(name: Name, snap: SnapshotName, json: Json = False) -> None:
     """Go back to a snapshot; what the VM is now is lost.
 
@@ -92,7 +91,7 @@ def revert(name: Name, snap: SnapshotName, json: Json = False) -> None:
         note(f"its clock is that of the snapshot: {done.clock_problem}")
 
 
-@snapshot.command("rm", epilog="Example:  qemuctl snapshot rm web before")
+@snapshot.command("rm", example="qemuctl snapshot rm web before")
 def remove(name: Name, snap: SnapshotName, json: Json = False) -> None:
     """Remove a snapshot; the VM stays as it is, and so do later snapshots."""
     with working(f"removing the snapshot {snap} of {name}", say_after=_SAY_AFTER):

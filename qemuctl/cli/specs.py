@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import group
+from qemuctl.cli.declare import Argument, group
 from qemuctl.cli.flags import read_spec
 from qemuctl.cli.output import note, print_json
 
 spec = group("spec", "About the YAML file of a VM.")
 
 
-@spec.command(epilog="Example:  qemuctl spec schema > vm.schema.json")
+@spec.command(example="qemuctl spec schema > vm.schema.json")
 def schema() -> None:
     """Print the JSON schema, for editors and other programs."""
     from qemuctl.spec import json_schema
@@ -22,7 +20,7 @@ def schema() -> None:
     print_json(json_schema())
 
 
-@spec.command("example", epilog="Example:  qemuctl spec example > web.yaml")
+@spec.command("example", example="qemuctl spec example > web.yaml")
 def show_example() -> None:
     """Print a commented file with every field and its default."""
     from qemuctl.spec import example as text
@@ -30,10 +28,10 @@ def show_example() -> None:
     print(text(), end="")
 
 
-@spec.command(epilog="Example:  qemuctl spec check web.yaml")
+@spec.command(example="qemuctl spec check web.yaml")
 def check(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="a YAML spec; - is standard input")
+        Path, Argument(metavar="FILE", help="a YAML spec; - is standard input")
     ],
 ) -> None:
     """Say whether a file is a valid spec, and what is wrong with it."""

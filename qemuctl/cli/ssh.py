@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import typer
-
-from qemuctl.cli.app import Name, Timeout, command, complete_names, seconds
+from qemuctl.cli.declare import Argument, Option, command
 from qemuctl.cli.output import SAY_AFTER, working
+from qemuctl.cli.parameters import Name, Timeout, complete_names, seconds
 from qemuctl.cli.running import run_async
-from qemuctl.cli.words import GuestCommand, NoStdin
+from qemuctl.cli.words import NoStdin
 
 if TYPE_CHECKING:
     from qemuctl.vm.ssh import Access
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
 _TINY_PATIENCE = 2.0
 
 
-@command("ssh", example="qemuctl ssh web sudo apt update", cls=GuestCommand)
+@command("ssh", example="qemuctl ssh web sudo apt update", for_guest=True)
 def ssh(
     name: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="[USER@]NAME",
             help="the VM's name",
             autocompletion=complete_names,
@@ -30,15 +29,15 @@ def ssh(
     ],
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND…]", help="what to run; else a shell"),
+        Argument(metavar="[COMMAND…]", help="what to run; else a shell"),
     ] = None,
     user: Annotated[
         str | None,
-        typer.Option("--user", "-l", help="default: the spec's, else the image's own"),
+        Option("--user", "-l", help="default: the spec's, else the image's own"),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--ssh-option",
             "-o",
             metavar="KEY=VALUE",

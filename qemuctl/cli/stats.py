@@ -8,17 +8,14 @@ import time
 from contextlib import aclosing
 from typing import Annotated
 
-import typer
-
-from qemuctl.cli.app import Json, Name, command, seconds
+from qemuctl.cli.declare import Option, command
+from qemuctl.cli.parameters import Json, Name, seconds
 from qemuctl.cli.running import run_async
 
 Interval = Annotated[
-    str, typer.Option(metavar="TIME", help="between two samples, such as 1s")
+    str, Option(metavar="TIME", help="between two samples, such as 1s")
 ]
-Count = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="samples, then end")
-]
+Count = Annotated[int | None, Option(min=1, metavar="N", help="samples, then end")]
 # Less would measure the measuring: CPU time is counted in hundredths of a second.
 _SHORTEST = 0.1
 # Seconds between two samples, if nobody says.
@@ -31,7 +28,7 @@ def stats(
     json: Json = False,
     interval: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="measure for that long, such as 1s"),
+        Option(metavar="TIME", help="measure for that long, such as 1s"),
     ] = None,
     count: Count = 1,
 ) -> None:

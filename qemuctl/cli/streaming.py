@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from qemuctl.follow import readable
+from qemuctl.descriptors import readable
 from qemuctl.tail import json_escaped
 
 

@@ -7,10 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from qemuctl.cli import flags
-from qemuctl.cli.app import Json, Timeout, complete_images, complete_names, group
+from qemuctl.cli.declare import Argument, Option, group
 from qemuctl.cli.output import (
     building,
     note,
@@ -19,6 +17,7 @@ from qemuctl.cli.output import (
     print_table,
     working,
 )
+from qemuctl.cli.parameters import Json, Timeout, complete_images, complete_names
 from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import TemplateError, UsageError
 
@@ -40,7 +39,7 @@ def complete_templates(incomplete: str) -> list[str]:
 
 Name = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="NAME",
         help="the template's name",
         autocompletion=complete_templates,
@@ -50,26 +49,24 @@ Name = Annotated[
 
 @template.command(
     "create",
-    epilog="Example:  qemuctl template create db --image debian --run ./setup",
+    example="qemuctl template create db --image debian --run ./setup",
 )
 @flags.describing
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="its name")],
+    name: Annotated[str, Argument(metavar="NAME", help="its name")],
     image: Annotated[
         str | None,
-        typer.Option(
-            help="an image's name, or ./disk.qcow2", autocompletion=complete_images
-        ),
+        Option(help="an image's name, or ./disk.qcow2", autocompletion=complete_images),
     ] = None,
     vm: Annotated[
         str | None,
-        typer.Option(help="a VM that is off", autocompletion=complete_names),
+        Option(help="a VM that is off", autocompletion=complete_names),
     ] = None,
     wait: Annotated[
-        str, typer.Option(metavar="agent|boot", help="until when it boots")
+        str, Option(metavar="agent|boot", help="until when it boots")
     ] = "boot",
     run: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="then, in its shell")
+        str | None, Option(metavar="COMMAND", help="then, in its shell")
     ] = None,
     file: flags.File = None,
     *,
@@ -81,7 +78,7 @@ def create(
     --timeout is for the boot, and again for --run. A template is made again by
     itself when QEMU or its image have changed; one made from a VM is not.
     """
-    from qemuctl.cli.app import seconds
+    from qemuctl.cli.parameters import seconds
     from qemuctl.vm.template_key import Recipe
 
     if wait not in ("agent", "boot"):
@@ -137,10 +134,10 @@ async def _create(name: str, making: Any, image: str | None) -> Template:
             )
 
 
-@template.command("ls", epilog="Example:  qemuctl template ls --all")
+@template.command("ls", example="qemuctl template ls --all")
 def ls(
     every: Annotated[
-        bool, typer.Option("--all", "-a", help="also those made by `run` by the way")
+        bool, Option("--all", "-a", help="also those made by `run` by the way")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -166,7 +163,7 @@ def ls(
     )
 
 
-@template.command("info", epilog="Example:  qemuctl template info db")
+@template.command("info", example="qemuctl template info db")
 def info(name: Name, json: Json = False) -> None:
     """Show what a template is and what it depends on."""
     from qemuctl.vm.templates import find
@@ -178,14 +175,14 @@ def info(name: Name, json: Json = False) -> None:
         print_fields(facts)
 
 
-@template.command("rm", epilog="Example:  qemuctl template rm db")
+@template.command("rm", example="qemuctl template rm db")
 def rm(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME…]", autocompletion=complete_templates),
+        Argument(metavar="[NAME…]", autocompletion=complete_templates),
     ] = None,
     cached: Annotated[
-        bool, typer.Option("--cached", help="all that were made by the way")
+        bool, Option("--cached", help="all that were made by the way")
     ] = False,
 ) -> None:
     """Remove templates; one that VMs' disks stand on is refused."""
@@ -205,7 +202,7 @@ def rm(
     for_each(names or [], removing)
 
 
-@template.command("verify", epilog="Example:  qemuctl template verify db")
+@template.command("verify", example="qemuctl template verify db")
 def verify(name: Name) -> None:
     """Read all files of a template and compare them with what they were."""
     from qemuctl.thread import in_thread

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from qemuctl.cli.app import Json, Name, Timeout, command, seconds
+from qemuctl.cli.declare import Option, command
 from qemuctl.cli.output import print_json, working
+from qemuctl.cli.parameters import Json, Name, Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.cli.streaming import print_line
 from qemuctl.errors import NotFound, StateError, UsageError
@@ -22,7 +21,7 @@ def wait(
     name: Name,
     what: Annotated[
         str,
-        typer.Option(
+        Option(
             "--for",
             metavar="WHAT",
             help="agent, running, paused, stopped, serial:REGEX or event:NAME",

@@ -5,74 +5,36 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-from typer.core import TyperCommand
+from qemuctl.cli.declare import Option
+from qemuctl.errors import UsageError
+from qemuctl.structs import Struct
 
 NoStdin = Annotated[
     bool,
-    typer.Option("--no-stdin", "-n", help="leave standard input to others, as ssh -n"),
+    Option("--no-stdin", "-n", help="leave standard input to others, as ssh -n"),
 ]
 Interactive = Annotated[
     bool,
-    typer.Option("--interactive", "-i", help="pass on what is typed, line by line"),
+    Option("--interactive", "-i", help="pass on what is typed, line by line"),
 ]
 Escape = Annotated[
     str,
-    typer.Option(
+    Option(
         metavar="KEY",
         help="the key that leaves the console, such as ^t; the guest gets all others; "
         "or none",
     ),
 ]
 # Those who know docker type -it.
-Tty = Annotated[bool, typer.Option("--tty", "-t", hidden=True)]
-# Options of this name say what the VM is, so that no argument does.
-_NAMING = {"file", "template"}
+Tty = Annotated[bool, Option("--tty", "-t", hidden=True)]
 # Without arguments they converse; the guest's agent has no terminal for them.
 _SHELLS = {"ash", "bash", "dash", "fish", "ksh", "sh", "zsh", "python", "python3"}
 _ONLY_SHELL = {"-i", "-l", "--login"}
 
 
-class GuestCommand(TyperCommand):
-    """A command that ends in one for the guest, from its first word on.
-
-    The options of qemuctl may stand before the VM's name and right after it; what
-    follows the guest's command belongs to that, with or without ``--`` before it.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.allow_interspersed_args = False
-        first, words, naming = self._split(ctx, args)
-        if words and first[-1:] != ["--"] and not naming:
-            name, *rest = words
-            then, words, _ = self._split(ctx, rest)
-            if then[-1:] == ["--"]:
-                then.pop()
-            args = [*first, *then, "--", name, *words]
-        return list(super().parse_args(ctx, args))
-
-    def _split(
-        self, ctx: Any, args: Sequence[str]
-    ) -> tuple[list[str], list[str], bool]:
-        """The options at the beginning, the words from the first that is none on,
-        and whether the options say what the VM is."""
-        found, *_ = self.make_parser(ctx).parse_args([*args])
-        words: list[str] = []
-        naming = False
-        for parameter in self.params:
-            value = found.get(parameter.name)
-            if parameter.param_type_name == "argument" and value:
-                words += [value] if isinstance(value, str) else value
-            elif parameter.name in _NAMING and value:
-                naming = True
-        return [*args[: len(args) - len(words)]], words, naming
-
-
-@dataclass(frozen=True)
-class Typed:
+class Typed(Struct, kw_only=False):
     """Which part of our standard input a command in the guest gets."""
 
     no_stdin: bool = False
@@ -82,8 +44,6 @@ class Typed:
     def check(self, command: Sequence[str], terminals: str) -> None:
         """Raises UsageError for a command that needs a terminal: the agent has none.
         ``terminals`` are the commands that give one."""
-        from qemuctl.errors import UsageError
-
         silent = is_shell(command) and is_terminal() and not self.interactive
         if self.tty or silent:
             raise UsageError(

@@ -13,9 +13,27 @@ Pure: nothing here opens a file or asks the host. ::
 cannot drift apart.
 """
 
-from qemuctl.cmdline.build import build
-from qemuctl.cmdline.machine import Machine
-from qemuctl.cmdline.qapi import to_qapi
-from qemuctl.cmdline.render import argv, format_argv
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
+
+if TYPE_CHECKING:
+    from qemuctl.cmdline.machine import Machine
+    from qemuctl.cmdline.machinery import build
+    from qemuctl.cmdline.qapi import to_qapi
+    from qemuctl.cmdline.render import argv, format_argv
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Machine": "qemuctl.cmdline.machine",
+        "argv": "qemuctl.cmdline.render",
+        "build": "qemuctl.cmdline.machinery",
+        "format_argv": "qemuctl.cmdline.render",
+        "to_qapi": "qemuctl.cmdline.qapi",
+    },
+)
 
 __all__ = ["Machine", "argv", "build", "format_argv", "to_qapi"]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from qemuctl.cmdline.qapi import JsonOption
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockCache:
+class BlockCache(Struct):
     """Cache flags of one node; write-back belongs to the front end."""
 
     direct: bool
     no_flush: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class Blockdev(JsonOption):
     """What every node has.
 
@@ -33,7 +31,6 @@ class Blockdev(JsonOption):
     discard: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class FileNode(Blockdev):
     """A protocol node: ``file``, ``host_device`` or ``host_cdrom``."""
 
@@ -42,7 +39,6 @@ class FileNode(Blockdev):
     aio: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class FormatNode(Blockdev):
     """A format node (``qcow2``, ``raw``) on the node called ``file``."""
 

@@ -9,7 +9,9 @@ from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.options import BootOption
 from qemuctl.cmdline.storage import CDROM
-from qemuctl.spec.model import Spec, disk_ids, nic_ids
+from qemuctl.spec.disk import disk_ids
+from qemuctl.spec.model import Spec
+from qemuctl.spec.network import nic_ids
 
 DEFAULT_CMDLINE = "console=ttyS0"
 # An empty disk is passed over until something is installed on it.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from qemuctl.cmdline.keyval import KeyvalOption
 
 
-@dataclass(frozen=True, kw_only=True)
 class SocketChardev(KeyvalOption):
     """A listening unix socket, by ``path`` or as an inherited descriptor ``fd``."""
 
@@ -29,7 +28,6 @@ class SocketChardev(KeyvalOption):
         return replace(self, path=None, fd=fd)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PipeChardev(KeyvalOption):
     """Reads ``PATH.in`` and writes ``PATH.out``."""
 

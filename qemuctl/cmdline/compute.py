@@ -6,19 +6,16 @@ from collections.abc import Iterator
 
 from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.machine import Element
+from qemuctl.cmdline.memory_blocks import virtio_mem_room
 from qemuctl.cmdline.options import AccelOption, MachineOption, MemoryOption, Smp
 from qemuctl.cmdline.ram import RAM
 from qemuctl.errors import SpecError
 from qemuctl.host import Host, MachineType
 from qemuctl.host.accel import host_model
 from qemuctl.spec.model import Spec
-from qemuctl.units import GIB, MIB
+from qemuctl.units import MIB
 
 MEMORY_SLOTS = 8
-# The unit in which Linux takes memory in on x86; more for a guest with very much.
-MEMORY_BLOCK = 128 * MIB
-_LARGE_BLOCK = 2 * GIB
-_LARGE_GUEST = 64 * GIB
 # MiB. QEMU's own default is an eighth of the host's memory, up to 1 GiB, and a
 # long-lived guest fills it. A quarter holds a booted Linux and its programs.
 TRANSLATION_CACHE = 256
@@ -157,10 +154,3 @@ def _memory(spec: Spec) -> MemoryOption:
         slots=memory.slots or MEMORY_SLOTS,
         maxmem=f"{maxmem // MIB}M",
     )
-
-
-def virtio_mem_room(room: int, most: int) -> int:
-    """The size of a virtio-mem device that gives a guest of ``most`` bytes up to
-    ``room`` bytes: guests use whole memory blocks of it."""
-    block = _LARGE_BLOCK if most >= _LARGE_GUEST else MEMORY_BLOCK
-    return -(-room // block) * block

@@ -6,13 +6,11 @@ guest finds its devices at the same place whatever else comes or goes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from qemuctl.cmdline.qapi import JsonOption
 
 
-@dataclass(frozen=True, kw_only=True)
 class Device(JsonOption):
     """What every device has."""
 
@@ -23,7 +21,6 @@ class Device(JsonOption):
     addr: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class PcieRootPort(Device):
     """A port of q35's root complex: one device, plugged at any time."""
 
@@ -33,7 +30,6 @@ class PcieRootPort(Device):
     multifunction: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class VmGenId(Device):
     """Tells the guest's kernel when it goes on as another machine."""
 
@@ -41,7 +37,6 @@ class VmGenId(Device):
     guid: str = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockDevice(Device):
     """What every disk and CD-ROM has; ``drive`` names its node.
 
@@ -57,12 +52,10 @@ class BlockDevice(Device):
     rerror: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class VirtioBlk(BlockDevice):
     """``virtio-blk-pci``, or ``virtio-blk-device`` where there is no PCI."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScsiDevice(BlockDevice):
     """``scsi-hd`` or ``scsi-cd`` on a SCSI controller."""
 
@@ -70,14 +63,12 @@ class ScsiDevice(BlockDevice):
     lun: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class IdeDevice(BlockDevice):
     """``ide-hd`` or ``ide-cd``: ``unit`` on one of an IDE or AHCI bus."""
 
     unit: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class Nic(Device):
     """A network card; an empty ``romfile`` leaves out its network boot ROM."""
 
@@ -87,7 +78,6 @@ class Nic(Device):
     romfile: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class VirtSerialPort(Device):
     """A channel on a virtio-serial controller, found in the guest by ``name``."""
 
@@ -96,14 +86,12 @@ class VirtSerialPort(Device):
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class VirtioRng(Device):
     """Random numbers for the guest, from the object ``rng``."""
 
     rng: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class VirtioBalloon(Device):
     """The balloon; by ``free_page_reporting`` the host gets back what the guest
     has freed."""
@@ -111,7 +99,6 @@ class VirtioBalloon(Device):
     free_page_reporting: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class VirtioMemPci(Device):
     """Memory that grows and shrinks: ``requested_size`` bytes of ``memdev``."""
 
@@ -121,7 +108,6 @@ class VirtioMemPci(Device):
     memaddr: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class PcDimm(Device):
     """A memory module, plugged in and out as a whole."""
 

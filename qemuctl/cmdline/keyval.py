@@ -6,10 +6,11 @@ syntax a comma ends a value, whatever a path may hold, and is written twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from qemuctl.cmdline.qapi import to_qapi
+from qemuctl.structs import Struct
 
 
 def escape(value: object) -> str:
@@ -19,8 +20,7 @@ def escape(value: object) -> str:
     return str(value).replace(",", ",,")
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyvalOption:
+class KeyvalOption(Struct):
     """An option in comma syntax; ``HEAD`` names the field without a key."""
 
     OPTION: ClassVar[str]
@@ -36,8 +36,7 @@ class KeyvalOption:
         return [self.OPTION, ",".join(parts)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plain:
+class Plain(Struct):
     """An option whose value, if any, QEMU takes as it stands."""
 
     option: str

@@ -17,11 +17,11 @@ at boot.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from qemuctl.cmdline.devices import PcieRootPort
 from qemuctl.errors import SpecError
+from qemuctl.structs import Struct
 
 HOTPLUG_PORTS = 4
 
@@ -45,8 +45,7 @@ _PORT_SLOTS = 8
 _FUNCTIONS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(Struct):
     """The ``bus`` and ``addr`` of one device; both None without PCI."""
 
     bus: str | None = None

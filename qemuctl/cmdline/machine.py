@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from qemuctl.cmdline.chardev import SocketChardev
+from qemuctl.structs import Struct
 
 
 class Element(Protocol):
@@ -16,8 +16,7 @@ class Element(Protocol):
         """The option and its value."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(Struct):
     """What QEMU gets, in order.
 
     ``recorder`` is the event monitor, which needs files that the launcher

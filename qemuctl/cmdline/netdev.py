@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from qemuctl.cmdline.qapi import JsonOption
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
 class Netdev(JsonOption):
     """A back end of type ``type``."""
 
@@ -18,14 +17,12 @@ class Netdev(JsonOption):
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class String:
+class String(Struct):
     """QAPI's ``String``: how a list of strings is spelled in a netdev."""
 
     str: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class UserNetdev(Netdev):
     """User networking; ``hostfwd`` as in ``tcp:127.0.0.1:8080-:80``."""
 
@@ -34,7 +31,6 @@ class UserNetdev(Netdev):
     hostfwd: tuple[String, ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class TapNetdev(Netdev):
     """An existing tap interface, left as it is."""
 
@@ -44,15 +40,13 @@ class TapNetdev(Netdev):
     downscript: str = "no"
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnixAddress:
+class UnixAddress(Struct):
     """A unix socket as a ``SocketAddress``."""
 
     type: str = "unix"
     path: Path
 
 
-@dataclass(frozen=True, kw_only=True)
 class StreamNetdev(Netdev):
     """A wire to another VM over a stream socket."""
 

@@ -19,8 +19,8 @@ from qemuctl.cmdline.netdev import (
 )
 from qemuctl.errors import SpecError
 from qemuctl.host import Host
-from qemuctl.spec import model
-from qemuctl.spec.model import Spec, nic_ids
+from qemuctl.spec import network as written
+from qemuctl.spec.model import Spec
 
 
 def default_mac(name: str, index: int) -> str:
@@ -32,7 +32,7 @@ def default_mac(name: str, index: int) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def netdev(id_: str, nic: model.Nic) -> Netdev:
+def netdev(id_: str, nic: written.Nic) -> Netdev:
     """The back end of ``nic``, which is not of type none."""
     if nic.type == "tap":
         return TapNetdev(id=id_, ifname=nic.ifname or "")
@@ -48,7 +48,7 @@ def netdev(id_: str, nic: model.Nic) -> Netdev:
     )
 
 
-def hostfwd(forward: model.Forward) -> str:
+def hostfwd(forward: written.Forward) -> str:
     """QEMU's notation of one forward; host port 0 lets the kernel choose."""
     ports = f"{forward.host_port}-:{forward.guest_port}"
     return f"{forward.protocol}:{forward.address}:{ports}"
@@ -62,7 +62,9 @@ def network(
     Raises SpecError for a card that the machine cannot take, HostError for a
     card or back end that the binary does not have.
     """
-    for index, (id_, nic) in enumerate(zip(nic_ids(spec.nics), spec.nics, strict=True)):
+    for index, (id_, nic) in enumerate(
+        zip(written.nic_ids(spec.nics), spec.nics, strict=True)
+    ):
         if nic.type == "none":
             continue
         backend = netdev(backend_of(id_), nic)
@@ -80,7 +82,7 @@ def backend_of(id_: str) -> str:
 
 def card(
     id_: str,
-    nic: model.Nic,
+    nic: written.Nic,
     mac: str,
     host: Host,
     layout: Layout,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from qemuctl.cmdline.qapi import JsonOption
 
 
-@dataclass(frozen=True, kw_only=True)
 class Object(JsonOption):
     """An object of type ``qom_type``."""
 
@@ -18,14 +16,12 @@ class Object(JsonOption):
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class RngBuiltin(Object):
     """QEMU's own random number generator; it needs no file of the host."""
 
     qom_type: str = "rng-builtin"
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryBackendFile(Object):
     """The bytes of a file as memory; unless ``share``, writes to it stay private.
 
@@ -41,7 +37,6 @@ class MemoryBackendFile(Object):
     reserve: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryBackendRam(Object):
     """Host memory behind a memory device, ``size`` in bytes; taken when it is used."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from qemuctl.cmdline.keyval import KeyvalOption
 
 
-@dataclass(frozen=True, kw_only=True)
 class Name(KeyvalOption):
     """What the process and its threads are called."""
 
@@ -17,7 +15,6 @@ class Name(KeyvalOption):
     debug_threads: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
 class MachineOption(KeyvalOption):
     """The machine type and its properties."""
 
@@ -30,7 +27,6 @@ class MachineOption(KeyvalOption):
     memory_backend: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class AccelOption(KeyvalOption):
     """The accelerator; ``tb_size`` is in MiB, TCG only."""
 
@@ -40,7 +36,6 @@ class AccelOption(KeyvalOption):
     tb_size: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Smp(KeyvalOption):
     """Processors at start, how many there may be, and their layout."""
 
@@ -52,7 +47,6 @@ class Smp(KeyvalOption):
     threads: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryOption(KeyvalOption):
     """RAM; sizes carry their suffix, as in ``512M``."""
 
@@ -62,7 +56,6 @@ class MemoryOption(KeyvalOption):
     maxmem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sandbox(KeyvalOption):
     """The seccomp filter: what QEMU may no longer do after its start."""
 
@@ -75,7 +68,6 @@ class Sandbox(KeyvalOption):
     resourcecontrol: str = "deny"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Action(KeyvalOption):
     """What QEMU does when the guest reboots or panics."""
 
@@ -84,7 +76,6 @@ class Action(KeyvalOption):
     panic: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class BootOption(KeyvalOption):
     """``strict``: devices without a boot index are not tried."""
 
@@ -92,7 +83,6 @@ class BootOption(KeyvalOption):
     strict: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class Mon(KeyvalOption):
     """A QMP monitor on a chardev."""
 
@@ -101,7 +91,6 @@ class Mon(KeyvalOption):
     mode: str = "control"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Vnc(KeyvalOption):
     """A VNC server: ``unix:PATH`` or ``HOST:DISPLAY``.
 
@@ -114,7 +103,6 @@ class Vnc(KeyvalOption):
     password: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Spice(KeyvalOption):
     """A SPICE server: on a unix socket at ``addr``, or at ``addr`` and ``port``.
 

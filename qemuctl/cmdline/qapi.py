@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from os import PathLike, fspath
 from typing import Any, ClassVar
+
+from qemuctl.structs import Struct
 
 
 def to_qapi(value: Any) -> dict[str, Any]:
@@ -33,8 +35,7 @@ def _convert(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class JsonOption:
+class JsonOption(Struct):
     """An option whose value is JSON, so that nothing in it needs escaping."""
 
     OPTION: ClassVar[str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from qemuctl.cmdline.devices import VmGenId
@@ -12,12 +12,12 @@ from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.objects import MemoryBackendFile
 from qemuctl.host import Host
 from qemuctl.spec.model import Spec
+from qemuctl.structs import Struct
 
 RAM = "ram"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RamFile:
+class RamFile(Struct):
     """The file that holds a guest's memory.
 
     With ``shared`` what the guest writes is in the file: a template is filled so.

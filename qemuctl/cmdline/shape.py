@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar, Literal
 
 from qemuctl.cmdline.blockdev import FormatNode
@@ -29,13 +29,13 @@ from qemuctl.cmdline.objects import MemoryBackendRam
 from qemuctl.cmdline.options import MachineOption, Smp
 from qemuctl.cmdline.qapi import JsonOption
 from qemuctl.spec.model import Spec
+from qemuctl.structs import Struct
 
 # Every function of every slot of a PCI bus.
 _MOST_PORTS = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slot:
+class Slot(Struct):
     """Where one device is: its ``bus``, and there its ``addr`` (PCI) or its target
     (SCSI)."""
 
@@ -44,8 +44,7 @@ class Slot:
     scsi_id: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Module:
+class Module(Struct):
     """A DIMM: ``size`` in bytes at ``addr`` of the guest's memory."""
 
     id: str
@@ -55,8 +54,7 @@ class Module:
     slot: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grown:
+class Grown(Struct):
     """A virtio-mem device: ``size`` bytes at ``memaddr`` of the guest's memory, of
     which it was asked to use ``requested_size``."""
 
@@ -67,8 +65,7 @@ class Grown:
     requested_size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
+class Shape(Struct):
     """All devices that have an id, and where they are (qom-list, qom-get).
 
     ``machine`` is the exact type, ``accel`` and ``cpu_model`` what its processors
@@ -109,7 +106,6 @@ def _is_processor(driver: object = None, id: object = "", **place: object) -> bo
     return named and isinstance(id, str) and all(type(n) is int for n in place.values())
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Processor(JsonOption):
     """A processor beside the first ones, by what `query-hotpluggable-cpus` says."""
 

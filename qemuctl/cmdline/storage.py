@@ -19,7 +19,8 @@ from qemuctl.cmdline.machine import Element
 from qemuctl.errors import SpecError
 from qemuctl.host import Host
 from qemuctl.paths import VmPaths
-from qemuctl.spec.model import Disk, Spec, disk_ids
+from qemuctl.spec.disk import Disk, disk_ids
+from qemuctl.spec.model import Spec
 
 CDROM = "cdrom0"
 

@@ -18,12 +18,12 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
 from qemuctl.peers import Lines, json_object
+from qemuctl.structs import Struct
 from qemuctl.waiting import waiting_for
 
 REQUEST_TIMEOUT = 10.0
@@ -40,8 +40,7 @@ _OUTPUT = 48 * 1024 * 1024
 _SILENT = "the guest agent, which does not answer: the guest is paused, or hangs"
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Struct, kw_only=False):
     """How a command in the guest ended.
 
     ``status`` is its exit status, or None when ``signal`` ended it.

@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl.descriptors import readable
 from qemuctl.errors import HostError, StateError
-from qemuctl.follow import readable
 from qemuctl.process.lock import take
 
 ESCAPE = b"\x1d"  # Ctrl-]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from qemuctl.errors import AgentError, QemuctlError, WaitTimeout
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 from qemuctl.waiting import waiting_for
 
@@ -43,8 +43,7 @@ class NotAFolder(CopyError):
     """A folder was expected in the guest, and something else is there."""
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(Struct, kw_only=False):
     """How a script in the guest ended, and what it said."""
 
     status: int

@@ -16,7 +16,6 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -36,6 +35,7 @@ from qemuctl.guest.port import Way
 from qemuctl.guest.unpack import unpack
 from qemuctl.image.progress import Progress, silent
 from qemuctl.peers import at_most
+from qemuctl.structs import Struct
 from qemuctl.thread import in_thread
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -88,8 +88,7 @@ read -r heard <&3 || gone
 """
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(Struct, kw_only=False):
     """One file of a tree: its head in the tar, and where its bytes are."""
 
     name: bytes

@@ -9,10 +9,40 @@ Synchronous and read-only, but for one cache of what a QEMU binary offers::
 `doctor` turns the same facts into advice for people.
 """
 
-from qemuctl.host.accel import Accel, KvmFacts, choose_accel, gather_kvm_facts
-from qemuctl.host.binary import Binary, MachineType
-from qemuctl.host.discovery import find_qemu, probe
-from qemuctl.host.inspection import Host, inspect_host
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
+
+if TYPE_CHECKING:
+    from qemuctl.host.accel import (
+        Accel,
+        KvmFacts,
+        choose_accel,
+        doubt,
+        gather_kvm_facts,
+    )
+    from qemuctl.host.binary import Binary, MachineType
+    from qemuctl.host.discovery import find_qemu, probe
+    from qemuctl.host.inspection import Host, inspect_host
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Accel": "qemuctl.host.accel",
+        "Binary": "qemuctl.host.binary",
+        "Host": "qemuctl.host.inspection",
+        "KvmFacts": "qemuctl.host.accel",
+        "MachineType": "qemuctl.host.binary",
+        "choose_accel": "qemuctl.host.accel",
+        "doubt": "qemuctl.host.accel",
+        "find_qemu": "qemuctl.host.discovery",
+        "gather_kvm_facts": "qemuctl.host.accel",
+        "inspect_host": "qemuctl.host.inspection",
+        "probe": "qemuctl.host.discovery",
+    },
+)
 
 __all__ = [
     "Accel",
@@ -21,6 +51,7 @@ __all__ = [
     "KvmFacts",
     "MachineType",
     "choose_accel",
+    "doubt",
     "find_qemu",
     "gather_kvm_facts",
     "inspect_host",

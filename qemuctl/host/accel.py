@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from qemuctl.errors import HostError, SpecError
 from qemuctl.host.binary import Binary
+from qemuctl.structs import Struct
 
 KVM_GET_API_VERSION = 0xAE00  # linux/kvm.h: _IO(KVMIO, 0x00)
 KVM_API_VERSION = 12  # the only one there has been since Linux 2.6.22
@@ -25,8 +26,7 @@ CPU_MODEL_KVM = "host"
 CPU_MODEL_TCG = "max"
 
 
-@dataclass(frozen=True, kw_only=True)
-class KvmFacts:
+class KvmFacts(Struct):
     """What the host says about KVM.
 
     ``device`` is how opening ``/dev/kvm`` for reading and writing went, and
@@ -49,8 +49,7 @@ class KvmFacts:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Accel:
+class Accel(Struct):
     """The choice: ``kind`` as in ``-accel``, ``reason`` for people.
 
     ``cpu_model`` is the default of ``-cpu``; None leaves QEMU's own.

@@ -7,15 +7,15 @@ distributions leave devices out, and features are backported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 
 from qemuctl.errors import HostError
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class MachineType:
+class MachineType(Struct):
     """One entry of ``query-machines``."""
 
     name: str
@@ -25,8 +25,7 @@ class MachineType:
     hotpluggable_cpus: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Binary:
+class Binary(Struct):
     """The features of the QEMU at ``path``.
 
     ``accels`` are words of ``-accel``; ``options`` are the option groups of

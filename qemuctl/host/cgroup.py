@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl.structs import Struct
 
-@dataclass(frozen=True)
-class Limit:
+
+class Limit(Struct, kw_only=False):
     """One group's limit, and how much of it is left, in bytes."""
 
     bytes: int
     left: int
 
 
-@dataclass(frozen=True)
-class _Files:
+class _Files(Struct, kw_only=False):
     """What the files of a version are called; a page cache that the kernel gives back
     is counted as used, and told in the statistics."""
 

@@ -11,7 +11,6 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +26,7 @@ from qemuctl.host.resources import (
     memory_limit,
 )
 from qemuctl.spec.model import Spec
+from qemuctl.structs import Struct
 from qemuctl.units import GIB, MIB
 
 MEMORY_WARN = 1 * GIB
@@ -39,8 +39,7 @@ INOTIFY_INSTANCES_WARN = 64
 Status = Literal["ok", "warn", "fail"]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, kw_only=False):
     """One finding; ``advice`` is what to do, None when all is well."""
 
     name: str

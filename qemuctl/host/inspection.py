@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from qemuctl.host.accel import Accel, choose_accel, for_cpu_model
 from qemuctl.host.binary import Binary
 from qemuctl.host.discovery import find_qemu, probe
 from qemuctl.host.resources import tsc_khz
 from qemuctl.spec.model import Spec
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Host:
+class Host(Struct):
     """What the host brings to one VM."""
 
     binary: Binary

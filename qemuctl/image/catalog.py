@@ -15,8 +15,8 @@ from qemuctl.image.checksums import Checksum, fetch_checksum, parse_checksum
 from qemuctl.image.fetch import shown
 from qemuctl.image.names import catalog_file
 from qemuctl.image.names import user_file as user_file
+from qemuctl.spec.base import Model
 from qemuctl.spec.document import Document, Location, read_document, read_file
-from qemuctl.spec.model import Model
 from qemuctl.spec.problems import spec_error
 from qemuctl.spec.scalars import Size, Text, check_name
 from qemuctl.units import MIB

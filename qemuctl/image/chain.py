@@ -10,17 +10,16 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import ImageError
 from qemuctl.image.qcow2 import Header, is_qcow2, open_image, read_header
+from qemuctl.structs import Struct
 
 DEEPEST = 200
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Struct, kw_only=False):
     """One file of a chain; sizes in bytes.
 
     ``used`` is what the file takes on the disk. ``remote`` is set only in a chain

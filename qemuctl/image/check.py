@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import UsageError
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import refuse_data_file
 from qemuctl.image.limits import LOOK
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, kw_only=False):
     """What a check found, and what was repaired of it, in clusters.
 
     ``leaks`` waste room and harm nothing; ``corruptions`` are or will be wrong

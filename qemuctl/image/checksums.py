@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from qemuctl.errors import ImageError
 from qemuctl.image.fetch import fetch_text, shown
+from qemuctl.structs import Struct
 from qemuctl.units import MIB
 
 Algorithm = Literal["sha256", "sha512"]
@@ -48,8 +48,7 @@ _RELEASE = re.compile(rf"\s+{_DIGEST} +\d+ +(?P<name>\S.*)")
 _MANIFEST = re.compile(r"DIST (?P<name>\S+) \d+(?P<sums>(?: \S+ [0-9a-fA-F]+)+)")
 
 
-@dataclass(frozen=True)
-class Checksum:
+class Checksum(Struct, kw_only=False):
     """A digest in lower-case hexadecimal digits."""
 
     algorithm: Algorithm

@@ -13,13 +13,13 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from qemuctl.errors import ImageError
 from qemuctl.image.check import check
 from qemuctl.image.qcow2 import open_image, read_header
+from qemuctl.structs import Struct
 
 # The places in the header, docs/interop/qcow2.txt; a file of version 2 has no order
 # of reference counts, and 16 bits for each.
@@ -61,8 +61,7 @@ def _look(path: Path) -> bool:
         return header.data_file is None and tables.counts_beyond()
 
 
-@dataclass(frozen=True)
-class _Tables:
+class _Tables(Struct, kw_only=False):
     path: Path
     file: BinaryIO
     size: int

@@ -13,21 +13,21 @@ import json
 import os
 import stat
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 from qemuctl import durable
 from qemuctl.errors import HostError, ImageError
 from qemuctl.paths import cache_home
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick
 from qemuctl.units import MIB
 
 _SETTLED = 1_000_000_000  # ns
 
 
-@dataclass(frozen=True)
-class Stamp:
+class Stamp(Struct, kw_only=False):
     """What a file's content cannot change without; not kept by a copy, nor can a
     program set the time (ctime) as it can that of the content (mtime)."""
 

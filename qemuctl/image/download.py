@@ -22,6 +22,7 @@ from qemuctl.image.fetch import Break, check_status, explained, opened, shown
 from qemuctl.image.part import Origin, Part
 from qemuctl.image.progress import Progress, silent
 from qemuctl.paths import private_dir
+from qemuctl.structs import Struct
 from qemuctl.units import MIB
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ _TELL_EVERY = 0.1  # seconds
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
-@dataclass(frozen=True)
-class Downloaded:
+class Downloaded(Struct, kw_only=False):
     """A whole file: ``size`` in bytes, ``url`` where it came from in the end."""
 
     path: Path

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import Layer, chain
 from qemuctl.image.limits import LOOK
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(Struct, kw_only=False):
     """A stretch of the disk as the guest sees it; offsets and lengths in bytes.
 
     ``depth`` is the layer that decides, 0 the top. Without ``data`` it reads as
@@ -29,8 +28,7 @@ class Extent:
     offset: int | None
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, kw_only=False):
     """What an image is and takes, in bytes.
 
     ``allocated`` is, for each of ``layers``, how much of what the guest sees comes

@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl import durable
 from qemuctl.errors import HostError
 from qemuctl.paths import data_home, has_name, private_dir
+from qemuctl.structs import Struct
 from qemuctl.waiting import lock_for_a_moment
 
 _NAME = "id_ed25519"
 
 
-@dataclass(frozen=True)
-class KeyPair:
+class KeyPair(Struct, kw_only=False):
     """The file of the private key, and the public one as text."""
 
     private: Path

@@ -7,15 +7,15 @@ cost any amount of memory and processor time.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+
+from qemuctl.structs import Struct
 
 _MIB = 1 << 20
 # What the C library and QEMU say when there is no memory.
 _NO_MEMORY = ("annot allocate memory", "Could not allocate")
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, kw_only=False):
     """``memory`` and ``output`` in bytes; ``output`` is the longest file that may be
     written, None for any."""
 

@@ -16,13 +16,14 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from qemuctl.errors import ImageError
 from qemuctl.image.claim import claimed
 from qemuctl.process.working import free_now
+from qemuctl.structs import Struct
 from qemuctl.units import MIB
 
 # Written and hashed at once: large enough that a thread's turn costs little,
@@ -33,8 +34,7 @@ _FLUSH = 0.2
 _SUFFIXES = (".part", ".json", ".new", ".lock")
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Struct, kw_only=False):
     """What the server said of the file: validators as RFC 9110, 8.8 has them.
 
     ``etag`` and ``modified`` are None unless they are strong.

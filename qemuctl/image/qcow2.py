@@ -11,12 +11,12 @@ import os
 import re
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from qemuctl.errors import ImageError
 from qemuctl.paths import blocking_folder
+from qemuctl.structs import Struct
 
 MAGIC = b"QFI\xfb"
 
@@ -40,8 +40,7 @@ _LARGEST = 2**63 - 1
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Struct, kw_only=False):
     """What a qcow2 file says of itself; sizes in bytes.
 
     ``data_file`` is the name of an external data file, empty when the file
@@ -101,8 +100,7 @@ def open_image(path: Path) -> BinaryIO:
     return os.fdopen(fd, "rb", buffering=0)
 
 
-@dataclass(frozen=True)
-class _Reader:
+class _Reader(Struct, kw_only=False):
     """One file that is being read; each method raises ImageError."""
 
     path: Path

@@ -8,18 +8,17 @@ before it is one.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from qemuctl.errors import ImageError
 from qemuctl.image.qcow2 import MAGIC, open_image
+from qemuctl.structs import Struct
 
 SECTOR = 512
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(Struct, kw_only=False):
     """``name`` as people call it; ``format`` in QEMU's words, for an image that can be
     converted; ``unpack`` is the command for a packed file, to be followed by its name.
     """

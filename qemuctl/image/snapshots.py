@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from qemuctl.errors import ImageError, UsageError
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import chain, refuse_data_file
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 
 _LONGEST_NAME = 255  # QEMUSnapshotInfo.name holds 256 bytes
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, kw_only=False):
     """A state of the disk, with any text as its name.
 
     ``vm_state_size`` in bytes is that of a running guest's memory, 0 if there is

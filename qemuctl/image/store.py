@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain
 from pathlib import Path
 
@@ -31,13 +31,13 @@ from qemuctl.image.names import TINY as TINY
 from qemuctl.paths import images_dir, private_dir
 from qemuctl.process.working import all_idle, idle, making
 from qemuctl.spec import validate_name
+from qemuctl.structs import Struct
 from qemuctl.waiting import lock_for_a_moment
 
 names = stored
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(Struct, kw_only=False):
     """One image: its files in ``folder``, and what is known of them."""
 
     name: str

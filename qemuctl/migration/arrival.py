@@ -24,7 +24,7 @@ import secrets
 import shlex
 import shutil
 import signal
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from qemuctl.qmp.events import Resumed
 from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
 from qemuctl.qmp.net import forward_problem, hostfwd_add
 from qemuctl.spec import Forward
+from qemuctl.structs import Struct
 from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import load, names, remove
@@ -70,8 +71,7 @@ class Fate(StrEnum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(Struct):
     """``UNKNOWN``: it never came, and never will. ``WAITING``: it has taken no step
     and is there. ``LOST``: it has taken none, and its QEMU has gone. ``ARRIVED``: it
     is a VM of this home. ``accepted`` tells that it can be let go on, ``complete``
@@ -82,8 +82,7 @@ class Answer:
     complete: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mark:
+class Mark(Struct):
     """A note in the folder of a VM that comes: under which ``token``, who removes the
     folder when its QEMU ends, and the ``forwards``, by the cards' ids, that are to be
     made once the other side has let go of the ports."""

@@ -10,11 +10,12 @@ import json
 import re
 import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from qemuctl import durable
 from qemuctl.paths import VmPaths, private_dir, state_home
+from qemuctl.structs import Struct
 
 # Seconds in which a source whose migration was cut short is recovered: 90 days.
 _ASKED_WITHIN = 90 * 24 * 3600.0
@@ -25,8 +26,7 @@ def _arrivals() -> Path:
     return state_home() / "arrivals"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrival:
+class Arrival(Struct):
     """A VM that was told to go on here, under the token of its migration; ``stepped``
     once it has been let go on."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from dataclasses import dataclass
 
 from qemuctl.errors import QmpError, StateError, WaitTimeout
 from qemuctl.image.claim import LOOK_EVERY
@@ -17,6 +16,7 @@ from qemuctl.process import held
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import MigrateSetParameters, QueryMigrate
 from qemuctl.qmp.nbd import BlockJobSetSpeed, QueryBlockJobs
+from qemuctl.structs import Struct
 from qemuctl.vm.attach import attach
 from qemuctl.vm.definitions import find
 from qemuctl.vm.leaving import Leaving, attended, on_its_way
@@ -25,8 +25,7 @@ from qemuctl.vm.leaving import Leaving, attended, on_its_way
 _PATIENCE = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Status:
+class Status(Struct):
     """How far it is; ``state`` is QEMU's word for it, or what is known without."""
 
     destination: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from qemuctl.errors import UsageError
+from qemuctl.structs import Struct
 
 _HINT = "local:DIR for another QEMUCTL_HOME here, or ssh://[USER@]HOST[:PORT]"
 # What ssh would take for one of its own options, or a shell for something else.
@@ -15,8 +15,7 @@ _HOST = re.compile(r"[A-Za-z0-9_.:%][A-Za-z0-9_.:%-]*")
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Destination:
+class Destination(Struct):
     """``home`` is the folder of another home of this host; without it, ssh reaches
     ``host``, as ``user`` and at ``port`` if these are given."""
 

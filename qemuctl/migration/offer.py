@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from pydantic import TypeAdapter
 
 from qemuctl.cmdline.shape import Shape
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskOffer:
+class DiskOffer(Struct):
     """A disk that is to be copied to ``file`` of the VM's folder there; ``size`` in
     bytes is what the guest sees, ``used`` what there is to copy at least.
 
@@ -29,8 +29,7 @@ class DiskOffer:
     backing_format: Literal["qcow2", "raw"] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedFile:
+class SharedFile(Struct):
     """A file that both sides must see; ``what`` it is for people."""
 
     what: str
@@ -38,8 +37,7 @@ class SharedFile:
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class SentFile:
+class SentFile(Struct):
     """A file that is sent as it is, by its name in the VM's folder."""
 
     name: str
@@ -47,8 +45,7 @@ class SentFile:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PortWanted:
+class PortWanted(Struct):
     """A port of the host that leads into the guest."""
 
     protocol: Literal["tcp", "udp"]
@@ -56,8 +53,7 @@ class PortWanted:
     port: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Offer:
+class Offer(Struct):
     """All of it.
 
     ``spec`` is the text of what runs, ``configured`` that of the VM's own file there,
@@ -92,8 +88,7 @@ class Offer:
 OFFER = TypeAdapter(Offer)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(Struct):
     """What the receiver tells of itself: its ``place`` now, its ``home`` for good, and
     whether it has the image that was asked for."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from qemuctl.structs import Struct
 
 CopyStorage = Literal["all", "top", "none"]
 
@@ -12,8 +13,7 @@ DOWNTIME = 0.3
 """Seconds that a guest may stand still, unless said otherwise: QEMU's own default."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct):
     """How a VM is to be moved.
 
     ``name`` is what it is called there. ``bandwidth`` is bytes a second, ``downtime``

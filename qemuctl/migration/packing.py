@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from qemuctl.migration.place import place
 from qemuctl.migration.tls import client_certificate
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resolve_paths
+from qemuctl.structs import Struct
 from qemuctl.thread import in_thread
 from qemuctl.vm.configured import pinned
 from qemuctl.vm.disk_results import LiveDisk
@@ -48,16 +49,14 @@ _OF_THIS_HOST = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Packed:
+class Packed(Struct):
     """The offer, and where the files are that it sends."""
 
     offer: Offer
     files: dict[str, Path]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wish:
+class Wish(Struct):
     """What is to be known before anything is asked: the image that it wants there."""
 
     name: str
@@ -74,8 +73,7 @@ def wish(vm: Vm, name: str) -> Wish:
     return Wish(name=name, image=image.name, sha256=image.manifest.sha256)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
+class Seen(Struct):
     """What QEMU tells of the VM, which nobody changes inside of `Live.changing`."""
 
     like: Likeness

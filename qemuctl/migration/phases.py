@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from qemuctl.structs import Struct
 
 
 class Phase(StrEnum):
@@ -18,8 +19,7 @@ class Phase(StrEnum):
     CLEAN = "clean-up"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Struct):
     """What a phase is ``called`` for people and what it ``does``, what undoes it, and
     whether the guest stands still in it."""
 

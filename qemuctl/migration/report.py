@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from qemuctl.migration.phases import Phase
 from qemuctl.qmp.migration import MigrationInfo, RamStats
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(Struct):
     """How far a migration is: bytes, bytes a second, and seconds.
 
     ``dirty_rate`` is how much of its memory the guest changes, ``iterations`` how
@@ -59,8 +58,7 @@ def silent(_progress: Progress) -> None:
     """Tells nobody."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moved:
+class Moved(Struct):
     """A VM that runs elsewhere now.
 
     ``downtime`` is what QEMU counted, and how long we had stopped the guest before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from qemuctl.qmp.nbd import (
     QueryBlockJobs,
 )
 from qemuctl.qmp.session import Subscription
+from qemuctl.structs import Struct
 
 # QEMU's names of nodes have 31 characters at most, an id of ours has 20.
 _JOB = _NODE = "move-"
@@ -35,8 +35,7 @@ def served_at(path: Path) -> dict[str, Any]:
     return {"server": {"type": "unix", "path": str(path)}}
 
 
-@dataclass(frozen=True)
-class Storage:
+class Storage(Struct, kw_only=False):
     """The disks of one migration; ``there`` is where the exports are, as a block
     node says it."""
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import qemuctl
+from qemuctl.descriptors import readable
 from qemuctl.errors import QemuctlError, StateError
-from qemuctl.follow import readable
 from qemuctl.paths import PoolPaths, pools_dir, private_dir
 from qemuctl.pool.status import Status
 from qemuctl.process import Identity, held, wait_gone

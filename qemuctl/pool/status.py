@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Status:
+class Status(Struct):
     """``parked`` are ready, ``starting`` on their way; the others count from the
     pool's beginning: forks that were handed out, started, and that died while
     parked. ``memory`` is what the parked ones take of the host, in bytes, what they

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from qemuctl.lazy import exports
 
 if TYPE_CHECKING:
-    from qemuctl.process.child import Child, Undertaker, bury, spawn, wait_gone
+    from qemuctl.process.child import Child, Undertaker, bury, spawn
     from qemuctl.process.exited import Exited, read_exit
+    from qemuctl.process.gone import wait_gone
     from qemuctl.process.identity import Identity
     from qemuctl.process.lock import at_work, held, runs, take
 
@@ -37,7 +38,7 @@ __getattr__ = exports(
         "runs": "qemuctl.process.lock",
         "spawn": "qemuctl.process.child",
         "take": "qemuctl.process.lock",
-        "wait_gone": "qemuctl.process.child",
+        "wait_gone": "qemuctl.process.gone",
     },
 )
 

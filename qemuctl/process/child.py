@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl.descriptors import readable
 from qemuctl.errors import HostError, LaunchError
-from qemuctl.follow import readable
 from qemuctl.paths import VmPaths, private_dir
+from qemuctl.process.gone import wait_gone
 from qemuctl.process.identity import Identity
 
 _HERE = Path(__file__).parent
@@ -251,14 +252,3 @@ def bury(*folders: Path) -> Undertaker:
         os.close(theirs)
     process = Identity.of(popen.pid) or Identity(popen.pid, -1, "")
     return Undertaker(ours, process, popen)
-
-
-async def wait_gone(process: Identity) -> None:
-    """Waits for the end of a process, a child or not (pidfd_open(2))."""
-    fd = process.open()
-    if fd is None:
-        return
-    try:
-        await readable(fd)
-    finally:
-        os.close(fd)

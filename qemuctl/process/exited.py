@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from dataclasses import dataclass
 from pathlib import Path
+
+from qemuctl.structs import Struct
 
 _LIKELY = {-signal.SIGKILL, -signal.SIGSEGV}
 
 
-@dataclass(frozen=True)
-class Exited:
+class Exited(Struct, kw_only=False):
     """How QEMU ended: its status, negative for a signal; None if nobody saw.
 
     ``at`` is the time of it, in seconds since the epoch.

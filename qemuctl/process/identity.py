@@ -6,8 +6,9 @@ import contextlib
 import functools
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
+
+from qemuctl.structs import Struct
 
 
 @functools.cache
@@ -30,8 +31,7 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, kw_only=False):
     """One process, for good: no other one ever equals it."""
 
     pid: int

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.process.identity import Identity
+from qemuctl.structs import Struct
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Usage:
+class Usage(Struct):
     """CPU time of all threads since the start, and memory that is resident."""
 
     cpu_seconds: float

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qemuctl.lazy import exports
 
 if TYPE_CHECKING:
+    from qemuctl.qmp import eventstream as eventstream
     from qemuctl.qmp.commands import Command
     from qemuctl.qmp.events import Event
     from qemuctl.qmp.recorder import Recorder
@@ -21,6 +22,7 @@ __getattr__ = exports(
         "Recorder": "qemuctl.qmp.recorder",
         "Session": "qemuctl.qmp.session",
         "Subscription": "qemuctl.qmp.session",
+        "eventstream": "qemuctl.qmp.eventstream",
     },
 )
 

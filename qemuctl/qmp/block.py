@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import TypedEvent
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockResize(Command[dict[str, Any]]):
     """Gives a node another size in bytes. QEMU shrinks a node without a word."""
 
@@ -18,7 +17,6 @@ class BlockResize(Command[dict[str, Any]]):
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockSetIoThrottle(Command[dict[str, Any]]):
     """Limits of one front end, for each second; 0 is none. ``id`` is its `qdev`."""
 
@@ -32,8 +30,7 @@ class BlockSetIoThrottle(Command[dict[str, Any]]):
     iops_wr: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class NamedNode:
+class NamedNode(Struct):
     """query-named-block-nodes: one node; ``file`` is the name that QEMU has for
     what is below it."""
 
@@ -42,7 +39,6 @@ class NamedNode:
     node_name: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class QueryNamedBlockNodes(Command[list[NamedNode]]):
     """All nodes; ``flat`` leaves out the images below each of them."""
 
@@ -51,7 +47,6 @@ class QueryNamedBlockNodes(Command[list[NamedNode]]):
     flat: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockIoError(TypedEvent):
     """A disk's request has failed; with ``action`` ``stop`` the VM waits for its
     cause to be mended. ``reason`` is the host's word for it, for people."""

@@ -8,10 +8,11 @@ the installed QEMU, so that a misspelt one cannot live.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from qemuctl.errors import QmpError
+from qemuctl.structs import Struct
 
 R = TypeVar("R")
 
@@ -48,8 +49,7 @@ def from_wire(reply: type[R], value: dict[str, Any]) -> R:
     return reply(**known)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command(Generic[R]):
+class Command(Struct, Generic[R]):
     """One command with its arguments; `R` is the type of its reply."""
 
     NAME: ClassVar[str]
@@ -76,16 +76,14 @@ class Command(Generic[R]):
         return cast(R, from_wire(self.REPLY, value))
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatusInfo:
+class StatusInfo(Struct):
     """query-status: QEMU's run state, such as ``running`` or ``prelaunch``."""
 
     status: str
     running: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChardevInfo:
+class ChardevInfo(Struct):
     """query-chardev: whether the guest has opened its end of a port."""
 
     label: str
@@ -93,23 +91,20 @@ class ChardevInfo:
     frontend_open: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpuInfo:
+class CpuInfo(Struct):
     """query-cpus-fast: one virtual CPU and the host thread that runs it."""
 
     cpu_index: int
     thread_id: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class BalloonInfo:
+class BalloonInfo(Struct):
     """query-balloon: the guest's memory in bytes, less what the balloon holds."""
 
     actual: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class VncInfo:
+class VncInfo(Struct):
     """query-vnc: whether the server runs, and where: ``family`` is unix, ipv4 or
     ipv6, ``service`` a path or port, ``auth`` is none for whoever comes."""
 
@@ -165,7 +160,6 @@ class Quit(Command[dict[str, Any]]):
     NAME = "quit"
 
 
-@dataclass(frozen=True, kw_only=True)
 class HumanMonitorCommand(Command[str]):
     """A line for the human monitor; the reply is text, failures included."""
 
@@ -173,7 +167,6 @@ class HumanMonitorCommand(Command[str]):
     command_line: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class QomSet(Command[dict[str, Any]]):
     """Sets one property of an object, such as a device's boot index."""
 
@@ -183,7 +176,6 @@ class QomSet(Command[dict[str, Any]]):
     value: Any
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockdevOpenTray(Command[dict[str, Any]]):
     """Asks the guest to open a drive, or with ``force`` opens it."""
 
@@ -192,33 +184,28 @@ class BlockdevOpenTray(Command[dict[str, Any]]):
     force: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockdevCloseTray(Command[dict[str, Any]]):
     NAME = "blockdev-close-tray"
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockdevRemoveMedium(Command[dict[str, Any]]):
     NAME = "blockdev-remove-medium"
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockdevInsertMedium(Command[dict[str, Any]]):
     NAME = "blockdev-insert-medium"
     id: str
     node_name: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockdevDel(Command[dict[str, Any]]):
     NAME = "blockdev-del"
     node_name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockInfo:
+class BlockInfo(Struct):
     """query-block: one drive; ``qdev`` is the device's id or path, ``inserted``
     its medium, ``locked`` tells that the guest holds on to it, and ``io_status``
     is ``ok`` unless an error of it has stopped the VM."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from qemuctl.qmp.commands import Command
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class HotpluggableCpu:
+class HotpluggableCpu(Struct):
     """query-hotpluggable-cpus: one socket for a processor, with the driver and the
     properties that device_add wants; ``qom_path`` where there is one already."""
 

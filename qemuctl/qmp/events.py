@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Self
 
 from qemuctl.qmp.commands import from_wire
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, kw_only=False):
     """One event as QEMU sent it; ``at`` in seconds since the epoch."""
 
     name: str
@@ -29,8 +29,7 @@ class Event:
             return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TypedEvent:
+class TypedEvent(Struct):
     """The base of events whose members are typed."""
 
     NAME: ClassVar[str]
@@ -40,7 +39,6 @@ class TypedEvent:
         return from_wire(cls, event.data)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Shutdown(TypedEvent):
     """The VM has shut down; ``reason`` is a ShutdownCause such as guest-shutdown."""
 
@@ -49,24 +47,20 @@ class Shutdown(TypedEvent):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Stopped(TypedEvent):
     NAME = "STOP"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Resumed(TypedEvent):
     NAME = "RESUME"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Reset(TypedEvent):
     NAME = "RESET"
     guest: bool
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class VserportChange(TypedEvent):
     """The guest opened or closed a virtio-serial port."""
 
@@ -75,7 +69,6 @@ class VserportChange(TypedEvent):
     open: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class GuestPanicked(TypedEvent):
     NAME = "GUEST_PANICKED"
     action: str

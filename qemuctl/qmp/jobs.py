@@ -7,14 +7,13 @@ somebody dismisses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import TypedEvent
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
 class SnapshotSave(Command[dict[str, Any]]):
     """Keeps the VM's state in ``vmstate``, and the disks ``devices`` as they are.
 
@@ -28,7 +27,6 @@ class SnapshotSave(Command[dict[str, Any]]):
     devices: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class SnapshotLoad(Command[dict[str, Any]]):
     """Puts disks and the VM's state back. A VM that ran goes on; after an error it
     stays stopped, whatever it was."""
@@ -40,7 +38,6 @@ class SnapshotLoad(Command[dict[str, Any]]):
     devices: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class SnapshotDelete(Command[dict[str, Any]]):
     """Deletes a snapshot from those ``devices`` that have it."""
 
@@ -50,8 +47,7 @@ class SnapshotDelete(Command[dict[str, Any]]):
     devices: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobInfo:
+class JobInfo(Struct):
     """query-jobs: one job; ``error`` is there when it has failed."""
 
     id: str
@@ -64,7 +60,6 @@ class QueryJobs(Command[list[JobInfo]]):
     REPLY = JobInfo
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobDismiss(Command[dict[str, Any]]):
     """Forgets a job that has concluded."""
 
@@ -72,14 +67,12 @@ class JobDismiss(Command[dict[str, Any]]):
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobStatusChange(TypedEvent):
     NAME = "JOB_STATUS_CHANGE"
     id: str
     status: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Transaction(Command[dict[str, Any]]):
     """Carries out all ``actions`` at one moment, or none of them."""
 

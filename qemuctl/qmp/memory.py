@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import TypedEvent
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
 class Balloon(Command[dict[str, Any]]):
     """Asks the guest to keep ``value`` bytes; QEMU says yes without a driver, too."""
 
@@ -17,8 +16,7 @@ class Balloon(Command[dict[str, Any]]):
     value: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryDevice:
+class MemoryDevice(Struct):
     """query-memory-devices: one device; what ``data`` holds depends on ``type``,
     such as ``dimm`` or ``virtio-mem``."""
 
@@ -31,7 +29,6 @@ class QueryMemoryDevices(Command[list[MemoryDevice]]):
     REPLY = MemoryDevice
 
 
-@dataclass(frozen=True, kw_only=True)
 class BalloonChange(TypedEvent):
     """The guest has given memory back, or taken it; at most one a second."""
 
@@ -39,7 +36,6 @@ class BalloonChange(TypedEvent):
     actual: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryDeviceSizeChange(TypedEvent):
     """A virtio-mem device has another size now, in bytes."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from qemuctl.errors import CommandError, QemuctlError, QmpError
 from qemuctl.qmp.commands import Command, from_wire
 from qemuctl.qmp.events import TypedEvent
 from qemuctl.qmp.session import Session, Subscription
+from qemuctl.structs import Struct
 
 _NAME = "state"
 OVER = ("completed", "failed", "cancelled")
@@ -24,8 +25,7 @@ OVER = ("completed", "failed", "cancelled")
 _CANCEL_PATIENCE = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capability:
+class Capability(Struct):
     """query-migrate-capabilities: one of them, on or off."""
 
     capability: str
@@ -37,7 +37,6 @@ class QueryMigrateCapabilities(Command[list[Capability]]):
     REPLY = Capability
 
 
-@dataclass(frozen=True, kw_only=True)
 class MigrateSetCapabilities(Command[dict[str, Any]]):
     """Switches capabilities on or off; they stay so until said otherwise."""
 
@@ -45,7 +44,6 @@ class MigrateSetCapabilities(Command[dict[str, Any]]):
     capabilities: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class MigrateSetParameters(Command[dict[str, Any]]):
     """``max_bandwidth`` and ``max_postcopy_bandwidth`` are bytes a second,
     ``downtime_limit`` is milliseconds; those that are None stay as they are."""
@@ -61,7 +59,6 @@ class MigrateSetParameters(Command[dict[str, Any]]):
     tls_authz: Any = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Migrate(Command[dict[str, Any]]):
     """``resume`` goes on with a postcopy migration that has lost its link."""
 
@@ -70,13 +67,11 @@ class Migrate(Command[dict[str, Any]]):
     resume: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class MigrateIncoming(Command[dict[str, Any]]):
     NAME = "migrate-incoming"
     uri: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class MigrateRecover(Command[dict[str, Any]]):
     """Has a destination wait for a source that resumes a postcopy migration."""
 
@@ -94,7 +89,6 @@ class MigrateCancel(Command[dict[str, Any]]):
     NAME = "migrate_cancel"
 
 
-@dataclass(frozen=True, kw_only=True)
 class MigrateContinue(Command[dict[str, Any]]):
     """Goes on from a state in which the migration waits: ``pre-switchover``."""
 
@@ -106,7 +100,6 @@ class MigrateStartPostcopy(Command[dict[str, Any]]):
     NAME = "migrate-start-postcopy"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Getfd(Command[dict[str, Any]]):
     """Gives the descriptor that was just sent a name."""
 
@@ -114,8 +107,7 @@ class Getfd(Command[dict[str, Any]]):
     fdname: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RamStats:
+class RamStats(Struct):
     """How far the RAM is: bytes, but for ``mbps`` (megabits a second),
     ``dirty_pages_rate`` (pages a second) and ``dirty_sync_count`` (rounds)."""
 
@@ -129,8 +121,7 @@ class RamStats:
     postcopy_requests: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class MigrationInfo:
+class MigrationInfo(Struct):
     """query-migrate: ``status`` is missing before the first one; times are
     milliseconds."""
 
@@ -157,7 +148,6 @@ class QueryMigrate(Command[MigrationInfo]):
         return replace(info, ram=from_wire(RamStats, value["ram"]))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Migration(TypedEvent):
     """The migration has another status; sent with the capability ``events``."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qemuctl.qmp.commands import Command
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
 class NbdServerStart(Command[dict[str, Any]]):
     """Serves block nodes at an address."""
 
@@ -24,7 +23,6 @@ class NbdServerStart(Command[dict[str, Any]]):
         return cls(addr={"type": "unix", "data": {"path": str(path)}})
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockExportAdd(Command[dict[str, Any]]):
     """Serves one node, to be written to."""
 
@@ -46,7 +44,6 @@ class NbdServerStop(Command[dict[str, Any]]):
     NAME = "nbd-server-stop"
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockdevMirror(Command[dict[str, Any]]):
     """Copies the node ``device`` to ``target`` and keeps that alike, until it is
     cancelled; ``speed`` is bytes a second."""
@@ -62,7 +59,6 @@ class BlockdevMirror(Command[dict[str, Any]]):
     auto_finalize: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockJobCancel(Command[dict[str, Any]]):
     """Ends a job; without ``force`` a mirror that is ready ends with both alike."""
 
@@ -71,7 +67,6 @@ class BlockJobCancel(Command[dict[str, Any]]):
     force: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class BlockJobSetSpeed(Command[dict[str, Any]]):
     """Bytes a second; 0 for as many as can be."""
 
@@ -80,8 +75,7 @@ class BlockJobSetSpeed(Command[dict[str, Any]]):
     speed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockJobInfo:
+class BlockJobInfo(Struct):
     """query-block-jobs: ``offset`` of ``len`` bytes are done."""
 
     device: str

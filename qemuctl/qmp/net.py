@@ -7,10 +7,10 @@ included; `forward_problem` tells which is which.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from qemuctl.qmp.commands import Command, HumanMonitorCommand
+from qemuctl.structs import Struct
 
 # `info usernet`: a heading for each back end (its hub's number on older QEMU,
 # where that has a name of its own), then its sockets; those of connections
@@ -25,7 +25,6 @@ _CLIENT = re.compile(r"^(?P<peer> \\ )?(?P<name>\S+): index=0,type=(?P<type>[\w-
 _FACT = re.compile(r",(model|macaddr)=([^,\s]+)")
 
 
-@dataclass(frozen=True, kw_only=True)
 class SetLink(Command[dict[str, Any]]):
     """Plugs a card's cable in or out; ``name`` is the card's own id. QEMU cannot be
     asked which it is."""
@@ -35,23 +34,20 @@ class SetLink(Command[dict[str, Any]]):
     up: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class PropertyInfo:
+class PropertyInfo(Struct):
     """device-list-properties: a property that a kind of device has."""
 
     name: str
     type: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceListProperties(Command[list[PropertyInfo]]):
     NAME = "device-list-properties"
     REPLY = PropertyInfo
     typename: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostForward:
+class HostForward(Struct):
     """A port of the host, ``address:port``, that leads to one of the guest, at its
     ``guest_address`` on QEMU's user network."""
 
@@ -75,8 +71,7 @@ class HostForward:
         return f"{host}-{self.guest_address}:{self.guest_port}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(Struct):
     """A network card that QEMU has now; ``backend`` is of ``type`` user, tap, …
 
     ``mac`` is the one that it has by now: guests may change it.

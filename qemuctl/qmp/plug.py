@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import TypedEvent
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Property:
+class Property(Struct):
     """qom-list: one property of an object; a child's type is ``child<DRIVER>``."""
 
     name: str
     type: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class QomList(Command[list[Property]]):
     NAME = "qom-list"
     REPLY = Property
     path: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class QomGet(Command[Any]):
     NAME = "qom-get"
     path: str
     property: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceDel(Command[dict[str, Any]]):
     """Asks the guest to let go of a device; DEVICE_DELETED tells that it has."""
 
@@ -39,19 +35,16 @@ class DeviceDel(Command[dict[str, Any]]):
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class NetdevDel(Command[dict[str, Any]]):
     NAME = "netdev_del"
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class ObjectDel(Command[dict[str, Any]]):
     NAME = "object-del"
     id: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceDeleted(TypedEvent):
     """A device has gone; ``device`` is missing for parts without an id."""
 
@@ -60,7 +53,6 @@ class DeviceDeleted(TypedEvent):
     device: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceUnplugGuestError(TypedEvent):
     """The guest has refused to let go of a device."""
 
@@ -69,7 +61,6 @@ class DeviceUnplugGuestError(TypedEvent):
     device: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class AcpiDeviceOst(TypedEvent):
     """What a guest says of a processor or a DIMM that it was offered or asked for
     (ACPI's _OST): ``info`` has ``device``, ``source`` and ``status``."""

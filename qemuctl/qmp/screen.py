@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from qemuctl.qmp.commands import Command
+from qemuctl.structs import Struct
 
 Protocol = Literal["vnc", "spice"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Screendump(Command[dict[str, Any]]):
     """Writes what the first screen shows to a file, which QEMU opens itself."""
 
@@ -19,7 +19,6 @@ class Screendump(Command[dict[str, Any]]):
     format: Literal["png", "ppm"] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SendKey(Command[dict[str, Any]]):
     """Presses keys one after the other and releases them in reverse order, each
     ``hold_time`` milliseconds after the one before; answered at once."""
@@ -29,7 +28,6 @@ class SendKey(Command[dict[str, Any]]):
     hold_time: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SetPassword(Command[dict[str, Any]]):
     """What a new viewer must know; those that are there stay."""
 
@@ -38,7 +36,6 @@ class SetPassword(Command[dict[str, Any]]):
     password: str = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExpirePassword(Command[dict[str, Any]]):
     """When the password ends: ``now``, ``never``, or ``+SECONDS``."""
 
@@ -47,8 +44,7 @@ class ExpirePassword(Command[dict[str, Any]]):
     time: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpiceInfo:
+class SpiceInfo(Struct):
     """query-spice: ``host`` is the path where there is neither port; ``auth`` is
     none for whoever comes."""
 

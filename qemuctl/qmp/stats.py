@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from qemuctl.qmp.commands import Command, from_wire
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockCounters:
+class BlockCounters(Struct):
     """What a device has read and written since it was plugged in."""
 
     rd_bytes: int
@@ -19,8 +19,7 @@ class BlockCounters:
     flush_operations: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockStats:
+class BlockStats(Struct):
     """query-blockstats: one device; ``qdev`` is its id or its path in QOM."""
 
     stats: BlockCounters
@@ -40,8 +39,7 @@ class QueryBlockstats(Command[list[BlockStats]]):
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemorySize:
+class MemorySize(Struct):
     """query-memory-size-summary: bytes at the start, and plugged in since."""
 
     base_memory: int

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from qemuctl.structs import Struct
 
 # What each is instead: a key of the spec.
 _KEYS = {
@@ -75,8 +76,7 @@ _ALONE = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(Struct, kw_only=False):
     """One option: as it was written, its name without dashes, and its value."""
 
     word: str

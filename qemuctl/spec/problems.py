@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from qemuctl.errors import SpecError
 from qemuctl.spec.document import Location, dotted
+from qemuctl.structs import Struct
 
 SHOWN_MAX = 20
 _NO_VALUE = "write a value, or leave the key out"
@@ -46,8 +46,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Struct, kw_only=False):
     """One thing that is wrong.
 
     ``at`` leads to the field; ``place`` to what the message is printed with,

@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-from qemuctl.spec.model import Forward, Model, Spec
+from qemuctl.spec.base import Model
+from qemuctl.spec.model import Spec
+from qemuctl.spec.network import Forward
 
 # Where a plain value may stand for a part, it stands for this key of it.
 _STANDS_FOR = {

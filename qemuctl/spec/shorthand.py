@@ -13,7 +13,10 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from qemuctl.errors import SpecError
-from qemuctl.spec.model import Cpu, Disk, Display, Memory, Model, Nic, Topology
+from qemuctl.spec.base import Model
+from qemuctl.spec.computer import Cpu, Display, Memory, Topology
+from qemuctl.spec.disk import Disk
+from qemuctl.spec.network import Nic
 from qemuctl.spec.problems import nearest, spec_error
 from qemuctl.units import parse_size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from qemuctl.cmdline import format_argv
 from qemuctl.errors import QemuctlError
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.events import GuestPanicked
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ _NAME_MAX = 120
 _PICTURE_PATIENCE = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(Struct):
     """What was found of a guest; ``ended`` is None while QEMU ran.
 
     ``files`` are contents by name, those that were there; ``no_picture`` is why the

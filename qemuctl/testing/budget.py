@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from qemuctl.follow import SCARCE
 from qemuctl.host.resources import available_memory, cpu_count
 from qemuctl.paths import private_dir
 from qemuctl.process import Identity, wait_gone
+from qemuctl.structs import Struct
 from qemuctl.units import format_rounded
 from qemuctl.waiting import lock_for_a_moment
 
@@ -45,8 +46,7 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, kw_only=False):
     """What all guests together may have: ``memory`` in bytes, and processors."""
 
     memory: int
@@ -59,8 +59,7 @@ class Limits:
         return cls(available_memory() * 7 // 8, max(8, 4 * cpu_count()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(Struct):
     """What one guest needs; ``what`` is it for, in the words of its owner.
 
     ``inside`` tells that it has what it needs; else it waits. ``kept`` is the name of
@@ -88,8 +87,7 @@ class Claim:
         return f"  {self.what} {verb} {self.needs} ({who})"
 
 
-@dataclass(frozen=True)
-class Ledger:
+class Ledger(Struct, kw_only=False):
     """The file's content: the claims in the order in which they came."""
 
     limits: Limits

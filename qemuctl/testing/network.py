@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import AgentRefused
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
 from qemuctl.testing.watch import until_carrier
 from qemuctl.vm.configured import Scope
 from qemuctl.vm.nic_state import read_cards, read_forwards

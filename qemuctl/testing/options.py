@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+
+from qemuctl.structs import Struct
 
 T = TypeVar("T")
 
@@ -35,8 +36,7 @@ _INI = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct):
     """What holds for all guests of a test run; ``timeout`` in seconds, memory in
     bytes."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from qemuctl.spec import (
     validate,
 )
 from qemuctl.spec.problems import nearest
+from qemuctl.structs import Struct
 from qemuctl.vm.fork import spec_like
 from qemuctl.vm.templates import find
 
@@ -41,8 +41,7 @@ class Unfit(QemuctlError):
     """This host has no KVM that a guest runs with, and the test requires it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Wanted(Struct):
     """A guest that a test wants; ``label`` is what reports call it."""
 
     label: str

@@ -25,7 +25,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -42,6 +42,7 @@ from qemuctl.image.qemu_img import check_readable
 from qemuctl.image.whole import scratch, whole
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec, dump, load_spec, parse_spec, resolve_paths
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick, in_thread
 from qemuctl.vm.addresses import without_macs
 from qemuctl.vm.definitions import creating, locked
@@ -66,8 +67,7 @@ _LARGEST_TEXT = 1024 * 1024
 _PART = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(Struct, kw_only=False):
     """One file of an archive: its size in bytes and SHA-256 in hexadecimal."""
 
     name: str
@@ -127,8 +127,7 @@ async def _flatten(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Watched:
+class _Watched(Struct, kw_only=False):
     """A file to read from that can be called off."""
 
     file: IO[bytes]
@@ -290,8 +289,7 @@ def _check_name(name: str, source: Path) -> None:
         raise _damaged(source, f"it holds a file that does not belong: {name!r}")
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(Struct, kw_only=False):
     info: tarfile.TarInfo
     file: _File
 

@@ -7,12 +7,12 @@ driver every value is 2^64-1 and ``last-update`` is 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import CommandError
 from qemuctl.qmp.commands import QomSet
 from qemuctl.qmp.plug import QomGet
+from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -28,8 +28,7 @@ INTERVAL = QomGet(path=BALLOON, property="guest-stats-polling-interval")
 POLL = QomSet(path=BALLOON, property="guest-stats-polling-interval", value=POLL_EVERY)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuestMemory:
+class GuestMemory(Struct):
     """The guest's memory as its own kernel counts it.
 
     ``at`` is when it said so, in seconds since the epoch; a value that its

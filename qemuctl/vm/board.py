@@ -19,6 +19,7 @@ from typing import Self
 from qemuctl.errors import QmpError, WaitTimeout
 from qemuctl.paths import VmPaths
 from qemuctl.process import runs
+from qemuctl.structs import Struct
 from qemuctl.vm.definitions import names
 from qemuctl.vm.gauge import FULL, QUICK, Commands, Gauge
 from qemuctl.vm.reach import mute
@@ -44,8 +45,7 @@ STUCK_AFTER = 1.0
 _WEIGHING = 0.01
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, kw_only=False):
     """A sample of one VM and the rates since the one before it."""
 
     sample: Sample

@@ -15,7 +15,6 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl import bounded, durable
@@ -38,6 +37,7 @@ from qemuctl.qmp.commands import QomSet, Quit
 from qemuctl.qmp.migration import MigrationFailed, load_state, set_capabilities
 from qemuctl.spec import Spec, dump
 from qemuctl.spec.arguments import options
+from qemuctl.structs import Struct
 from qemuctl.tail import tail
 from qemuctl.vm.disk_limits import set_all_limits
 from qemuctl.vm.leaving import check_here
@@ -56,8 +56,7 @@ GREETING_TIMEOUT = 60.0
 _QUIT_PATIENCE = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+class Origin(Struct):
     """What a machine is made from, if not anew.
 
     ``ram`` is the file of its memory; ``state`` that of its devices' state, None

@@ -10,7 +10,7 @@ from qemuctl.errors import ImageError, SpecError, StateError
 from qemuctl.paths import VmPaths
 from qemuctl.process import runs
 from qemuctl.spec import Nic, Spec, dump, parse_spec, resolve_paths
-from qemuctl.spec.model import nic_ids
+from qemuctl.spec.network import nic_ids
 from qemuctl.spec.rewrite import rewritten
 from qemuctl.vm import definitions
 from qemuctl.vm.addresses import with_macs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import CommandError, HotplugError, SpecError, StateError
@@ -12,6 +11,7 @@ from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import QueryCpusFast
 from qemuctl.qmp.cpus import HotpluggableCpu, QueryHotpluggableCpus
 from qemuctl.qmp.plug import DeviceDeleted
+from qemuctl.structs import Struct
 from qemuctl.vm.journal import Change
 from qemuctl.vm.live import PERIPHERAL
 from qemuctl.vm.possible_cpus import possible_cpus
@@ -41,8 +41,7 @@ _CPU = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpusNow:
+class CpusNow(Struct):
     """The processors of a running VM.
 
     ``plugged`` is how many it has, ``online`` how many of them its guest uses, None
@@ -56,8 +55,7 @@ class CpusNow:
     online: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpusChange:
+class CpusChange(Struct):
     """Another number of processors; ``online`` is None where no agent tells."""
 
     before: int

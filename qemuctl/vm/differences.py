@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from qemuctl.process import runs
 from qemuctl.qmp.commands import QueryCpusFast
 from qemuctl.qmp.net import Card, HostForward
 from qemuctl.spec import Disk, Forward, Nic, Spec, resolve_paths
+from qemuctl.structs import Struct
 from qemuctl.units import format_size
 from qemuctl.vm.attach import attach
 from qemuctl.vm.configured import cards_of, offset, pinned
@@ -95,8 +95,7 @@ async def _amounts(vm: Vm, started: Spec) -> dict[str, str]:
 # -- disks -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Disks:
+class _Disks(Struct, kw_only=False):
     """Disks by their ids: as QEMU has them, as they were written at the start, and
     as they are written now; ``fresh`` are those that were plugged in since.
 

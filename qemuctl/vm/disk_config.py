@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import HostError, SpecError, StateError, UsageError
 from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Disk, Spec, resolve_paths
+from qemuctl.structs import Struct
 from qemuctl.vm.configured import Edit, ids, offset, preview, reconfigure, without
 from qemuctl.vm.definitions import check_not_saved, find, load, locked
 from qemuctl.vm.disk_results import AddedDisk, RemovedDisk
@@ -29,8 +29,7 @@ from qemuctl.vm.unplug import Removal
 from qemuctl.vm.users import built_on, check_nobodys
 
 
-@dataclass(frozen=True)
-class NewDisk:
+class NewDisk(Struct, kw_only=False):
     """A disk to be: as the spec gets it, with its id, and as QEMU does, with its
     file, which is to be made when it is ``fresh``; ``edit`` puts it into the spec."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.block import BlockIoError
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True)
-class DiskError:
+class DiskError(Struct, kw_only=False):
     """The disk whose request failed, and the host's reason for it."""
 
     id: str

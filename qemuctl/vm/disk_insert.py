@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from qemuctl.paths import private_dir
 from qemuctl.qmp.block import QueryNamedBlockNodes
 from qemuctl.qmp.plug import QomGet
 from qemuctl.spec import Disk
+from qemuctl.structs import Struct
 from qemuctl.thread import in_thread
 from qemuctl.vm.configured import Scope, reconfigure
 from qemuctl.vm.disk_config import NewDisk, plan_disk
@@ -52,8 +52,7 @@ _LOCKED = re.compile(r'Failed to get (shared )?"[a-z ]+" lock')
 _UNDO_PATIENCE = 5.0
 
 
-@dataclass(frozen=True)
-class Insertion:
+class Insertion(Struct, kw_only=False):
     """A disk that can be plugged in, as far as that can be known before."""
 
     vm: Vm

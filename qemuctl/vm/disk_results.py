@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from qemuctl.structs import Struct
 from qemuctl.vm.guest_disks import Sight
 from qemuctl.vm.unplug import Removal
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changed:
+class Changed(Struct):
     """A disk, and where the change was made: in the VM that runs, in its spec."""
 
     id: str
@@ -18,7 +17,6 @@ class Changed:
     configured: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class AddedDisk(Changed):
     """A disk that was added; ``guest`` is set when it was added live."""
 
@@ -27,7 +25,6 @@ class AddedDisk(Changed):
     guest: Sight | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class RemovedDisk(Changed):
     """A disk that was removed; ``path`` is its file, if there was one, which is
     still there unless ``deleted``."""
@@ -37,7 +34,6 @@ class RemovedDisk(Changed):
     deleted: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResizedDisk(Changed):
     """A disk with another size; ``guest`` tells whether it sees that."""
 
@@ -46,7 +42,6 @@ class ResizedDisk(Changed):
     guest: Sight | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class DiskLimits(Changed):
     """What a disk may do at most in a second; None for no limit."""
 
@@ -54,8 +49,7 @@ class DiskLimits(Changed):
     bytes_per_second: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LiveDisk:
+class LiveDisk(Struct):
     """A disk that a running VM has, as QEMU says.
 
     ``io_status`` is ``ok``, or ``nospace`` or ``failed`` when its error has stopped

@@ -8,7 +8,6 @@ import os
 import shlex
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from qemuctl.image.recognise import check_no_image
 from qemuctl.image.whole import whole
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.spec import Disk, Spec
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick, in_thread
 from qemuctl.units import format_size
 from qemuctl.vm.made import check_not_lost, made_names, remember
@@ -37,8 +37,7 @@ from qemuctl.vm.trust import check_chain
 _COPIED = "copied"
 
 
-@dataclass(frozen=True)
-class DiskFile:
+class DiskFile(Struct, kw_only=False):
     """One disk of a VM; sizes in bytes.
 
     ``target`` is the device's id, ``chain`` its file and those below it, from
@@ -300,8 +299,7 @@ def check_disks_kept(
             )
 
 
-@dataclass(frozen=True)
-class _Made:
+class _Made(Struct, kw_only=False):
     """What a file of the VM's own was made from, and the key that says so."""
 
     key: str

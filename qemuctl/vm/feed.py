@@ -13,16 +13,16 @@ import errno
 import os
 import time
 from collections.abc import AsyncGenerator, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from asyncinotify import Inotify, Mask
 
 from qemuctl import bounded
-from qemuctl.follow import readable
+from qemuctl.descriptors import readable
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.qmp import Event, eventlog
+from qemuctl.structs import Struct
 from qemuctl.vm.definitions import find, names
 
 # inotify instances and watches are scarce (fs.inotify.max_user_*): without them
@@ -33,8 +33,7 @@ _FOLDER = Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE
 _CHUNK = 256 * 1024
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(Struct, kw_only=False):
     """An event and the name of the VM that it came from."""
 
     vm: str

@@ -7,7 +7,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from qemuctl.image.overlay import create_overlay
 from qemuctl.qmp.commands import Cont, Quit
 from qemuctl.qmp.migration import MigrationFailed, save_state
 from qemuctl.spec import Spec
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick, in_thread
 from qemuctl.units import MIB, format_size
 from qemuctl.vm.attached import Furnish, PostMortem, begin, examined
@@ -41,8 +41,7 @@ exit 0
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
+class Frozen(Struct):
     """What came of it; times in seconds."""
 
     guest: Guest

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 
 from qemuctl.errors import TemplateError
 from qemuctl.guest.agent import Agent, makes_sense
+from qemuctl.structs import Struct
 
 # Seconds between two looks, and how far the rate may be from the host's.
 _APART = 0.5
 _TOLERANCE = 1.5
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Struct, kw_only=False):
     """The guest's uptime in seconds, asked for between two moments of the host's."""
 
     before: float

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qemuctl.errors import AgentError, QmpError, WaitTimeout
 from qemuctl.qmp.commands import QueryChardev
+from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -32,8 +32,7 @@ done
 _LINE = re.compile(r"([a-z][a-z0-9!-]{0,31}) (\d{1,18}) ?(.*)")
 
 
-@dataclass(frozen=True)
-class GuestDisk:
+class GuestDisk(Struct, kw_only=False):
     """A disk as the guest has it; ``size_bytes`` in bytes."""
 
     device: str
@@ -41,8 +40,7 @@ class GuestDisk:
     serial: str
 
 
-@dataclass(frozen=True)
-class Sight:
+class Sight(Struct, kw_only=False):
     """What the guest says of one disk; ``device`` is its name there."""
 
     answer: Literal["seen", "not seen", "no agent"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.errors import AgentError, AgentRefused, WaitTimeout
 from qemuctl.guest.agent import Agent, makes_sense
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ _LONGEST = 200
 _LARGEST = 2**63 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interface:
+class Interface(Struct):
     """A network interface; ``addresses`` as ``10.0.2.15/24``."""
 
     name: str
@@ -36,8 +36,7 @@ class Interface:
     addresses: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileSystem:
+class FileSystem(Struct):
     """A mounted file system of a disk; sizes are None when the agent is too old."""
 
     mount_point: str
@@ -47,16 +46,14 @@ class FileSystem:
     used_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class User:
+class User(Struct):
     """Somebody who is logged in, since ``login_at`` (seconds since the epoch)."""
 
     name: str
     login_at: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guest:
+class Guest(Struct):
     """What a guest has told; None is what it has not."""
 
     os: str | None = None

@@ -7,7 +7,6 @@ it: a connection that is lost, or a command that was killed, does not lose it.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from qemuctl.qmp.jobs import (
     SnapshotSave,
 )
 from qemuctl.qmp.migration import set_capabilities
+from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -73,8 +73,7 @@ async def clear(vm: Vm) -> dict[str, JobInfo]:
     return ended
 
 
-@dataclass(frozen=True, kw_only=True)
-class PastLoad:
+class PastLoad(Struct):
     """A load as events tell of it: whether it ``began`` and ``failed``, and whether
     the guest ``ran`` after it had begun, so that disks may hold newer things."""
 

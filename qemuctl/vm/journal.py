@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from qemuctl import durable
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(Struct):
     """One device on its way in or, with ``removal``, out.
 
     ``nodes``, ``netdev`` and ``objects`` are the back ends to take away, in this

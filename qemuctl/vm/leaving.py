@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from qemuctl import durable
 from qemuctl.errors import DamagedFile, StateError
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity, held, take
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaving:
+class Leaving(Struct):
     """A VM on its way from here.
 
     ``controller`` is the process that moves it, to be told to stop; whether it is still

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from qemuctl.cmdline.network import backend_of
@@ -22,6 +21,7 @@ from qemuctl.qmp.memory import QueryMemoryDevices
 from qemuctl.qmp.net import HostForward
 from qemuctl.qmp.plug import QomGet
 from qemuctl.spec import Disk, Forward, Nic, Spec, resolve_paths
+from qemuctl.structs import Struct
 from qemuctl.vm.configured import cards_of, pinned
 from qemuctl.vm.live import PERIPHERAL, Plugged
 from qemuctl.vm.nic_state import read_forwards
@@ -36,8 +36,7 @@ T = TypeVar("T", bound=Disk | Nic)
 _ROOT_PORT = "pcie-root-port"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Likeness:
+class Likeness(Struct):
     """A running machine, as far as another one can be made like it.
 
     ``spec`` has absolute paths, an id for each disk and card, and an address for each

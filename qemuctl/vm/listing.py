@@ -8,11 +8,12 @@ counts as unresponsive.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
+from qemuctl.structs import Struct
 from qemuctl.vm.definitions import find, names
 from qemuctl.vm.leaving import on_its_way
 from qemuctl.vm.owner import THROWAWAY
@@ -23,8 +24,7 @@ from qemuctl.vm.states import State
 SAVED = "saved"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, kw_only=False):
     """One row: sizes in bytes, times in seconds.
 
     ``uptime`` is set while it is on, ``ended`` tells how it ended when off, ``saved``

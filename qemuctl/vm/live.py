@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qemuctl.cmdline.devices import Device
@@ -28,6 +28,7 @@ from qemuctl.errors import (
 from qemuctl.image.claim import claimed
 from qemuctl.qmp.commands import BlockdevDel
 from qemuctl.qmp.plug import NetdevDel, ObjectDel, QomGet, QomList
+from qemuctl.structs import Struct
 from qemuctl.vm.journal import Change, Journal
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.nic_state import refresh
@@ -49,8 +50,7 @@ _CLEARING = 5
 _LETS_GO = 0.1
 
 
-@dataclass(frozen=True)
-class Plugged:
+class Plugged(Struct, kw_only=False):
     """A device with an id, its driver, and the bus that it is on."""
 
     id: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qemuctl import durable
+from qemuctl import vm as facets
 from qemuctl.errors import CommandError, HotplugError, StateError
 from qemuctl.qmp.commands import QueryBalloon
 from qemuctl.qmp.memory import Balloon, BalloonChange, QueryMemoryDevices
@@ -20,7 +22,6 @@ from qemuctl.vm.memory_choice import (
     VirtioMem,
     choose,
 )
-from qemuctl.vm.memory_devices import MemoryDevices
 from qemuctl.vm.memory_results import BalloonReport, MemoryChange, changed
 from qemuctl.vm.presence import (
     again,
@@ -29,9 +30,9 @@ from qemuctl.vm.presence import (
     require_guest,
     settles,
 )
-from qemuctl.vm.started import started_spec
 
 if TYPE_CHECKING:
+    from qemuctl.vm.memory_devices import MemoryDevices
     from qemuctl.vm.vm import Vm
 
 # Seconds that a guest gets in all, and without any progress.
@@ -44,11 +45,20 @@ class Memory:
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
-        self._devices = MemoryDevices(vm, self.now)
+
+    @cached_property
+    def _devices(self) -> MemoryDevices:
+        return facets.MemoryDevices(self._vm, self.now)
 
     async def now(self) -> MemoryNow:
         """What it has now (query-memory-size-summary, query-memory-devices,
-        query-balloon). Raises as `Vm.execute` does."""
+        query-balloon), and may have by its spec. Raises as `Vm.execute` does."""
+        now = await self._now()
+        most = facets.started_spec(self._vm.paths).memory.max or 0
+        return replace(now, max_bytes=max(now.start_bytes, most))
+
+    async def _now(self) -> MemoryNow:
+        """As `now`, but as if there could not be more than at the start."""
         vm = self._vm
         summary, there, balloon = await asyncio.gather(
             vm.execute(QueryMemorySizeSummary()),
@@ -75,7 +85,7 @@ class Memory:
         ]
         now = MemoryNow(
             start_bytes=start,
-            max_bytes=max(start, started_spec(vm.paths).memory.max or 0),
+            max_bytes=start,
             dimms=dimms,
             virtio_mem=plugged[0] if plugged else None,
         )
@@ -189,7 +199,7 @@ class Memory:
     # -- the balloon -------------------------------------------------------
 
     async def _report(self, *, ask_guest: bool = True) -> BalloonReport:
-        now = await self.now()
+        now = await self._now()
         await self._check_device(now)
         assert now.balloon_bytes is not None
         assert now.balloon_requested_bytes is not None
@@ -254,7 +264,7 @@ class Memory:
         await again(self._vm, Balloon(value=size_bytes))
 
     async def _inflate(self, size_bytes: int, timeout: float) -> None:
-        vm, now = self._vm, await self.now()
+        vm, now = self._vm, await self._now()
         before = now.balloon_bytes
         await self._ask_for(size_bytes, now)
 

@@ -12,11 +12,11 @@ where its guest cannot part with it, not at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
-from qemuctl.cmdline.compute import MEMORY_BLOCK
+from qemuctl.cmdline.memory_blocks import MEMORY_BLOCK
 from qemuctl.errors import SpecError
+from qemuctl.structs import Struct
 from qemuctl.units import MIB, format_size
 
 # The step of a virtio-mem device on x86 before there is one that tells.
@@ -31,16 +31,14 @@ class Way(StrEnum):
     DIMM = "DIMM"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dimm:
+class Dimm(Struct):
     """One DIMM that was plugged in."""
 
     id: str
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class VirtioMem:
+class VirtioMem(Struct):
     """The virtio-mem device: what its guest has of it, and what it should have."""
 
     id: str
@@ -50,8 +48,7 @@ class VirtioMem:
     block_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryNow:
+class MemoryNow(Struct):
     """The memory of a running VM.
 
     ``balloon_bytes`` is what the balloon leaves of the memory at start and the DIMMs,
@@ -86,8 +83,7 @@ class MemoryNow:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Struct):
     """The steps to an amount of memory, and why these.
 
     ``virtio_mem_bytes`` is the device's new size, ``new_dimm_bytes`` a DIMM to plug

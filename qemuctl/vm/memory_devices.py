@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qemuctl.cmdline.compute import virtio_mem_room
 from qemuctl.cmdline.devices import PcDimm, VirtioMemPci
+from qemuctl.cmdline.memory_blocks import virtio_mem_room
 from qemuctl.cmdline.objects import MemoryBackendRam
 from qemuctl.cmdline.qapi import to_qapi
 from qemuctl.errors import CommandError, HotplugError, QemuctlError, StateError

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from qemuctl.structs import Struct
 from qemuctl.vm.balloon_stats import GuestMemory
 from qemuctl.vm.memory_choice import Choice, MemoryNow, Way
 
 
-@dataclass(frozen=True, kw_only=True)
-class BalloonReport:
+class BalloonReport(Struct):
     """The balloon: what the guest was asked to keep, and what it has.
 
     ``requested_bytes`` is all of ``total_bytes`` where nobody has asked.
@@ -24,8 +22,7 @@ class BalloonReport:
     guest: GuestMemory | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryChange:
+class MemoryChange(Struct):
     """Another amount of memory, ``ways`` by which it came, and ``why`` by these."""
 
     before_bytes: int

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.cmdline.layout import Layout
@@ -20,7 +19,8 @@ from qemuctl.host import find_qemu
 from qemuctl.host.discovery import probe
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Nic, Spec, resolve_paths
-from qemuctl.spec.model import Forward, nic_ids
+from qemuctl.spec.network import Forward, nic_ids
+from qemuctl.structs import Struct
 from qemuctl.vm.configured import Edit, ids, pinned, preview, reconfigure, without
 from qemuctl.vm.definitions import find, load
 from qemuctl.vm.nic_results import (
@@ -33,8 +33,7 @@ from qemuctl.vm.nic_results import (
 from qemuctl.vm.wires import check_wires
 
 
-@dataclass(frozen=True)
-class NewNic:
+class NewNic(Struct, kw_only=False):
     """A card to be, with its id and address; ``edit`` puts it into the spec."""
 
     id: str

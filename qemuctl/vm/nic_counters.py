@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from qemuctl.guest.agent import makes_sense
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 from qemuctl.vm.sample import NicCounters
 
@@ -29,8 +29,7 @@ _COUNTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Tap:
+class Tap(Struct, kw_only=False):
     """A card that is plugged into an interface of the host."""
 
     id: str

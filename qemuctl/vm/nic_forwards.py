@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qemuctl.cmdline.network import hostfwd
@@ -18,7 +17,8 @@ from qemuctl.qmp.net import (
     hostfwd_add,
     hostfwd_remove,
 )
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
+from qemuctl.structs import Struct
 from qemuctl.vm import nic_config
 from qemuctl.vm.configured import preview, reconfigure
 from qemuctl.vm.nic_results import ChangedForward
@@ -32,8 +32,7 @@ _REFUSED = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Forwards:
+class Forwards(Struct, kw_only=False):
     """The forwards of ``card``, changed inside of `Live.changing`."""
 
     vm: Vm

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qemuctl.cmdline.devices import Device
@@ -31,6 +30,7 @@ from qemuctl.qmp.net import (
     parse_network,
 )
 from qemuctl.spec import Nic
+from qemuctl.structs import Struct
 from qemuctl.vm.configured import Scope, reconfigure
 from qemuctl.vm.definitions import load
 from qemuctl.vm.journal import Change
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 _UNDO_PATIENCE = 5.0
 
 
-@dataclass(frozen=True)
-class Insertion:
+class Insertion(Struct, kw_only=False):
     """A card that can be plugged in, as far as that can be known before."""
 
     vm: Vm

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemuctl.qmp.net import Card, HostForward
 from qemuctl.spec import Nic
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
 from qemuctl.vm.configured import cards_of
 from qemuctl.vm.definitions import find, load
 from qemuctl.vm.guest_nics import guest_nics

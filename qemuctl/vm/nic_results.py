@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from qemuctl.structs import Struct
 from qemuctl.vm.guest_disks import Sight
 from qemuctl.vm.inside import Interface
 from qemuctl.vm.unplug import Removal
@@ -12,8 +12,7 @@ from qemuctl.vm.unplug import Removal
 Link = Literal["up", "down"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChangedNic:
+class ChangedNic(Struct):
     """A card, and where the change was made: in the VM that runs, in its spec."""
 
     id: str
@@ -21,7 +20,6 @@ class ChangedNic:
     configured: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class AddedNic(ChangedNic):
     """A card that was added; ``forwards`` as `Record.forwards`, and ``guest`` is set
     when it was added live."""
@@ -32,21 +30,18 @@ class AddedNic(ChangedNic):
     guest: Sight | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class RemovedNic(ChangedNic):
     """A card that was removed, with what it was plugged into."""
 
     outcome: Removal = Removal.REMOVED
 
 
-@dataclass(frozen=True, kw_only=True)
 class LinkedNic(ChangedNic):
     """A card whose cable is plugged in (``up``) or out."""
 
     link: Link
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChangedForward(ChangedNic):
     """A forward that came or went; ``id`` is its card's. ``forward`` is the notation
     of the spec, ``address`` as `Record.forwards` when it is live."""
@@ -55,8 +50,7 @@ class ChangedForward(ChangedNic):
     address: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class NicForward:
+class NicForward(Struct):
     """One forward of a card: ``text`` as `Record.forwards` where it is live, else as
     the spec has it."""
 
@@ -65,8 +59,7 @@ class NicForward:
     configured: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class NicStatus:
+class NicStatus(Struct):
     """A card as the VM has it now, as its spec has it, or both.
 
     ``live`` is None where QEMU was not asked; ``link`` and ``mac`` are those of now

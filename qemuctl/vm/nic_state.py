@@ -55,7 +55,7 @@ async def read_cards(monitor: Monitor) -> list[Card]:
 
 def links_down(spec: Spec) -> list[str]:
     """The ids of the cards whose cables are out from the start."""
-    from qemuctl.spec.model import nic_ids
+    from qemuctl.spec.network import nic_ids
 
     pairs = zip(nic_ids(spec.nics), spec.nics, strict=True)
     return [id_ for id_, nic in pairs if nic.link == "down" and nic.type != "none"]

@@ -20,7 +20,7 @@ from qemuctl.errors import (
 )
 from qemuctl.qmp.net import Card
 from qemuctl.spec import Nic
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
 from qemuctl.vm import nic_config
 from qemuctl.vm.configured import Scope, preview, reconfigure
 from qemuctl.vm.guest_nics import sight

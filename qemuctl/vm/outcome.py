@@ -7,12 +7,12 @@ without any of us; put together they tell who ended it.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import read_exit
 from qemuctl.qmp import eventlog
 from qemuctl.qmp.events import Event, GuestPanicked, Shutdown
+from qemuctl.structs import Struct
 from qemuctl.tail import tail
 
 # ShutdownCause of QEMU's schema (run-state.json).
@@ -32,8 +32,7 @@ _CAUSES = {
 _SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, kw_only=False):
     """How QEMU ended.
 
     ``status`` is its exit status, negative for a signal, None when nobody

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl import cmdline
@@ -15,6 +14,7 @@ from qemuctl.host import Host, inspect_host
 from qemuctl.image import build_tiny
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec
+from qemuctl.structs import Struct
 from qemuctl.vm.disks import check_files, make_disks
 from qemuctl.vm.resolve import Device, image_of, resolved
 from qemuctl.vm.room import check_memory
@@ -24,8 +24,7 @@ from qemuctl.vm.wires import check_wires
 Stages = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, kw_only=False):
     """A resolved spec and the machine that it makes on this host.
 
     ``usual`` are the boot indexes from the next reset on, where this start

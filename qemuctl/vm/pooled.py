@@ -20,8 +20,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from qemuctl.descriptors import readable
 from qemuctl.errors import QemuctlError
-from qemuctl.follow import readable
 from qemuctl.paths import PoolPaths
 from qemuctl.process import Identity
 from qemuctl.vm.attached import Attached, adopt

@@ -7,15 +7,16 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qemuctl import qmp
+from qemuctl import vm as facets
 from qemuctl.errors import AgentError, AgentRefused, QmpError, StateError, WaitTimeout
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
 from qemuctl.process.holders import holders
-from qemuctl.qmp import eventlog, eventstream
+from qemuctl.qmp import eventlog
 from qemuctl.qmp.commands import (
     Cont,
     QueryStatus,
@@ -25,14 +26,12 @@ from qemuctl.qmp.commands import (
     SystemReset,
 )
 from qemuctl.qmp.events import Reset, Resumed, Stopped
+from qemuctl.structs import Struct
 from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.disk_errors import last_disk_error
-from qemuctl.vm.jobs import loaded
 from qemuctl.vm.leaving import check_here
 from qemuctl.vm.outcome import Outcome
-from qemuctl.vm.snapshot_guest import set_clock
 from qemuctl.vm.states import Action, State, require
-from qemuctl.vm.taken_back import taken_back
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -55,8 +54,7 @@ _FAILS_AGAIN = 0.5
 _BEHIND_MOST = 1.0
 
 
-@dataclass(frozen=True)
-class StopReport:
+class StopReport(Struct, kw_only=False):
     """Which step ended the VM, after how many seconds, and how it looks.
 
     ``step`` is one of ``agent``, ``acpi``, ``ssh``, ``quit``, ``term``, ``kill``;
@@ -105,11 +103,11 @@ class Power:
             return False
         check_here(self._vm.paths, Action.RESUME)
         stopped = _stopped_at(self._vm.paths)
-        async with taken_back(self._vm):
+        async with facets.taken_back(self._vm):
             done = await self._resume()
         behind = time.time() - stopped if stopped is not None else 0
         if behind > _BEHIND_MOST and agent_port_open(self._vm.paths):
-            self._vm.clock = asyncio.create_task(set_clock(self._vm))
+            self._vm.clock = asyncio.create_task(facets.set_clock(self._vm))
         return done
 
     async def _resume(self) -> bool:
@@ -165,7 +163,7 @@ class Power:
         check_here(self._vm.paths, Action.REBOOT)
         end = time.monotonic() + timeout
         reset = asyncio.ensure_future(
-            eventstream.upcoming(self._vm.paths.events, Reset.NAME)
+            qmp.eventstream.upcoming(self._vm.paths.events, Reset.NAME)
         )
         way = None
         try:
@@ -240,9 +238,7 @@ class Power:
                 await self._press()
                 yield _Step("acpi", min(_PRESS_EVERY, left))
         if state is State.UNREACHABLE and timeout > 0:
-            from qemuctl.vm.ssh import shut_down
-
-            if await shut_down(self._vm, timeout):
+            if await facets.shut_down(self._vm, timeout):
                 yield _Step("ssh", timeout)
         elif state is not State.UNRESPONSIVE:
             with contextlib.suppress(QmpError, StateError, WaitTimeout):
@@ -260,9 +256,11 @@ class Power:
             with contextlib.suppress(QmpError, StateError, WaitTimeout):
                 info = await self._vm.execute(QueryStatus())
                 # It has nothing to lose yet, unless a snapshot was loaded.
-                if info.status == "prelaunch" and not loaded(self._vm.paths.events):
+                if info.status == "prelaunch" and not facets.loaded(
+                    self._vm.paths.events
+                ):
                     return False
-                async with taken_back(self._vm):
+                async with facets.taken_back(self._vm):
                     await self._vm.execute(Cont())
                 return True
         return state is State.RUNNING
@@ -321,8 +319,7 @@ async def _ended(task: asyncio.Future[Any]) -> None:
     await asyncio.wait({task})
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(Struct, kw_only=False):
     name: str
     patience: float
 

@@ -6,13 +6,13 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import ImageError
 from qemuctl.image import part, store, tiny
 from qemuctl.image.acquire import downloads
 from qemuctl.paths import cache_home
+from qemuctl.structs import Struct
 from qemuctl.vm.users import needing
 
 _DOWNLOAD = "broken download"
@@ -21,8 +21,7 @@ _OLD = "old tiny image"
 _UNUSED = "unused image"
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(Struct, kw_only=False):
     """Something to remove: ``what`` it is in words, ``used`` the room it takes, in
     bytes. A download has several files; its ``path`` is that of the largest."""
 

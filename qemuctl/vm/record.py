@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 from qemuctl import durable
 from qemuctl.process import Identity
+from qemuctl.structs import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(Struct):
     """One run of one VM.
 
     ``argv`` is the line that can be pasted; ``run`` the folder of sockets at

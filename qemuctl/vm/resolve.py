@@ -8,7 +8,6 @@ in the guest, and the name of the file that qemuctl makes for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,8 @@ from qemuctl.image.manifest import Format
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, Disk, Forward, Memory, Nic, Spec
-from qemuctl.spec.model import disk_ids
+from qemuctl.spec.disk import disk_ids
+from qemuctl.structs import Struct
 from qemuctl.units import format_size
 
 Device = Literal["disk", "cdrom", "network"]
@@ -30,8 +30,7 @@ _TSC_KHZ = "{tsc_khz}"
 HOSTNAME = "qemuctl.hostname="
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(Struct, kw_only=False):
     """What the first disk of a VM is made from: nobody may write to it."""
 
     path: Path

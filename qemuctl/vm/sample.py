@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TypeVar
 
+from qemuctl.structs import Struct
 from qemuctl.vm.balloon_stats import GuestMemory
 from qemuctl.vm.states import State
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryUse:
+class MemoryUse(Struct):
     """``configured_bytes`` is what the VM was given, ``actual_bytes`` what the
     balloon leaves of it, resident and proportional what it takes of the host."""
 
@@ -28,16 +27,14 @@ class MemoryUse:
     guest: GuestMemory | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class VcpuTime:
+class VcpuTime(Struct):
     """CPU seconds of the host's thread that runs one virtual CPU."""
 
     index: int
     cpu_seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskCounters:
+class DiskCounters(Struct):
     """What the guest has read and written through one device."""
 
     id: str
@@ -49,8 +46,7 @@ class DiskCounters:
     flush_operations: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class NicCounters:
+class NicCounters(Struct):
     """What one card has received and sent, as the guest sees it."""
 
     id: str
@@ -61,8 +57,7 @@ class NicCounters:
     sent_packets: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counters:
+class Counters(Struct):
     """What has been counted of one run of a VM: all that `rates` compares.
 
     ``disks`` is None when QEMU does not answer, ``nics`` when nobody counts:
@@ -77,7 +72,6 @@ class Counters:
     nics: tuple[NicCounters, ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sample(Counters):
     """One look at one VM; ``at`` in seconds since the epoch."""
 
@@ -87,16 +81,14 @@ class Sample(Counters):
     memory: MemoryUse
 
 
-@dataclass(frozen=True, kw_only=True)
-class VcpuShare:
+class VcpuShare(Struct):
     """Cores that one virtual CPU took: 1.0 is a whole one."""
 
     index: int
     cpu_share: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskRates:
+class DiskRates(Struct):
     id: str
     read_bytes_per_second: float
     written_bytes_per_second: float
@@ -105,8 +97,7 @@ class DiskRates:
     flush_operations_per_second: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class NicRates:
+class NicRates(Struct):
     id: str
     received_bytes_per_second: float
     sent_bytes_per_second: float
@@ -114,8 +105,7 @@ class NicRates:
     sent_packets_per_second: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rates:
+class Rates(Struct):
     """What happened between two samples of one VM, ``seconds`` apart.
 
     ``cpu_share`` counts cores (1.5 is one and a half), ``host_share`` is the

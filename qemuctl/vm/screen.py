@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import string
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from qemuctl.qmp.screen import (
     Screendump,
     SetPassword,
 )
+from qemuctl.structs import Struct
 from qemuctl.vm.states import Action, State, require
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 _NO_SCREEN = "give it one with: qemuctl edit NAME (display: vnc), then restart it"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
+class Picture(Struct):
     """A picture of the screen: a whole PNG, and its size in pixels."""
 
     png: bytes = field(repr=False)
@@ -48,8 +48,7 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Server:
+class Server(Struct):
     """Where the screen is served: at ``path``, or at ``host`` and ``port``.
 
     ``locked`` tells that a viewer must know a password.

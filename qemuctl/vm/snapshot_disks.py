@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
 
-@dataclass(frozen=True, kw_only=True)
 class Carrier(DiskTags):
     """A disk that is written to, with its file; ``node`` is QEMU's name for it while
     the VM is on. ``format`` is not qcow2 where it holds no snapshots."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +18,7 @@ from qemuctl import durable
 from qemuctl.errors import DamagedFile, UsageError
 from qemuctl.paths import VmPaths
 from qemuctl.spec.scalars import check_name
+from qemuctl.structs import Struct
 
 Consistency = Literal["ram", "frozen", "crash", "off"]
 GUARD = ".before-revert"
@@ -26,8 +27,7 @@ FORK_OF = "fork of the template"
 """What a fork is, in its topology: its RAM lies over that of its template."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Struct):
     """One snapshot, as it was when it was taken; ``created_at`` in seconds since the
     epoch.
 
@@ -59,8 +59,7 @@ class Entry:
         return self.topology.get(FORK_OF)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Records:
+class Records(Struct):
     """All entries by name, and which one the VM has come from last.
 
     ``damaged`` tells that the file made no sense: it is kept when another is
@@ -138,8 +137,7 @@ def _entry(value: dict[str, Any]) -> Entry:
 # -- what is under way ---------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnderWay:
+class UnderWay(Struct):
     """A command that has begun to ``create``, ``load``, ``apply`` (to disks alone)
     or ``remove`` a snapshot; ``frozen`` tells that it froze the file systems, ``job``
     is QEMU's name for the load."""

@@ -4,14 +4,14 @@ the disks have, and drawn as a tree."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 from qemuctl.vm.snapshot_records import GUARD, Entry, Records
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tag:
+class Tag(Struct):
     """A snapshot in one disk's file; ``ram_bytes`` is 0 without the state of a
     running guest."""
 
@@ -19,8 +19,7 @@ class Tag:
     ram_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskTags:
+class DiskTags(Struct):
     """A disk that is written to, and the snapshots in its file by their names.
 
     ``problem`` says why they are not known.
@@ -31,8 +30,7 @@ class DiskTags:
     problem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct):
     """One snapshot of a VM; times in seconds since the epoch.
 
     ``ram_bytes`` is None where it has disks only. ``consistency`` is ``ram``,

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemuctl.errors import AgentError, CommandError, HostError, QemuctlError, StateError
 from qemuctl.qmp.commands import Cont, QueryStatus
 from qemuctl.qmp.jobs import JobInfo, snapshot_at_once
+from qemuctl.structs import Struct
 from qemuctl.vm import jobs
 from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
 from qemuctl.vm.snapshot_disks import Carrier, check_room, of_running, room, roomiest
@@ -52,8 +53,7 @@ _UNTOUCHED = (
 _HALFWAY = "Could not load snapshot"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reverted:
+class Reverted(Struct):
     """What a revert came to: the VM's state now, and why its guest's clock was not
     set (None when it was, or the VM is off)."""
 

@@ -8,7 +8,6 @@ import getpass
 import shlex
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from qemuctl.errors import (
 from qemuctl.guest.conversation import CHUNK, Conversation, Ended
 from qemuctl.guest.port import Way, guest_argv, new_token, watched
 from qemuctl.peers import last_of
+from qemuctl.structs import Struct
 from qemuctl.tail import plain
 from qemuctl.vm.agent_port import boots_first
 from qemuctl.vm.attach import attach
@@ -49,8 +49,7 @@ class SshFailed(HostError):
     """ssh did not get as far as the command; in its own words."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Access:
+class Access(Struct):
     """How to reach the ssh server of one running VM.
 
     ``identity`` is the private key's file; ``alias`` is the name under which

@@ -17,7 +17,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -29,6 +29,7 @@ from qemuctl.image.qemu_img import check_readable
 from qemuctl.qmp import Session
 from qemuctl.qmp.migration import MigrateSetParameters, set_capabilities
 from qemuctl.spec import Spec, parse_spec
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick
 
 _FORMAT = 1
@@ -48,8 +49,7 @@ _LOOK = 0.01
 Compression = Literal["zstd"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskThen:
+class DiskThen(Struct):
     """A disk's file when the machine was saved: its size in bytes and the time of its
     last change in nanoseconds. What has another by now has been written to.
 
@@ -86,8 +86,7 @@ class DiskThen:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class About:
+class About(Struct):
     """What a saved machine is: all but its state.
 
     ``spec`` is the text of what ran, where files of the VM's own are relative to its
@@ -128,8 +127,7 @@ class About:
 _ABOUT = TypeAdapter(About)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StateFile:
+class StateFile(Struct):
     """A file that is whole, as far as its head tells."""
 
     path: Path

@@ -15,10 +15,10 @@ with the reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from qemuctl.errors import StateError
+from qemuctl.structs import Struct
 
 
 class State(StrEnum):
@@ -103,20 +103,17 @@ class Action(StrEnum):
     MIGRATE = "migrate"
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(Struct, kw_only=False):
     """Go on."""
 
 
-@dataclass(frozen=True)
-class NothingToDo:
+class NothingToDo(Struct, kw_only=False):
     """It is so already."""
 
     reason: str
 
 
-@dataclass(frozen=True)
-class Denied:
+class Denied(Struct, kw_only=False):
     """Not in this state, and what would help."""
 
     reason: str

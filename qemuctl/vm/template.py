@@ -23,7 +23,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -35,6 +35,7 @@ from qemuctl.image.digests import Stamp, compute
 from qemuctl.paths import cached_templates_dir
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, parse_spec
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick
 from qemuctl.vm.template_lock import alone_now
 
@@ -43,8 +44,7 @@ _FORMAT = 1
 _MAKING = re.compile(r"[0-9a-f]{8}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guest:
+class Guest(Struct):
     """What a template's guest is like, found out before it was frozen.
 
     ``macs`` are its cards' addresses, in the spec's order. ``reseed`` is the way in
@@ -60,16 +60,14 @@ class Guest:
     fine_clock: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kept:
+class Kept(Struct):
     """One file: how it was when it was made, and what was in it."""
 
     stamp: Stamp
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Template:
+class Template(Struct):
     """One template.
 
     ``text`` is the spec that it was made from, ``key`` stands for all that

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.cmdline import argv, build
@@ -18,6 +17,7 @@ from qemuctl.image import Image
 from qemuctl.image.digests import digest
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Spec
+from qemuctl.structs import Struct
 from qemuctl.thread import Tick
 from qemuctl.vm.resolve import base_of, image_of, resolved, seeded
 from qemuctl.vm.trust import check_chain
@@ -32,8 +32,7 @@ _RAM = RamFile(path=Path("/ram"), shared=True)
 _MARKS = re.compile(r"[,=:\"]")
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Struct, kw_only=False):
     """How a guest is got ready before it is frozen.
 
     ``wait``: ``agent`` or ``boot``, see `ready`; ``run``: a shell command for the
@@ -44,8 +43,7 @@ class Recipe:
     run: str | None = None
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(Struct, kw_only=False):
     """A template's key, and the host that it was computed for."""
 
     text: str

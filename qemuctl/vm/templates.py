@@ -12,7 +12,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from qemuctl.paths import PoolPaths, cached_templates_dir, private_dir, template
 from qemuctl.process import held
 from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, dump, validate_name
+from qemuctl.structs import Struct
 from qemuctl.thread import in_thread
 from qemuctl.vm.attached import Furnish, PostMortem
 from qemuctl.vm.foreign import check_inside, without_stored
@@ -42,8 +42,7 @@ _UNUSED_DAYS = 14
 _USED = "used"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Making:
+class Making(Struct):
     """What is to be made: a ``spec`` as its user wrote it, how its guest is got
     ready, the words that name the ``source``, and what puts disks into its folder.
     ``timeout`` in seconds is for the boot, and again for the recipe's command;

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemuctl.errors import ImageError, QemuctlError, SpecError, StateError
@@ -17,6 +16,7 @@ from qemuctl.image.trust import of_template
 from qemuctl.paths import VmPaths, images_dir, kept_dir, templates_dir, vms_dir
 from qemuctl.process import runs
 from qemuctl.spec import Disk, Spec, load_spec
+from qemuctl.structs import Struct
 from qemuctl.vm.definitions import names
 from qemuctl.vm.record import Record
 from qemuctl.vm.resolve import image_of
@@ -24,8 +24,7 @@ from qemuctl.vm.states import State
 from qemuctl.vm.template import read_template
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(Struct, kw_only=False):
     """A file that the QEMU of a VM has open; ``path`` leads to it."""
 
     vm: str

@@ -13,12 +13,12 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from qemuctl.errors import HostError
+from qemuctl.structs import Struct
 from qemuctl.vm.screen import Server, bracketed
 
 _VNC_BASE = 5900
@@ -40,8 +40,7 @@ def _port(server: Server) -> str:
     return str(server.path or f"{bracketed(server.host)}::{server.port}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Viewer:
+class Viewer(Struct):
     """One program: how it names a server, and which it can open."""
 
     program: str

@@ -15,6 +15,8 @@ from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from qemuctl import guest, host, qmp
+from qemuctl import vm as facets
 from qemuctl.errors import (
     AgentError,
     AgentRefused,
@@ -25,36 +27,35 @@ from qemuctl.errors import (
     UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.guest.agent import Agent
-from qemuctl.host.accel import doubt
 from qemuctl.paths import VmPaths
 from qemuctl.process import held, wait_gone
-from qemuctl.qmp import Event, Recorder, Session, eventlog, eventstream
+from qemuctl.qmp import Event, Recorder, Session, eventlog
 from qemuctl.qmp.commands import Command, R
-from qemuctl.search import search
 from qemuctl.tail import tail
 from qemuctl.vm.agent_port import boots_first, last_word, port_is_open
-from qemuctl.vm.files import Files
 from qemuctl.vm.leaving import check_here
-from qemuctl.vm.live import Live
-from qemuctl.vm.media import Cdrom
 from qemuctl.vm.outcome import Outcome, outcome
-from qemuctl.vm.power import Power
 from qemuctl.vm.reach import STUCK_AFTER, connect, monitors, state_of
-from qemuctl.vm.readiness import unless_hopeless
 from qemuctl.vm.record import Record
 from qemuctl.vm.states import State
 
 if TYPE_CHECKING:  # what few commands need is loaded when it is used
-    from qemuctl.vm.cpus import Cpus
-    from qemuctl.vm.disk_plug import Disks
-    from qemuctl.vm.inside import Inside
-    from qemuctl.vm.keyboard import Keyboard
-    from qemuctl.vm.memory import Memory
-    from qemuctl.vm.nics import Nics
-    from qemuctl.vm.screen import Screen
-    from qemuctl.vm.snapshots import Snapshots
-    from qemuctl.vm.stats import Stats
+    from qemuctl.guest import Agent
+    from qemuctl.vm import (
+        Cdrom,
+        Cpus,
+        Disks,
+        Files,
+        Inside,
+        Keyboard,
+        Live,
+        Memory,
+        Nics,
+        Power,
+        Screen,
+        Snapshots,
+        Stats,
+    )
 
 T = TypeVar("T")
 
@@ -85,76 +86,78 @@ class Vm:
         self.record = record
         self.kept = False
         self.clock: asyncio.Task[str | None] | None = None
-        self.agent = Agent(paths.agent_socket)
-        self.power = Power(self)
-        self.files = Files(self)
-        self.cdrom = Cdrom(self)
-        self.live = Live(self)
         self._session = session
         self._connecting = asyncio.Lock()
 
     @cached_property
+    def agent(self) -> Agent:
+        """What talks to the guest's agent."""
+        return guest.Agent(self.paths.agent_socket)
+
+    @cached_property
+    def power(self) -> Power:
+        """Pause, resume, reset, reboot, stop and kill."""
+        return facets.Power(self)
+
+    @cached_property
+    def files(self) -> Files:
+        """Files into the guest and out of it."""
+        return facets.Files(self)
+
+    @cached_property
+    def cdrom(self) -> Cdrom:
+        """The medium in its drive."""
+        return facets.Cdrom(self)
+
+    @cached_property
+    def live(self) -> Live:
+        """What is plugged into it, and whose turn it is to change that."""
+        return facets.Live(self)
+
+    @cached_property
     def disks(self) -> Disks:
         """The disks that it has now, and changing them."""
-        from qemuctl.vm.disk_plug import Disks
-
-        return Disks(self)
+        return facets.Disks(self)
 
     @cached_property
     def nics(self) -> Nics:
         """Its network cards, and changing them."""
-        from qemuctl.vm.nics import Nics
-
-        return Nics(self)
+        return facets.Nics(self)
 
     @cached_property
     def stats(self) -> Stats:
         """What the VM takes and does, in numbers."""
-        from qemuctl.vm.stats import Stats
-
-        return Stats(self)
+        return facets.Stats(self)
 
     @cached_property
     def inside(self) -> Inside:
         """What the guest tells about itself."""
-        from qemuctl.vm.inside import Inside
-
-        return Inside(self)
+        return facets.Inside(self)
 
     @cached_property
     def screen(self) -> Screen:
         """What the guest shows, and who may look."""
-        from qemuctl.vm.screen import Screen
-
-        return Screen(self)
+        return facets.Screen(self)
 
     @cached_property
     def memory(self) -> Memory:
         """How much memory the guest has."""
-        from qemuctl.vm.memory import Memory
-
-        return Memory(self)
+        return facets.Memory(self)
 
     @cached_property
     def cpus(self) -> Cpus:
         """How many processors the guest has."""
-        from qemuctl.vm.cpus import Cpus
-
-        return Cpus(self)
+        return facets.Cpus(self)
 
     @cached_property
     def snapshots(self) -> Snapshots:
         """States of the whole VM that it can go back to."""
-        from qemuctl.vm.snapshots import Snapshots
-
-        return Snapshots(self)
+        return facets.Snapshots(self)
 
     @cached_property
     def keyboard(self) -> Keyboard:
         """Keys for the guest, and text."""
-        from qemuctl.vm.keyboard import Keyboard
-
-        return Keyboard(self)
+        return facets.Keyboard(self)
 
     @property
     def name(self) -> str:
@@ -180,7 +183,8 @@ class Vm:
         """Lets go of the monitor and the agent; the VM goes on."""
         if self.clock is not None:
             await self.clock
-        self.agent.release()
+        if "agent" in self.__dict__:
+            self.agent.release()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -238,9 +242,7 @@ class Vm:
         """Sends any QMP command; raises as `Session.command` does, and SpecError for
         what is not for a fork."""
         if self.record.template is not None:
-            from qemuctl.vm.forkable import check_command
-
-            check_command(name, arguments)
+            facets.check_command(name, arguments)
         if name == "cont":
             check_here(self.paths, "resume")
         return await (await self.monitor()).command(name, arguments, **options)
@@ -292,7 +294,7 @@ class Vm:
         try:
             past = boots_first(self.paths, self.record)
             log, forwards = self.paths.serial_log, self.record.forwards
-            await unless_hopeless(work, log, forwards, past=past)
+            await facets.unless_hopeless(work, log, forwards, past=past)
         except NotReady as error:
             named = f"qemuctl ssh {self.name}" if error.by_ssh else None
             error.hint = named or f"the console's last lines:\n{self.console_tail()}"
@@ -302,7 +304,7 @@ class Vm:
         """Waits until the guest has the agent's port open."""
         seen, past = eventlog.end(self.paths.events), eventlog.past(self.paths.events)
         if not port_is_open(past, self.paths, self.record):
-            await eventstream.after(
+            await qmp.eventstream.after(
                 seen, self.paths.events, lambda event: last_word([event]) is True
             )
 
@@ -323,7 +325,7 @@ class Vm:
         """
         with self.deadline(f"the event {name}", timeout) as left:
             return await self.unless_ended(
-                eventstream.upcoming(self.paths.events, name), left
+                qmp.eventstream.upcoming(self.paths.events, name), left
             )
 
     async def wait_state(self, wanted: State, *, timeout: float) -> None:
@@ -334,7 +336,7 @@ class Vm:
     async def _reach(self, wanted: State) -> None:
         if await self.state() is wanted:
             return
-        async with aclosing(eventstream.stream(self.paths.events)) as events:
+        async with aclosing(qmp.eventstream.stream(self.paths.events)) as events:
             async for _ in events:
                 if await self.state() is wanted:
                     return
@@ -343,7 +345,9 @@ class Vm:
         """Waits for a regular expression on the serial console, what it said
         before included; gives the text that matched, as `search` does."""
         with self.deadline(f"/{pattern}/ on the console", timeout) as left:
-            return await self.unless_ended(search(self.paths.serial_log, pattern), left)
+            return await self.unless_ended(
+                facets.search(self.paths.serial_log, pattern), left
+            )
 
     @contextlib.contextmanager
     def deadline(self, stage: str, timeout: float) -> Iterator[float]:
@@ -351,7 +355,7 @@ class Vm:
         try:
             yield timeout
         except TimeoutError as error:
-            why = doubt() if self.record.accel == "kvm" else None
+            why = host.doubt() if self.record.accel == "kvm" else None
             raise WaitTimeout(
                 stage, timeout, console_tail=self.console_tail(), why=why
             ) from error

@@ -24,7 +24,7 @@ from qemuctl.errors import (
     StateError,
 )
 from qemuctl.spec import Nic, Spec
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
 from qemuctl.vm import definitions, nic_config, nic_insert
 from qemuctl.vm.configured import Scope
 from qemuctl.vm.nic_results import RemovedNic

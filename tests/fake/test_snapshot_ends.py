@@ -12,6 +12,7 @@ from fake_vm import MIB, fake_vm
 
 from qemuctl.errors import AgentError, StateError
 from qemuctl.process.usage import Usage
+from qemuctl.qmp import eventstream
 from qemuctl.vm import power, snapshot_disks
 from qemuctl.vm.snapshot_disks import Carrier, check_room
 from qemuctl.vm.snapshots import _in_full
@@ -92,7 +93,7 @@ async def test_a_guest_that_resets_while_it_is_looked_for_is_not_asked_again(
                 await asyncio.sleep(0)
         raise AgentError("no answer")
 
-    monkeypatch.setattr(power.eventstream, "upcoming", lambda *_: has_reset.wait())
+    monkeypatch.setattr(eventstream, "upcoming", lambda *_: has_reset.wait())
     async with fake_vm("name: fake\n") as (vm, qemu):
         monkeypatch.setattr(vm.agent, "ping", ping)
         assert await vm.power.reboot(timeout=60.0) == "keyboard"

@@ -14,7 +14,7 @@ import pytest
 from qemuctl.errors import HotplugError
 from qemuctl.qmp.net import parse_usernet
 from qemuctl.spec import Nic
-from qemuctl.spec.model import Forward
+from qemuctl.spec.network import Forward
 from qemuctl.vm.attach import attach
 from tests.guest.conftest import Home
 

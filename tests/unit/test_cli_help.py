@@ -13,7 +13,6 @@ import pytest
 import typer
 
 from qemuctl.cli.app import Commands, app
-from qemuctl.cli.listing import quick_ls
 from tests.conftest import Cli
 
 ROOT = typer.main.get_command(app)
@@ -76,19 +75,6 @@ def test_the_readme_knows_each_command(name: str) -> None:
 )
 def test_what_prints_a_table_takes_json(name: str) -> None:
     assert "--json" in {opt for param in ALL[name].params for opt in param.opts}
-
-
-def test_the_quick_ls_takes_what_the_full_one_takes() -> None:
-    full = {
-        opt
-        for param in ALL["ls"].params
-        for opt in param.opts
-        if param.param_type_name == "option" and opt not in ("-h", "--help")
-    }
-    for switch in full:
-        assert quick_ls(["ls", switch]) is not None
-    assert quick_ls(["ls", "--help"]) is None
-    assert quick_ls(["rm", "-a"]) is None
 
 
 def test_names_complete_in_the_shell(tmp_path: Path) -> None:

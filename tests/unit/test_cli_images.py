@@ -71,8 +71,8 @@ def test_images_of_the_store_complete(bare_home: Path, command: str) -> None:
 
 def test_completion_loads_nothing_that_takes_long(bare_home: Path) -> None:
     code = (
-        "import sys; from qemuctl.cli import app, images;"
-        "app.complete_images(''); images.complete_catalog('');"
+        "import sys; from qemuctl.cli import images, parameters;"
+        "parameters.complete_images(''); images.complete_catalog('');"
         "images.complete_recipes(''); print({'pydantic', 'yaml', 'rich', 'httpx'}"
         " & set(sys.modules))"
     )

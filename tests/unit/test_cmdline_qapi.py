@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +18,6 @@ from qemuctl.cmdline.options import MachineOption, Sandbox
 from qemuctl.cmdline.qapi import to_qapi
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sample(KeyvalOption):
     OPTION: ClassVar = "-sample"
     HEAD: ClassVar = "first"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from qemuctl.cli.words import GuestCommand
+from qemuctl.cli.guest_command import GuestCommand
 
 LINES = {
     "web ls -l /": {"name": "web", "command": ["ls", "-l", "/"]},

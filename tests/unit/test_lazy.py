@@ -8,9 +8,24 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("package", ["qemuctl", "qemuctl.process", "qemuctl.qmp"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "",
+        ".cli",
+        ".cmdline",
+        ".guest",
+        ".host",
+        ".image",
+        ".process",
+        ".qmp",
+        ".spec",
+        ".vm",
+    ],
+)
 def test_a_name_is_the_same_whatever_was_loaded_before(package: str) -> None:
     """A submodule of the same name would take the place of what it exports."""
+    package = f"qemuctl{package}"
     code = f"""
 import importlib, pkgutil, types
 import {package} as package

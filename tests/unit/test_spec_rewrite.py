@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qemuctl.spec import parse_spec
-from qemuctl.spec.model import Cpu, Disk, Memory, Spec
+from qemuctl.spec.computer import Cpu, Memory
+from qemuctl.spec.disk import Disk
+from qemuctl.spec.model import Spec
 from qemuctl.spec.rewrite import rewritten
 from qemuctl.units import GIB
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,6 @@ def test_any_other_copy_is_refused(sources: list[str], target: str, words: str) 
         _machine(sources, target)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Here(Access):
     """The guest's side of a copy run by this host's own shell and tools."""
 
