@@ -26,7 +26,7 @@ import sys
 def command():
     exec(sys.argv[1], {"__name__": "command"})
 """
-_SERVE = f"""{_COMMAND}
+SERVE = f"""{_COMMAND}
 from qemuctl.command_server.user import serve
 serve(command, lambda: None)
 """
@@ -67,7 +67,7 @@ class Served:
         with self._in_force():
             return Path(identity.address())
 
-    def start(self, program: str = _SERVE) -> psutil.Process:
+    def start(self, program: str = SERVE) -> psutil.Process:
         with self._in_force():
             return psutil.Process(control.start(program)[0])
 
@@ -104,7 +104,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(program: str = _SERVE) -> Iterator[Served]:
+def served(program: str = SERVE) -> Iterator[Served]:
     # A short name: that of a socket is at most 107 bytes long.
     folder = Path(tempfile.mkdtemp(prefix="qemuctl-s-"))
     made = Served(folder)

@@ -24,7 +24,7 @@ import qemuctl
 from qemuctl.command_server import wire
 from qemuctl.errors import HostError
 from tests.conftest import wait_until
-from tests.served import HASTY, ON, PATIENCE, WHO, Served, served
+from tests.served import HASTY, ON, PATIENCE, SERVE, WHO, Served, served
 from tests.unproven import Need, in_small_mounts, unproven
 
 HELLO = wire.RECORD.pack(wire.HELLO, 0)
@@ -395,9 +395,18 @@ def test_one_that_cannot_be_started_says_why(alone: Served) -> None:
 
 def test_two_that_start_one_at_once_have_the_same(alone: Served) -> None:
     alone.stop()
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(lambda _: alone.start(), range(2))
-    assert first == second
+    code = (
+        "from qemuctl.command_server import control\n"
+        f"print(control.start({SERVE!r})[0])"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=alone.env, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    first, second = (process.communicate(timeout=PATIENCE)[0] for process in both)
+    assert first == second != b""
     assert alone.run(WHO) == ("served\n", 0)
 
 
@@ -413,17 +422,15 @@ def test_one_of_another_version_ends(tmp_path: Path) -> None:
         assert made.run(WHO, cwd=tmp_path) == ("cold\n", 0)
         code = (
             "from qemuctl.command_server import control\n"
-            "from tests.served import _SERVE\n"
-            "print(control.start(_SERVE)[0])"
+            f"print(control.start({SERVE!r})[0])"
         )
-        path = f"{package.parent}:{Path(__file__).parents[2]}"
         done = subprocess.run(
-            [sys.executable, "-c", code], env=made.env | {"PYTHONPATH": path},
+            [sys.executable, "-c", code], env=made.env,
             capture_output=True, text=True, check=True, cwd=tmp_path,
         )  # fmt: skip
         process = psutil.Process(int(done.stdout))
-        assert made.run(WHO, env={"PYTHONPATH": path}, cwd=tmp_path) == ("served\n", 0)
+        assert made.run(WHO, cwd=tmp_path) == ("served\n", 0)
         module = package / "units.py"
         module.write_text(module.read_text() + "\n")
-        assert made.run(WHO, env={"PYTHONPATH": path}, cwd=tmp_path) == ("cold\n", 0)
+        assert made.run(WHO, cwd=tmp_path) == ("cold\n", 0)
         process.wait(PATIENCE)
