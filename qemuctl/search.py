@@ -28,7 +28,7 @@ class Search:
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern, re.MULTILINE)
-        # Begins with a character that has been searched, for `^` and `\\b`.
+        # Begins with a character that has been searched, for `^` and `\b`.
         self._text = "\n"
         self.perhaps: str | None = None
         """What matches if the last line ends where it ends now."""
@@ -54,10 +54,11 @@ class Search:
         match = self._pattern.search(self._text, start, end)
         if match is None or match.end() < end:
             return match and match.group()
-        # `$` matches where we stop. It must do so with what follows, too.
+        # `$` and `\b` match where we stop. They must do so with what follows, too,
+        # which may be part of the same word or not.
         last = end == len(self._text)
-        text = f"{self._text}." if last else self._text
-        if self._pattern.match(text, match.start()) is not None:
+        texts = [f"{self._text}{more}" for more in ".a"] if last else [self._text]
+        if all(self._pattern.match(text, match.start()) for text in texts):
             return match.group()
         if last:
             self.perhaps = match.group()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qemuctl.search import OVERLAP, Search, search
@@ -71,6 +71,8 @@ async def test_the_end_of_what_has_come_is_no_line_end_while_more_comes(
     assert await looking.feed("ok\n") == "ok"
 
 
+@example("ab ba", [2], r"\bab\b")
+@example("abba", [2], r"\bab\b")
 @given(
     st.text(alphabet="ab \n"), st.lists(st.integers(min_value=0)),
     st.sampled_from(["^a$", "b+", "^ab", "a$", "a\nb", r"\bab\b", "^$"]),
