@@ -207,7 +207,21 @@ class Session:
             self._dispatcher.subscriptions.discard(subscription)
 
     async def close(self) -> None:
-        """Ends the connection; QEMU goes on. Never raises for a broken one."""
+        """Ends the connection; QEMU goes on. Never raises for a broken one, and has
+        ended it also when it is cancelled."""
+        # Otherwise Python tells, when the program ends, of tasks of the library that
+        # nobody has waited for.
+        closing = asyncio.ensure_future(self._close())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self) -> None:
         # Whatever broke the connection before is raised here, of any kind.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CLOSE_TIMEOUT):

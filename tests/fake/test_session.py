@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -468,3 +470,33 @@ async def test_the_recorder_has_commands_replies_and_failures(path: Path) -> Non
             "error": "timed out after 0.05 s: waiting for QEMU's reply to three",
         },
     ]
+
+
+def test_to_close_it_is_not_cut_short(path: Path) -> None:
+    """The end of a program that is interrupted while it closes one tells nothing."""
+    listening, over, told = threading.Event(), threading.Event(), []
+
+    async def serve() -> None:
+        async with serving(path, idle):
+            listening.set()
+            await asyncio.to_thread(over.wait)
+
+    async def close() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, it: told.append(it))
+        session = await Session.connect(path)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await session.close()
+
+    server = threading.Thread(target=asyncio.run, args=(serve(),))
+    server.start()
+    try:
+        assert listening.wait(TIMEOUT)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(close())
+        gc.collect()
+    finally:
+        over.set()
+        server.join()
+    assert told == []
