@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn
 
 from qemuctl.peers import Allowance
 
@@ -34,16 +34,15 @@ class _Head(tarfile.TarInfo):
             raise refused(self.name, "its head makes no sense")
         super().__setattr__(name, value)
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        head = super().frombuf(buf, encoding, errors)
-        if head.type in _WORDS and head.size > _WORDS_MAX:
-            raise refused(head.name, "its head makes no sense")
-        if head.type == tarfile.GNUTYPE_SPARSE:
-            raise refused(head.name, "a file with holes")
-        if head.type == tarfile.XGLTYPE:  # tarfile keeps all of them, in each member
-            raise refused(head.name, "words about all files")
-        return head
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        # Where tarfile has subclasses do so: all heads come by here, in every Python.
+        if self.type in _WORDS and self.size > _WORDS_MAX:
+            raise refused(self.name, "its head makes no sense")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise refused(self.name, "a file with holes")
+        if self.type == tarfile.XGLTYPE:  # tarfile keeps all of them, in each member
+            raise refused(self.name, "words about all files")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
     def _proc_gnusparse_10(self, *_: Any) -> NoReturn:
         # The list of its holes is in the file, and may be of any length.

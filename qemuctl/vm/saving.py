@@ -179,14 +179,20 @@ def _own_within(spec: Spec, paths: VmPaths) -> Spec:
 
 
 async def _maps(vm: Vm) -> bool:
-    """Whether each page of RAM can have a place of its own in the file."""
+    """Whether each page of RAM can have a place of its own in a file."""
     known = await vm.execute(QueryMigrateCapabilities())
-    names = {each.capability for each in known}
-    return names.issuperset(MAPPED) and _opens_files(vm)
+    return {each.capability for each in known}.issuperset(MAPPED)
 
 
-def _opens_files(vm: Vm) -> bool:
-    return "file" in probe(Path(vm.record.argv[0])).transports
+def _opens(vm: Vm, path: Path, file: BinaryIO) -> bool:
+    """Whether QEMU can open this file by its name: later versions do, where they see
+    what this process sees, which may be in another mount namespace."""
+    if "file" not in probe(Path(vm.record.argv[0])).transports:
+        return False
+    with contextlib.suppress(OSError):
+        there = Path(f"/proc/{vm.record.qemu.pid}/root{path}").stat()
+        return os.path.samestat(there, os.fstat(file.fileno()))
+    return False
 
 
 @contextlib.asynccontextmanager
@@ -216,15 +222,18 @@ async def _written(
     compression: Compression | None,
     progress: Progress,
 ) -> About:
-    mapped = compression is None and await _maps(vm)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "r+b", buffering=0) as file:
         begin(file)
+        by_name = compression is None and _opens(vm, path, file)
+        mapped = by_name and await _maps(vm)
         # What the machine is does not change while its RAM is written.
         asking = asyncio.ensure_future(_about(vm, state, compression, mapped=mapped))
         try:
             async with _watched(vm, progress):
-                sum_ = await _streamed(vm, path, file, compression, mapped=mapped)
+                sum_ = await _streamed(
+                    vm, path, file, compression, by_name=by_name, mapped=mapped
+                )
             about = await vm.unless_ended(_awaited(asking))
         finally:
             asking.cancel()
@@ -247,6 +256,7 @@ async def _streamed(
     file: BinaryIO,
     compression: Compression | None,
     *,
+    by_name: bool,
     mapped: bool,
 ) -> str:
     """Has QEMU write its state; gives the sum of what is in the file, which is on the
@@ -258,7 +268,7 @@ async def _streamed(
         summed = partial(_summed, again, over, mapped)
         summing = asyncio.ensure_future(in_thread(summed))
         try:
-            await _from_qemu(vm, path, file, compression)
+            await _from_qemu(vm, path, file, compression, by_name=by_name)
             over.set()
             await in_thread(lambda _: os.fsync(file.fileno()))
             return await summing
@@ -275,15 +285,21 @@ def _summed(file: BinaryIO, over: threading.Event, mapped: bool, tick: Tick) -> 
 
 
 async def _from_qemu(
-    vm: Vm, path: Path, file: BinaryIO, compression: Compression | None
+    vm: Vm,
+    path: Path,
+    file: BinaryIO,
+    compression: Compression | None,
+    *,
+    by_name: bool,
 ) -> None:
     session = await vm.monitor()
-    by_name = path if _opens_files(vm) else None
     try:
         if compression is not None:
             await pack(file, lambda pipe: vm.unless_ended(save_state(session, pipe)))
         else:
-            await vm.unless_ended(save_state(session, file, by_name=by_name))
+            await vm.unless_ended(
+                save_state(session, file, by_name=path if by_name else None)
+            )
     except MigrationFailed as error:
         status = os.fstatvfs(file.fileno())
         if status.f_bavail * status.f_frsize < _FULL:
