@@ -34,6 +34,9 @@ _FORWARD = {
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a spec file, short notations included."""
+    # Defaults that are parts are in it, too, for which pydantic wants these built.
+    for part in Model.__subclasses__():
+        part.model_rebuild()
     schema = Spec.model_json_schema()
     parts = schema["$defs"]
     for name, key in _STANDS_FOR.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import shutil
 import tempfile
@@ -495,7 +494,6 @@ def test_to_close_it_is_not_cut_short(path: Path) -> None:
         assert listening.wait(TIMEOUT)
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(close())
-        gc.collect()
     finally:
         over.set()
         server.join()
