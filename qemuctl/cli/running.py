@@ -36,6 +36,14 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
             # nohup ignores a signal on our behalf; so be it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, cancel, number)
+        # What was called off is no error, also where a library has not waited for it.
+        loop.set_exception_handler(
+            lambda loop, about: (
+                None
+                if isinstance(about.get("exception"), asyncio.CancelledError)
+                else loop.default_exception_handler(about)
+            )
+        )
         heard_by(note)
         return await work
 
