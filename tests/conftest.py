@@ -137,14 +137,14 @@ def sweep(folder: Path) -> None:
 
 def survivors(home: Path) -> list[psutil.Process]:
     """The processes that were started with this home, or one below: QEMU and its
-    keepers; each has ``info`` with its pid and cmdline."""
+    keepers; each has ``info`` with its pid, ppid and cmdline."""
     found = []
     for pid in psutil.pids():
         if pid == os.getpid() or not _of(pid, home):
             continue
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
-            process.info = process.as_dict(["pid", "cmdline"])
+            process.info = process.as_dict(["pid", "ppid", "cmdline"])
             if process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found

@@ -99,12 +99,7 @@ async def packed(vm: Vm, options: Options, facts: Facts, seen: Seen) -> Packed:
     packing = _Packing(vm, options, spec, image if facts.has_image else None)
     await packing.disks(image)
     boot = boot_files(spec, paths, image) if not keeps or spec.boot.kernel else {}
-    packing.files |= boot
-    if seeded(spec, image):
-        packing.files |= {paths.seed.name: paths.seed}
-    for extra in (paths.instance, paths.known_hosts):
-        if extra.exists():
-            packing.files[extra.name] = extra
+    packing.files |= boot | _small_files(paths, seeded=seeded(spec, image))
     if spec.cdrom:
         packing.shared.append(_shared("its CD", Path(spec.cdrom)))
     name = options.name or vm.name
@@ -140,6 +135,13 @@ async def packed(vm: Vm, options: Options, facts: Facts, seen: Seen) -> Packed:
         tls_client=client or None,
     )
     return Packed(offer=offer, files=packing.files)
+
+
+def _small_files(paths: VmPaths, *, seeded: bool) -> dict[str, Path]:
+    """What goes with it beside disks and what it boots, by name."""
+    seed = (paths.seed,) if seeded else ()
+    known = [each for each in (paths.instance, paths.known_hosts) if each.exists()]
+    return {each.name: each for each in (*seed, *known)}
 
 
 def _check_own(vm: Vm, spec: Spec) -> None:

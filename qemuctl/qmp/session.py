@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,25 @@ class Session:
         """Hands QEMU a copy of a descriptor, which the next command names (getfd)."""
         self._client.send_fd_scm(fd)
 
+    async def execute_each(
+        self, commands: Iterable[Command[R]]
+    ) -> list[R | CommandError]:
+        """The replies to some commands, in their order; all are sent at once, for a
+        round trip takes longer than an answer.
+
+        One that was refused has its CommandError in its place. Raises else as
+        `command` does.
+        """
+        sent = [asyncio.ensure_future(self.execute(each)) for each in commands]
+        try:
+            if sent:
+                await asyncio.wait(sent)
+            return [_reply(each) for each in sent]
+        finally:
+            for each in sent:
+                each.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+
     @contextlib.contextmanager
     def listen(self, *names: str) -> Iterator[Subscription]:
         """Subscribes to events of these names (none: all) for the block.
@@ -230,6 +249,11 @@ class Session:
             await self._watch
         if self._recorder:
             self._recorder.close()
+
+
+def _reply(sent: asyncio.Task[R]) -> R | CommandError:
+    error = sent.exception()
+    return error if isinstance(error, CommandError) else sent.result()
 
 
 def _translate(

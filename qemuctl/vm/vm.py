@@ -221,20 +221,8 @@ class Vm:
     async def execute_each(
         self, commands: Iterable[Command[R]]
     ) -> list[R | CommandError]:
-        """The replies to some commands, in their order; all are sent at once, for a
-        round trip takes longer than an answer.
-
-        One that was refused has its CommandError in its place. Raises else as
-        `Session.command` does.
-        """
-        session = await self.monitor()
-        sent = [asyncio.ensure_future(session.execute(each)) for each in commands]
-        try:
-            if sent:
-                await asyncio.wait(sent)
-            return [_reply(each) for each in sent]
-        finally:
-            await _cancelled(*sent)
+        """The replies to some commands, sent at once; as `Session.execute_each`."""
+        return await (await self.monitor()).execute_each(commands)
 
     async def command(
         self, name: str, arguments: dict[str, Any] | None = None, **options: Any
@@ -403,11 +391,6 @@ def channel_broke(error: BaseException | None) -> bool:
         return error.state == State.OFF
     refusal = isinstance(error, (AgentRefused, CommandError))
     return isinstance(error, (AgentError, QmpError)) and not refusal
-
-
-def _reply(sent: asyncio.Task[R]) -> R | CommandError:
-    error = sent.exception()
-    return error if isinstance(error, CommandError) else sent.result()
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

@@ -104,7 +104,7 @@ class Host(Home):
         """What runs there; the bash, its sshd and the command server do not count."""
         own = Path(f"/proc/{self.init}/ns/pid").readlink()
         found = []
-        for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
             with contextlib.suppress(psutil.Error, OSError):
                 if (
                     Path(f"/proc/{process.pid}/ns/pid").readlink() == own

@@ -133,7 +133,11 @@ def parties(here: Home, there: Home) -> dict[str, list[Process]]:
 
     def those(home: Home, test: Callable[[str, list[str]], bool]) -> list[Process]:
         every = [(p, p.info["cmdline"] or [""]) for p in home.processes()]
-        return [p for p, argv in every if test(Path(argv[0]).name, argv[1:])]
+        found = [p for p, argv in every if test(Path(argv[0]).name, argv[1:])]
+        # A child that has not become another program yet, such as an undertaker,
+        # has the words of its parent.
+        pids = {p.pid for p in found}
+        return [p for p in found if p.info["ppid"] not in pids]
 
     def qemus(home: Home) -> list[Process]:
         return those(home, lambda program, _: program.startswith("qemu-system"))

@@ -111,7 +111,7 @@ def _check_listed(home: Home, vm: str) -> None:
     assert found["first"]["ram_bytes"] > 1 << 20
     assert found["first"]["machine"].startswith("pc-q35-")
     table = home.text("snapshot", "ls", vm)
-    assert re.search("^first +20.*running.*M  a marker is there$", table, re.MULTILINE)
+    assert re.search("^first +20.*running.*M +a marker is there$", table, re.MULTILINE)
     assert re.search("^├─ second +20", table, re.MULTILINE)
     assert re.search(r"^└─ third \* +20", table, re.MULTILINE)
 
