@@ -115,6 +115,12 @@ async def _continued(vm: Vm, argv: Sequence[str]) -> Result:
 # Each program that the shell starts costs an emulated guest 20 ms, so what the shell
 # can do itself is left to it.
 
+# Has the kernel announce a new address by a gratuitous ARP (arp_notify of the kernel's
+# ip-sysctl). A guest that sent something before it had its own address has told the
+# network, or QEMU's user network, the template's: no connection would reach it until it
+# sends something again.
+_ANNOUNCE = "{ echo 1 > /proc/sys/net/ipv4/conf/$card/arp_notify; } 2>/dev/null || :"
+
 
 def _identity(guest: Guest, changed: Mapping[str, str]) -> Iterator[str]:
     yield f"echo {secrets.token_hex(32)} > /dev/urandom"
@@ -123,9 +129,10 @@ def _identity(guest: Guest, changed: Mapping[str, str]) -> Iterator[str]:
     yield _written("machine-id", uuid.uuid4().hex)
     if changed:
         yield "for card in /sys/class/net/*; do read -r mac < $card/address || continue"
+        yield "card=${card##*/}"
         yield "case $mac in"
         for old, new in changed.items():
-            yield f"{old}) ip link set ${{card##*/}} address {new};;"
+            yield f"{old}) {_ANNOUNCE}; ip link set $card address {new};;"
         yield "esac; done"
 
 

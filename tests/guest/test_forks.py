@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import pytest
 from qemuctl.errors import SpecError
 from qemuctl.spec import Spec
 from qemuctl.vm.fresh import fresh
+from qemuctl.vm.template import Guest
+from qemuctl.vm.waking import identity
 from tests.guest.conftest import Home
 from tests.guest.templates import facts, record, sums, throwaways
 
@@ -125,6 +128,24 @@ def test_a_forward_reaches_the_fork_that_it_is_of(
         address = record(shared, name)["forwards"][0].removesuffix("->7777")
         with urllib.request.urlopen(f"http://{address}/a", timeout=60) as reply:
             assert reply.read() == f"{name}\n".encode()
+
+
+def test_a_forward_reaches_a_guest_that_has_just_got_another_address(
+    shared: Home, pair: tuple[str, str]
+) -> None:
+    """It may have said the template's to the network before: nobody waits for the guest
+    to speak again."""
+    one, _ = pair
+    address = record(shared, one)["forwards"][0].removesuffix("->7777")
+    sh(shared, one, "ping -c 1 10.0.2.2; pidof httpd || httpd -p 7777")
+    now = json.loads(shared.text("nic", "ls", one, "--json"))[0]["mac"]
+    for old, new in ((now, "52:54:00:00:00:99"), ("52:54:00:00:00:99", now)):
+        guest = Guest(macs=(old,), readdress=True, reseed=None, fine_clock=False)
+        sh(shared, one, "\n".join(identity(guest, one, (new,))))
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert connection.recv(4) == b"HTTP"
 
 
 def test_what_one_writes_no_other_sees(
