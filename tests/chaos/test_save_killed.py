@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Home
+from tests.guest.conftest import WEB, Home
 from tests.guest.disks import device, inside
 from tests.guest.saves import begun, row
 from tests.guest.test_snapshots import COUNTER, count
@@ -23,11 +23,7 @@ GONE_WITHIN = 20.0
 
 @pytest.fixture
 def guest(here: Home) -> Home:
-    here.run(
-        "create", "web", "--image", "tiny", "--memory", "160M",
-        "--disk", "size=16M,format=qcow2,serial=data",
-    )  # fmt: skip
-    here.run("start", "web", "--wait")
+    here.boot("web", *WEB)
     inside(here, "web", COUNTER)
     return here
 
@@ -115,7 +111,8 @@ def test_the_guest_is_there_or_the_whole_file(
             assert whom == "qemu"
             assert ran(guest)
             met["killed while it ran"] += 1
-            guest.run("start", "web", "--wait")
+            guest.run("rm", "web")
+            guest.boot("web", *WEB)
             at.boot()
             at.work()
             return

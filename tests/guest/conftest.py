@@ -16,6 +16,7 @@ import pytest
 
 from tests import commands
 from tests.conftest import CACHE, survivors, sweep
+from tests.guest.boots import Boots
 from tests.guest.eye import eye_disk
 
 # A guest for any accelerator, there within a fraction of a second: writes "ok"
@@ -30,14 +31,27 @@ BOOT_SECTOR = (b"\xba\xf8\x03\xb9\x09\x00" + _LINE + b"\xe2\xf5\xf4\xeb\xfd").lj
 # Processors that can be plugged in also under emulation, whatever the kernel.
 CPUS = "1,max=2,hypervisor=vmware"
 
+# A guest with a disk that it finds by its serial number, as many tests want one.
+WEB = (
+    "--memory", "384M", "--cpus", CPUS,
+    "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
+)  # fmt: skip
+
+
+boots: Boots  # of this run of the tests
+
 
 @pytest.fixture(scope="session")
-def qemu() -> Path:
+def qemu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The installed QEMU, and the tiny image built: not every test has a network."""
     found = shutil.which("qemu-system-x86_64")
     assert found is not None, "these tests need qemu-system-x86_64 on PATH"
     done = commands.server().run("image", "build", "tiny", env=os.environ, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
+    global boots  # Home.boot is no fixture
+    base = tmp_path_factory.getbasetemp()
+    workers = "PYTEST_XDIST_WORKER" in os.environ
+    boots = Boots((base.parent if workers else base) / "booted", make_home)
     return Path(found)
 
 
@@ -96,6 +110,16 @@ class Home:
     def words(self, *arguments: object, **options: Any) -> str:
         """What a command says on standard error."""
         return self.run(*arguments, **options).stderr.decode()
+
+    def boot(self, name: str, *arguments: object) -> str:
+        """Makes a VM of the tiny image as `create NAME ARGUMENTS` does, with its guest
+        running and its agent answering: booted for the first test that asks for
+        exactly this, restored for the others. Gives its name."""
+        vms = self.path / "state/vms"
+        vms.mkdir(mode=0o700, parents=True, exist_ok=True)
+        boots.copy(name, tuple(map(str, arguments)), vms / name)
+        self.run("start", name)
+        return name
 
     def popen(self, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
         options.setdefault("stdin", subprocess.DEVNULL)
@@ -161,36 +185,10 @@ def server(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("command_server"))
 
 
-def boot_web(home: Home) -> str:
-    """A Linux guest that stays, its agent answering, from nothing."""
-    home.run(
-        "create", "web", "--image", "tiny", "--memory", "384M",
-        "--cpus", "1,max=2,hypervisor=vmware",
-        "--disk", "size=64M,format=qcow2,serial=data", "-p", ":22",
-    )  # fmt: skip
-    home.run("start", "web", "--wait")
-    return "web"
-
-
-@pytest.fixture(scope="session")
-def saved_web(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Path:
-    """The folder of a VM called web whose Linux guest, its agent answering, was saved:
-    each file of tests has a copy that goes on from there, which is quicker than a boot.
-    """
-    home = make_home(tmp_path_factory.mktemp("saved") / "home")
-    boot_web(home)
-    home.run("save", "web")
-    return home.path / "state/vms/web"
-
-
 @pytest.fixture(scope="module")
-def web(shared: Home, saved_web: Path) -> str:
+def web(shared: Home) -> str:
     """A Linux guest that stays, its agent answering: `shared` has it as web."""
-    vms = shared.path / "state/vms"
-    vms.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.copytree(saved_web, vms / "web", symlinks=True)
-    shared.run("start", "web")
-    return "web"
+    return shared.boot("web", *WEB)
 
 
 @pytest.fixture

@@ -15,20 +15,13 @@ from tests.guest.conftest import Home
 from tests.guest.moving import state
 
 
-@pytest.fixture(scope="module")
-def made(shared: Home) -> str:
-    """A VM with one processor and room for four, whatever its guest's kernel."""
-    cpus = "1,max=4,hypervisor=vmware"
-    shared.run("create", "busy", "--image", "tiny", "--memory", "256M", "--cpus", cpus)
-    return "busy"
-
-
 @pytest.fixture
-def busy(shared: Home, made: str) -> str:
-    """Its guest, with one processor."""
-    if state(shared, made) == "off":
-        shared.run("start", made, "--wait", timeout=150)
-    return made
+def busy(shared: Home) -> str:
+    """A guest with one processor and room for four, whatever its kernel."""
+    if state(shared, "busy") is None:
+        cpus = "1,max=4,hypervisor=vmware"
+        shared.boot("busy", "--memory", "256M", "--cpus", cpus)
+    return "busy"
 
 
 def nproc(home: Home, name: str) -> int:
@@ -93,8 +86,7 @@ def test_processors_come_and_go(shared: Home, busy: str) -> None:
         _processors_go(shared, busy)
         _what_would_end_qemu_is_not_done(shared, busy)
     finally:
-        shared.run("kill", busy)
-        shared.run("set", busy, "--cpus", "1")
+        shared.run("rm", "--force", busy)
 
 
 def _processors_come(shared: Home, busy: str) -> None:

@@ -15,41 +15,30 @@ from qemuctl.vm import memory_devices
 from qemuctl.vm.attach import attach
 from qemuctl.vm.memory_choice import Choice
 from tests.guest.conftest import Home
+from tests.guest.moving import state
 
 MIB = 1024
+ROOM = "256M,max=1G,slots=3"
 
 
 @pytest.fixture(scope="module")
 def grows(shared: Home) -> str:
     """A guest of 256M with room for 1G."""
-    shared.run("create", "grows", "--image", "tiny", "--memory", "256M,max=1G,slots=3")
-    shared.run("start", "grows", "--wait", timeout=150)
-    return "grows"
-
-
-@pytest.fixture(scope="module")
-def without_virtio_mem(shared: Home) -> str:
-    """The same, whose guest has no driver for virtio-mem."""
-    shared.run("create", "dimms", "--image", "tiny", "--memory", "256M,max=1G,slots=3")
-    _boot(shared, "dimms")
-    return "dimms"
+    return shared.boot("grows", "--memory", ROOM)
 
 
 @pytest.fixture
-def dimms(shared: Home, without_virtio_mem: str) -> str:
-    """That guest with its memory at start, and no DIMM."""
-    name = without_virtio_mem
-    if configured(shared, name) != 256 or shared.text("diff", name):
-        shared.run("kill", name)
-        shared.run("set", name, "--memory", "256M")
-        _boot(shared, name)
+def dimms(shared: Home) -> str:
+    """The same, whose guest has no driver for virtio-mem, with its memory at start."""
+    name, made = "dimms", state(shared, "dimms") is not None
+    if made and (configured(shared, name) != 256 or shared.text("diff", name)):
+        shared.run("rm", "--force", name)
+        made = False
+    if not made:
+        shared.boot(name, "--memory", ROOM)
+        remove = 'rm $(find /lib/modules -name "virtio_mem.ko*")'
+        shared.run("exec", name, "--", "sh", "-c", remove)
     return name
-
-
-def _boot(home: Home, name: str) -> None:
-    home.run("start", name, "--wait", timeout=150)
-    remove = 'rm $(find /lib/modules -name "virtio_mem.ko*")'
-    home.run("exec", name, "--", "sh", "-c", remove)
 
 
 def total(home: Home, name: str) -> int:
@@ -244,14 +233,14 @@ def test_dimms_come_where_virtio_mem_is_not_taken(shared: Home, dimms: str) -> N
 
 
 def test_a_dimm_that_no_guest_can_use_is_taken_back(
-    shared: Home, without_virtio_mem: str, monkeypatch: pytest.MonkeyPatch
+    shared: Home, dimms: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux says yes to it by ACPI, and then does not take it."""
     monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
     monkeypatch.setattr(memory_devices, "_ANSWER", 6.0)
 
     async def plug() -> None:
-        async with await attach(without_virtio_mem) as vm, vm.live.changing():
+        async with await attach(dimms) as vm, vm.live.changing():
             before = await vm.memory.now()
             size = 100 * MIB * 1024
             choice = Choice(why="", new_dimm_bytes=size, balloon_bytes=0)

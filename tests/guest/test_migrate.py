@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import sweep, wait_until
-from tests.guest.conftest import CPUS, Home, make_home
+from tests.guest.conftest import Home, make_home
 from tests.guest.disks import inside
 from tests.guest.moving import (
     ALIVE,
@@ -31,7 +31,7 @@ from tests.guest.moving import (
     state,
     tidy,
 )
-from tests.guest.ticking import SILENCE, begin, listening, told
+from tests.guest.ticking import CLOCK, SILENCE, begin, listening, told
 
 NAME = "clock"
 ROUNDS = 4
@@ -64,12 +64,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory, qemu: Path) -> Iterator[Gues
     folder = tmp_path_factory.mktemp("two")
     a, b = make_home(folder / "a"), make_home(folder / "b")
     try:
-        a.run(
-            "create", NAME, "--image", "tiny", "--memory", "192M,max=448M",
-            "--cpus", CPUS, "--disk", "size=48M,serial=data", "-p", ":22",
-        )  # fmt: skip
-        a.run("start", NAME, "--wait", timeout=150)
-        begin(a, NAME)
+        begin(a, a.boot(NAME, *CLOCK))
         yield Guest((a, b))
     finally:
         for home in (a, b):

@@ -8,6 +8,7 @@ from tests.conftest import sweep
 from tests.guest.conftest import Home, make_home
 from tests.guest.disks import inside
 from tests.guest.moving import destination
+from tests.guest.ticking import CLOCK
 
 SIZE = "awk '/MemTotal/{print $2}' /proc/meminfo"
 
@@ -18,14 +19,13 @@ def test_memory_that_was_plugged_in_comes_along_or_is_refused(
     """QEMU 10.0 without KVM aborts while it sends virtio-mem: no guest is lost so."""
     there = make_home(tmp_path / "there")
     try:
-        here.run("create", "m", "--image", "tiny", "--memory", "192M,max=448M")
-        here.run("start", "m", "--wait")
-        here.run("set", "m", "--memory", "320M")
-        memory = inside(here, "m", SIZE)
-        done = here.run("migrate", "m", destination(there), check=None)
+        here.boot("clock", *CLOCK)
+        here.run("set", "clock", "--memory", "320M")
+        memory = inside(here, "clock", SIZE)
+        done = here.run("migrate", "clock", destination(there), check=None)
         alive = there if done.returncode == 0 else here
         assert done.returncode == 0 or b"virtio-mem" in done.stderr
-        assert inside(alive, "m", SIZE) == memory
-        alive.run("kill", "m")
+        assert inside(alive, "clock", SIZE) == memory
+        alive.run("kill", "clock")
     finally:
         sweep(there.path)

@@ -22,7 +22,7 @@ from tests.guest.moving import (
     state,
 )
 from tests.guest.test_migrate_tls import authority
-from tests.guest.ticking import SILENCE, begin, begin_again, listening, told
+from tests.guest.ticking import CLOCK, SILENCE, begin, begin_again, listening, told
 from tests.unproven import Need, unproven
 
 NAME = "clock"
@@ -33,12 +33,7 @@ BROKEN = 90.0
 @pytest.fixture(scope="module")
 def pair(hosts: tuple[Host, Host]) -> tuple[Host, Host]:  # noqa: F811
     a, _ = hosts
-    a.run(
-        "create", NAME, "--image", "tiny", "--memory", "128M",
-        "--disk", "size=48M,serial=data", "-p", ":22",
-    )  # fmt: skip
-    a.run("start", NAME, "--wait", timeout=150)
-    begin(a, NAME)
+    begin(a, a.boot(NAME, *CLOCK))
     return hosts
 
 

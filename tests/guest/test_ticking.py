@@ -8,19 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from tests.guest.conftest import Home
-from tests.guest.ticking import begin, listening, told
+from tests.guest.ticking import CLOCK, begin, listening, told
 
 PAUSE = 0.7
 
 
 @pytest.fixture(scope="module")
 def counting(shared: Home) -> str:
-    shared.run(
-        "create", "clock", "--image", "tiny", "--memory", "128M",
-        "--disk", "size=48M,serial=data",
-    )  # fmt: skip
-    shared.run("start", "clock", "--wait", timeout=150)
-    begin(shared, "clock")
+    begin(shared, shared.boot("clock", *CLOCK))
     return "clock"
 
 

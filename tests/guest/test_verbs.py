@@ -270,7 +270,7 @@ def test_all_else_is_done_in_the_vms_own_loop(vm: SyncGuest) -> None:
 
     assert vm.do(state) == ("qemuctl", "running")
     assert vm.name == vm.vm.name
-    assert (vm.booted_from, vm.spec.image) == ("cold", "tiny")
+    assert (vm.booted_from, vm.spec.image) == ("fork", "tiny")
 
     async def refuse(_: object) -> None:
         raise StateError("x", "running", "of a reason", hint="a hint")

@@ -17,8 +17,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from tests.guest.conftest import Home
+from tests.guest.conftest import CPUS, Home
 
+# A guest that can do it, with room for more memory and another processor.
+CLOCK = (
+    "--memory", "192M,max=448M", "--cpus", CPUS,
+    "--disk", "size=48M,serial=data", "-p", ":22",
+)  # fmt: skip
 # Seconds without a tick after which something has gone wrong: a guest on a host that
 # has much else to do may be heard of late. `scripts/bench_migrate.py` measures how
 # short a migration is.

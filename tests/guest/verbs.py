@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from qemuctl import Spec, launch
+from qemuctl import Spec, fresh, launch
 from qemuctl.testing import Guest, LoopThread, SyncGuest
 from tests.guest.conftest import Home
 
@@ -16,9 +16,8 @@ from tests.guest.conftest import Home
 async def _booted(
     spec: Spec, timeout: float, thread: LoopThread
 ) -> AsyncIterator[Guest]:
-    async with launch(spec) as vm:
-        if timeout:
-            await vm.wait_ready(timeout=timeout)
+    ready = fresh(spec, timeout=timeout) if timeout else launch(spec)
+    async with ready as vm:
         yield Guest(vm, spec, thread)
 
 
