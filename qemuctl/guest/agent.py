@@ -59,6 +59,8 @@ class Result(Struct, kw_only=False):
         """The end of a command as guest-exec-status's last reply tells it."""
         with makes_sense("guest-exec-status"):
             code, number = status.get("exitcode"), status.get("signal")
+            if code is None and number is None:
+                raise ValueError("neither a status nor a signal")
             cut = status.get("out-truncated") or status.get("err-truncated")
             return cls(
                 argv=tuple(argv),
