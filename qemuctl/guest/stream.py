@@ -42,19 +42,19 @@ _LASTS = 0.1
 _LAST_WORDS = 0.8
 _PLACES = ("/tmp", "/run", "/dev/shm")  # noqa: S108 - the guest's
 
-# $1 tells this command from others, $2 is `all` when its input is there at the start,
-# and `parts` when it comes while the command runs.
+# $1 tells this command from others. With -C a file must be new, so that nobody's
+# symbolic link is followed. (It is made by `true`: a redirection of `:` that fails would
+# end the shell.) The command gets the umask back, which only /proc tells a shell without
+# another process.
 #
-# With -C a file must be new, so that nobody's symbolic link is followed. (It is made by
-# `true`: a redirection of `:` that fails would end the shell.) The command gets the
-# umask back, which of all shells only /proc gives without another process.
-#
-# TERM is passed on, so that an interrupted command does not go on in the guest.
+# TERM is passed on. USR1 does so for a command that is called off, which has nobody to
+# take its output.
 _BEGIN = """
 exec 3<&0 6>&2 2>/dev/null
-token=$1 input=$2 command= told= feeder= mask=022
-shift 2
-trap 'told=1; kill -TERM "$command"' TERM
+token=$1 command= unwanted= feeder= mask=022
+shift
+trap 'kill -TERM "$command"' TERM
+trap 'unwanted=1; kill -TERM "$command"' USR1
 while read -r key value && [ "$key" != Umask: ]; do :; done <"/proc/$$/status"
 [ "$key" != Umask: ] || mask=$value
 umask 077
@@ -70,8 +70,7 @@ if [ "$f" ]; then exec 4>>"$f.out" 5>>"$f.err"; else exec 4>&1 5>&6; fi
 
 # The position of the shell's own descriptor is the command's, so it tells how much
 # there is. What is too long for the shell's output waits until the host has taken the
-# files; if nobody comes in half a minute, what the agent keeps of it must do. Who has
-# called the command off wants none of it.
+# files; if nobody comes in half a minute, what the agent keeps of it must do.
 _RUN = """
 if [ "$feeder" ]; then
   "$@" <"$f.in/pipe" >&4 2>&5 3<&- 4>&- 5>&- 6>&- &
@@ -79,17 +78,17 @@ else
   "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&- 6>&- &
 fi
 command=$!
-[ -z "$told" ] || kill -TERM "$command"
+[ -z "$unwanted" ] || kill -TERM "$command"
 while :; do
   wait "$command"
   status=$?
   kill -0 "$command" || break
 done
 [ "$f" ] || exit "$status"
-trap 'rm -rf "$f.out" "$f.err" "$f.in"; exit "$status"' TERM
+trap 'rm -rf "$f.out" "$f.err" "$f.in"; exit "$status"' TERM USR1
 if [ "$feeder" ]; then kill "$feeder"; rm -rf "$f.in"; fi
 short() { read -r _ size <"/proc/$$/fdinfo/$1" && [ "$size" -le 65536 ]; }
-if [ -z "$told" ]; then
+if [ -z "$unwanted" ]; then
   looks=0
   short 4 && short 5 || while [ -e "$f.out" ] && [ $((looks += 1)) -le 300 ]; do
     sleep 0.1 || sleep 1
@@ -210,10 +209,10 @@ class _Run:
         return ended.exit_status
 
     async def _start(self, argv: Sequence[str]) -> int:
-        feeder, mode = (FEEDER, "parts") if self._in_parts else ("", "all")
+        feeder = FEEDER if self._in_parts else ""
         script = _BEGIN.replace("PLACES", " ".join(_PLACES)) + feeder + _RUN
         return await self._agent.start(
-            ["/bin/sh", "-c", script, "sh", self._token, mode, *argv],
+            ["/bin/sh", "-c", script, "sh", self._token, *argv],
             input=self._source.whole or None,
             capture=True,
         )
@@ -273,7 +272,7 @@ class _Run:
         if self._feeding is not None:
             await self._feeding.stop()
         with contextlib.suppress(QemuctlError):
-            await self._agent.run(["/bin/kill", "-TERM", str(pid)])
+            await self._agent.run(["/bin/kill", "-USR1", str(pid)])
         await self._close()
 
     async def _close(self) -> None:

@@ -74,7 +74,7 @@ async def test_the_output_of_a_command_that_lasts_is_read_from_its_files(
     assert await streamed(path, agent, guest) == (4, b"hello", b"")
     wrapped, removal = asked(guest, "guest-exec")
     token = wrapped["arg"][3]
-    assert wrapped["arg"][-5:] == ["sh", token, "all", "x", "y z"]
+    assert wrapped["arg"][-4:] == ["sh", token, "x", "y z"]
     files = [f"/tmp/qemuctl.{token}.{name}" for name in ("out", "err")]
     assert [a["path"] for a in asked(guest, "guest-file-open")] == files
     assert [removal["path"], *removal["arg"]] == ["rm", "-f", *files]
@@ -147,7 +147,7 @@ async def test_an_input_in_parts_waits_for_its_end_where_no_folder_takes_it(
     guest.answers["guest-file-open"] = [Exception]
     assert await streamed(path, agent, guest, stdin()) == (0, b"done", b"")
     first, second = asked(guest, "guest-exec")
-    assert (first["arg"][4], second["arg"][4]) == ("parts", "all")
+    assert ["mkfifo" in each["arg"][1] for each in (first, second)] == [True, False]
     assert second["input-data"] == encoded(b"ab")
 
 
@@ -208,4 +208,4 @@ async def test_a_cancelled_command_gets_a_term_in_the_guest(
                 await task
         agent.release()
     last = asked(guest, "guest-exec")[-1]
-    assert [last["path"], *last["arg"]] == ["/bin/kill", "-TERM", "1"]
+    assert [last["path"], *last["arg"]] == ["/bin/kill", "-USR1", "1"]
