@@ -43,9 +43,9 @@ _LAST_WORDS = 0.8
 _PLACES = ("/tmp", "/run", "/dev/shm")  # noqa: S108 - the guest's
 
 # $1 tells this command from others. With -C a file must be new, so that nobody's
-# symbolic link is followed. (It is made by `true`: a redirection of `:` that fails would
-# end the shell.) The command gets the umask back, which only /proc tells a shell without
-# another process.
+# symbolic link is followed. (`true` makes it: a redirection of `:` that fails would end
+# the shell.) The command gets the umask back, which only /proc tells a shell that
+# starts no process for it.
 #
 # TERM is passed on. USR1 does so for a command that is called off, which has nobody to
 # take its output.
