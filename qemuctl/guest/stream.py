@@ -20,7 +20,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +33,9 @@ Sink = Callable[[bytes], None]
 _READ_SIZE = 512 * 1024
 # Of one request, in base64; the agent takes 64 MiB.
 _INPUT_MOST = 8 * 1024 * 1024
-# Seconds that a command may run before its output is read from its files: most have
-# ended by then.
-_LASTS = 0.1
+# Looks at a command, from which on it counts as one that lasts, and its output is read
+# from its files. That is a tenth of a second; more where the guest is slow to answer.
+_LASTS = 7
 # Seconds to end a command in the guest that nobody waits for any more. An agent that
 # does not answer must not keep whoever has typed Ctrl-C.
 _LAST_WORDS = 0.8
@@ -220,10 +219,10 @@ class _Run:
     async def _follow(self, pid: int) -> dict[str, Any]:
         """Passes on what the command writes until it ends; guest-exec-status's last
         reply."""
-        take_at = time.monotonic() + (0 if self._in_parts else _LASTS)
+        looks = _LASTS if self._in_parts else 0
         async for status in self._agent.statuses(pid):
-            ended = status["exited"]
-            taking = not (ended or self._taken) and time.monotonic() >= take_at
+            ended, looks = status["exited"], looks + 1
+            taking = looks >= _LASTS and not (ended or self._taken)
             opened = taking and await self._open()
             for output in self._outputs:
                 await output.drain(self._agent)

@@ -25,7 +25,7 @@ RUNS = {"exited": False}
 @pytest.fixture(autouse=True)
 def _lasting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that has not ended at the first look counts as one that lasts."""
-    monkeypatch.setattr(stream, "_LASTS", 0.0)
+    monkeypatch.setattr(stream, "_LASTS", 1)
 
 
 def streaming_guest(**changes: list[Any]) -> FakeGuest:
