@@ -31,8 +31,9 @@ REQUEST_TIMEOUT = 10.0
 LINGER = 1.0
 # guest-exec has no event for the end of a command, so its status is asked
 # for: soon at first, then at this interval in seconds, and after a second so
-# rarely that the agent is let go of in between.
-_POLL_FIRST, _POLL_MOST, _POLL_SLOW = 0.002, 0.05, 0.2
+# rarely that the agent is let go of in between. Hardly a command ends in less than
+# the first, and an emulated guest works for each answer instead of for the command.
+_POLL_FIRST, _POLL_MOST, _POLL_SLOW = 0.004, 0.05, 0.2
 # The longest replies in bytes: what guests tell of themselves; and one that holds
 # guest-exec's whole output, twice 16 MiB in base64.
 _REPLY = 2 * 1024 * 1024
@@ -59,6 +60,8 @@ class Result(Struct, kw_only=False):
         """The end of a command as guest-exec-status's last reply tells it."""
         with makes_sense("guest-exec-status"):
             code, number = status.get("exitcode"), status.get("signal")
+            if code is None and number is None:
+                raise ValueError("neither a status nor a signal")
             cut = status.get("out-truncated") or status.get("err-truncated")
             return cls(
                 argv=tuple(argv),
@@ -303,6 +306,8 @@ class Agent:
         """guest-exec-status's replies at sensible intervals, the last one too."""
         started, pause = time.monotonic(), _POLL_FIRST
         while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _POLL_MOST)
             # No limit of its own: a paused guest answers when it goes on.
             with waiting_for(_SILENT, say_after=REQUEST_TIMEOUT):
                 status = await self.request(
@@ -316,5 +321,3 @@ class Agent:
             if time.monotonic() - started > 1:
                 pause = _POLL_SLOW
                 self.release()
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _POLL_MOST)

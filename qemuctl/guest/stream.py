@@ -2,10 +2,16 @@
 
 guest-exec alone gives the output at the end, cut at 16 MiB, and wants the
 whole input at the start. So a few lines of shell in the guest put the output
-into files, which guest-file-read follows, and feed the input, which arrives
-in parts, through a pipe. Output is exact and unlimited but for the room in
-the guest's temporary folder, where it is until the command ends. Where no folder can
-be written to, what guest-exec gives at the end must do.
+into files. What is short, the shell writes to its own output at the end, and so
+guest-exec-status gives it with the status: a command that ends soon costs one
+guest-exec and no other request. The files of one that lasts are read while it
+runs (guest-file-read). Output is exact and unlimited but for the room in the
+guest's folder of temporary files. Where no folder can be written to, what
+guest-exec keeps must do.
+
+The name of the files cannot be guessed, and nobody but their owner may open them.
+They are gone at the end of the command, also when the host has gone: either the
+shell removes them, or the host has done so once it has opened them.
 """
 
 from __future__ import annotations
@@ -13,82 +19,85 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qemuctl.errors import AgentError, AgentRefused, QemuctlError
-from qemuctl.guest.agent import Agent, makes_sense
+from qemuctl.guest.agent import Agent, Result, makes_sense
+from qemuctl.guest.feeding import FEEDER, Feeding, Input, close_file, open_file
 
 Sink = Callable[[bytes], None]
 
 _READ_SIZE = 512 * 1024
-_INPUT_PART = 1024 * 1024
 # Of one request, in base64; the agent takes 64 MiB.
 _INPUT_MOST = 8 * 1024 * 1024
-_LOOK_EVERY = 0.01
+# Looks at a command, from which on it counts as one that lasts, and its output is read
+# from its files. That is a tenth of a second; more where the guest is slow to answer.
+_LASTS = 7
 # Seconds to end a command in the guest that nobody waits for any more. An agent that
 # does not answer must not keep whoever has typed Ctrl-C.
 _LAST_WORDS = 0.8
+_PLACES = ("/tmp", "/run", "/dev/shm")  # noqa: S108 - the guest's
 
-_PREPARE = """
+# $1 tells this command from others. With -C a file must be new, so that nobody's
+# symbolic link is followed. (`true` makes it: a redirection of `:` that fails would end
+# the shell.) The command gets the umask back, which only /proc tells a shell that
+# starts no process for it.
+#
+# TERM is passed on. USR1 does so for a command that is called off, which has nobody to
+# take its output.
+_BEGIN = """
+exec 3<&0 6>&2 2>/dev/null
+token=$1 command= unwanted= feeder= mask=022
+shift
+trap 'kill -TERM "$command"' TERM
+trap 'unwanted=1; kill -TERM "$command"' USR1
+while read -r key value && [ "$key" != Umask: ]; do :; done <"/proc/$$/status"
+[ "$key" != Umask: ] || mask=$value
 umask 077
-for place in "${TMPDIR:-/tmp}" /run /dev/shm; do
-  d=$(mktemp -d "$place/qemuctl.XXXXXX" 2>/dev/null) && break
+set -C
+for place in PLACES; do
+  f=$place/qemuctl.$token
+  true >"$f.out" && true >"$f.err" && break
+  f=
 done
-[ "$d" ] || exit
-[ "$1" = none ] || mkfifo "$d/next" "$d/in" || exit
-: >"$d/out" && : >"$d/err" && echo "$d"
+umask "$mask"
+if [ "$f" ]; then exec 4>>"$f.out" 5>>"$f.err"; else exec 4>&1 5>&6; fi
 """
 
-# The feeder reads names of parts from `next` and pipes each into the command;
-# an empty name is the end of the input. (The agent keeps `next` open: were its
-# end the signal, an input that ends at once could end before anybody listens.)
-# TERM is passed on, so that an interrupted command does not go on in the guest.
-_WRAPPER = """
-d=$1 input=$2
-shift 2
-if [ "$input" = stream ]; then
-  { while read -r part && [ "$part" ]; do cat "$d/$part"; rm -f "$d/$part"; done \
-    <"$d/next" >"$d/in"; } 2>/dev/null &
-  feeder=$!
-  "$@" <"$d/in" >"$d/out" 2>"$d/err" &
+# The position of the shell's own descriptor is the command's, so it tells how much
+# there is. What is too long for the shell's output waits until the host has taken the
+# files; if nobody comes in half a minute, what the agent keeps of it must do.
+_RUN = """
+if [ "$feeder" ]; then
+  "$@" <"$f.in/pipe" >&4 2>&5 3<&- 4>&- 5>&- 6>&- &
 else
-  feeder=
-  "$@" </dev/null >"$d/out" 2>"$d/err" &
+  "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&- 6>&- &
 fi
 command=$!
-trap 'kill -TERM "$command"' TERM
+[ -z "$unwanted" ] || kill -TERM "$command"
 while :; do
   wait "$command"
   status=$?
-  kill -0 "$command" 2>/dev/null || break
+  kill -0 "$command" || break
 done
-[ -z "$feeder" ] || kill "$feeder" 2>/dev/null
-rm -rf "$d"
+[ "$f" ] || exit "$status"
+trap 'rm -rf "$f.out" "$f.err" "$f.in"; exit "$status"' TERM USR1
+if [ "$feeder" ]; then kill "$feeder"; rm -rf "$f.in"; fi
+short() { read -r _ size <"/proc/$$/fdinfo/$1" && [ "$size" -le 65536 ]; }
+if [ -z "$unwanted" ]; then
+  looks=0
+  short 4 && short 5 || while [ -e "$f.out" ] && [ $((looks += 1)) -le 300 ]; do
+    sleep 0.1 || sleep 1
+  done
+  [ ! -s "$f.out" ] || cat "$f.out"
+  [ ! -s "$f.err" ] || cat "$f.err" >&6
+fi
+[ ! -e "$f.out" ] || rm -f "$f.out" "$f.err"
 exit "$status"
 """
-
-
-@dataclass
-class _Output:
-    """One output file in the guest and where its bytes go."""
-
-    handle: int
-    sink: Sink
-
-    async def drain(self, agent: Agent) -> None:
-        """Passes on all that is in the file by now (guest-file-read)."""
-        while True:
-            reply = await agent.request(
-                "guest-file-read", {"handle": self.handle, "count": _READ_SIZE}
-            )
-            with makes_sense("guest-file-read"):
-                count = int(reply["count"])
-                data = base64.b64decode(reply["buf-b64"]) if count else b""
-            if data:
-                self.sink(data)
-            if count < _READ_SIZE:
-                return
 
 
 async def run_streaming(
@@ -105,154 +114,170 @@ async def run_streaming(
     When the caller is cancelled, the command in the guest gets a TERM.
     Raises AgentError when the guest cannot do it or its agent is lost.
     """
-    mode = "none" if stdin is None else "stream"
-    prepared = await agent.run(["/bin/sh", "-c", _PREPARE, "sh", mode])
-    folder = prepared.text
-    if not prepared.ok or not folder:
-        return await _captured(agent, argv, stdin, stdout, stderr)
-    outputs = [
-        _Output(await _open(agent, f"{folder}/{name}", "r"), sink)
-        for name, sink in (("out", stdout), ("err", stderr))
-    ]
-    # r+ does not wait for the other side of the pipe, as w would.
-    following = await _open(agent, f"{folder}/next", "r+") if stdin else None
-    pid = await agent.start(["/bin/sh", "-c", _WRAPPER, "sh", folder, mode, *argv])
-    handles = [output.handle for output in outputs]
-    feeding = None
-    if stdin is not None and following is not None:
-        handles.append(following)
-        feeding = asyncio.create_task(_feed(agent, folder, following, stdin))
+    source = Input(stdin)
     try:
-        status = await _follow(agent, pid, outputs, feeding)
-    except BaseException:
-        # We were cancelled, or whoever reads the output has gone.
-        await _stopped(feeding)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                with contextlib.suppress(QemuctlError):
-                    await agent.run(["/bin/kill", "-TERM", str(pid)])
-                await _close(agent, handles)
-        raise
-    await _stopped(feeding)
-    await _close(agent, handles)
-    return status
+        await source.look()
+        status = await _Run(agent, source, stdout, stderr).result(argv)
+        if status is None:
+            if not await source.gather(_INPUT_MOST):
+                raise AgentError(
+                    "the guest has no folder to write to, and without one it takes "
+                    f"{_INPUT_MOST >> 20} MiB of input at most"
+                )
+            status = await _Run(agent, source, stdout, stderr).result(argv)
+        assert status is not None
+        return status
+    finally:
+        await source.close()
 
 
-async def _stopped(feeding: asyncio.Task[None] | None) -> None:
-    if feeding is not None:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+@dataclass
+class _Output:
+    """One output of a command: where its bytes go, and how many have gone there.
 
+    ``handle`` is its file in the guest, when the host has taken it.
+    """
 
-async def _close(agent: Agent, handles: Sequence[int]) -> None:
-    for handle in handles:
-        with contextlib.suppress(QemuctlError):
-            await agent.request("guest-file-close", {"handle": handle})
+    suffix: str
+    sink: Sink
+    handle: int | None = None
+    passed: int = 0
 
-
-async def _captured(
-    agent: Agent,
-    argv: Sequence[str],
-    stdin: AsyncIterator[bytes] | None,
-    stdout: Sink,
-    stderr: Sink,
-) -> int:
-    """The same in a guest where no folder can be written to: all of the input first,
-    and the output at the end, as far as the agent keeps it."""
-    data = bytearray()
-    async for part in stdin or _nothing():
-        data += part
-        if len(data) > _INPUT_MOST:
-            raise AgentError(
-                "the guest has no folder to write to, and without one it takes "
-                f"{_INPUT_MOST >> 20} MiB of input at most"
+    async def drain(self, agent: Agent) -> None:
+        """Passes on all that is in the file by now (guest-file-read)."""
+        while self.handle is not None:
+            reply = await agent.request(
+                "guest-file-read", {"handle": self.handle, "count": _READ_SIZE}
             )
-    # The agent's word for a command that is not there is an error, not a status.
-    words = ["/bin/sh", "-c", '"$@"', "sh", *argv]
-    result = await agent.run(words, input=bytes(data) if stdin else None)
-    stdout(result.stdout)
-    stderr(result.stderr)
-    if result.truncated:
-        raise AgentError(
-            "the guest has no folder to write to, and without one its agent keeps "
-            "16 MiB of output: the rest is lost"
-        )
-    return result.exit_status
+            with makes_sense("guest-file-read"):
+                count = int(reply["count"])
+                data = base64.b64decode(reply["buf-b64"]) if count else b""
+            self._pass_on(data)
+            if count < _READ_SIZE:
+                return
+
+    def finish(self, whole: bytes) -> None:
+        """Passes on what has not been read from the file. ``whole`` is empty when the
+        host had taken the file before the end."""
+        self._pass_on(whole[self.passed :])
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self.passed += len(data)
+            self.sink(data)
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    parts: tuple[bytes, ...] = ()
-    for part in parts:
-        yield part
+class _Run:
+    """One command, to be carried out once."""
 
+    def __init__(self, agent: Agent, source: Input, stdout: Sink, stderr: Sink) -> None:
+        self._agent = agent
+        self._source = source
+        self._in_parts = source.whole is None
+        self._token = secrets.token_hex(16)
+        self._files: str | None = None
+        self._outputs = (_Output("out", stdout), _Output("err", stderr))
+        self._feeding: Feeding | None = None
+        self._taken = False
 
-async def _follow(
-    agent: Agent,
-    pid: int,
-    outputs: Sequence[_Output],
-    feeding: asyncio.Task[None] | None,
-) -> int:
-    async for status in agent.statuses(pid):
-        for output in outputs:
-            await output.drain(agent)
-        if status["exited"]:
-            with makes_sense("guest-exec-status"):
-                code = status.get("exitcode")
-                return int(code) if code is not None else 128 + int(status["signal"])
-        if feeding is not None and feeding.done() and not feeding.cancelled():
-            feeding.result()
-    raise AssertionError("unreachable")
-
-
-async def _open(agent: Agent, path: str, mode: str) -> int:
-    handle = await agent.request("guest-file-open", {"path": path, "mode": mode})
-    with makes_sense("guest-file-open"):
-        return int(handle)
-
-
-async def _feed(
-    agent: Agent, folder: str, following: int, stdin: AsyncIterator[bytes]
-) -> None:
-    """Sends the input in parts, each a file whose name goes down `next`."""
-    number = 0
-    async for data in stdin:
-        for start in range(0, len(data), _INPUT_PART):
-            number += 1
-            name = f"part{number}"
-            # Two parts at most wait in the guest, however slow its reader.
-            await _until_taken(agent, f"{folder}/part{number - 2}")
-            part = data[start : start + _INPUT_PART]
-            try:
-                handle = await _open(agent, f"{folder}/{name}", "w")
-            except AgentRefused:
-                return  # the command has ended, and its folder is gone
-            await _write(agent, handle, part)
-            await agent.request("guest-file-close", {"handle": handle})
-            await _write(agent, following, f"{name}\n".encode())
-            await agent.request("guest-file-flush", {"handle": following})
-    await _write(agent, following, b"\n")
-    await agent.request("guest-file-flush", {"handle": following})
-
-
-async def _until_taken(agent: Agent, path: str) -> None:
-    """Waits until the feeder has removed a part; the agent has no event for it."""
-    while True:
+    async def result(self, argv: Sequence[str]) -> int | None:
+        """Its status; None when the guest has no folder for an input in parts."""
+        starting = asyncio.ensure_future(self._start(argv))
         try:
-            handle = await _open(agent, path, "r")
-        except AgentRefused:
-            return
-        await agent.request("guest-file-close", {"handle": handle})
-        await asyncio.sleep(_LOOK_EVERY)
+            # Cancelled here, the guest may start it all the same.
+            pid = await asyncio.shield(starting)
+            ended = Result.of(argv, await self._follow(pid))
+            if self._in_parts and ended.text == self._token:
+                return None
+            for output, whole in zip(
+                self._outputs, (ended.stdout, ended.stderr), strict=True
+            ):
+                output.finish(whole)
+        except BaseException:
+            # We were cancelled, or whoever reads the output has gone.
+            with contextlib.suppress(TimeoutError, QemuctlError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._terminate(await starting)
+            raise
+        await self._close()
+        if ended.truncated:
+            raise AgentError(
+                "the guest has no folder to write to, and without one its agent keeps "
+                "16 MiB of output: the rest is lost"
+            )
+        return ended.exit_status
 
-
-async def _write(agent: Agent, handle: int, data: bytes) -> None:
-    while data:
-        text = base64.b64encode(data).decode()
-        reply = await agent.request(
-            "guest-file-write", {"handle": handle, "buf-b64": text}
+    async def _start(self, argv: Sequence[str]) -> int:
+        feeder = FEEDER if self._in_parts else ""
+        script = _BEGIN.replace("PLACES", " ".join(_PLACES)) + feeder + _RUN
+        return await self._agent.start(
+            ["/bin/sh", "-c", script, "sh", self._token, *argv],
+            input=self._source.whole or None,
+            capture=True,
         )
-        with makes_sense("guest-file-write"):
-            taken = int(reply["count"])
-            if taken < 1:
-                raise AgentError("the guest took none of the input: is it full?")
-            data = data[taken:]
+
+    async def _follow(self, pid: int) -> dict[str, Any]:
+        """Passes on what the command writes until it ends; guest-exec-status's last
+        reply."""
+        looks = _LASTS if self._in_parts else 0
+        async for status in self._agent.statuses(pid):
+            ended, looks = status["exited"], looks + 1
+            taking = looks >= _LASTS and not (ended or self._taken)
+            opened = taking and await self._open()
+            for output in self._outputs:
+                await output.drain(self._agent)
+            if ended:
+                return status
+            if opened:
+                await self._remove()
+            if self._feeding is not None:
+                self._feeding.check()
+        raise AssertionError("unreachable")
+
+    async def _open(self) -> bool:
+        """Opens the files in the guest; False when they are not there, or not yet, or
+        not any more."""
+        for place in _PLACES if self._files is None else ():
+            files = f"{place}/qemuctl.{self._token}"
+            with contextlib.suppress(AgentRefused):
+                self._outputs[0].handle = await open_file(
+                    self._agent, f"{files}.out", "r"
+                )
+                self._files = files
+                break
+        if self._files is None:
+            return False
+        try:
+            if self._outputs[1].handle is None:
+                self._outputs[1].handle = await open_file(
+                    self._agent, f"{self._files}.err", "r"
+                )
+            if self._in_parts and self._feeding is None:
+                folder = f"{self._files}.in"
+                self._feeding = await Feeding.begin(self._agent, folder, self._source)
+        except AgentRefused:
+            return False
+        return True
+
+    async def _remove(self) -> None:
+        """Removes the files, which live on as long as they are open: the command's end
+        then has nothing to give, and nothing is left behind if we are killed."""
+        names = [f"{self._files}.{output.suffix}" for output in self._outputs]
+        with contextlib.suppress(AgentRefused):
+            await self._agent.run(["rm", "-f", *names])
+        self._taken = True
+
+    async def _terminate(self, pid: int) -> None:
+        if self._feeding is not None:
+            await self._feeding.stop()
+        with contextlib.suppress(QemuctlError):
+            await self._agent.run(["/bin/kill", "-USR1", str(pid)])
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._feeding is not None:
+            await self._feeding.stop()
+            await self._feeding.close()
+        for output in self._outputs:
+            if output.handle is not None:
+                await close_file(self._agent, output.handle)

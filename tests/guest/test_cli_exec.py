@@ -150,13 +150,56 @@ def test_whoever_closes_our_output_ends_us_quietly(
     assert "yes" not in shared.text("exec", web, "--", "ps", "-o", "comm").split()
 
 
+# Ends once no file of a command is there: those of one that lasts are removed, too.
+NONE_LEFT = """
+looks=0
+while ls /tmp/qemuctl.* && [ $((looks += 1)) -lt 600 ]; do usleep 100000; done 2>&1
+"""
+
+
+def none_left(shared: Home, web: str) -> bool:
+    told = shared.text("exec", web, "--", "sh", "-c", NONE_LEFT)
+    return told.splitlines()[-1:] == ["ls: /tmp/qemuctl.*: No such file or directory"]
+
+
 def test_nothing_of_it_stays_in_the_guest(shared: Home, web: str) -> None:
-    # The one before may still be tidying up; what is left in the end is its own.
-    count = (
-        "n=0; until [ $(ls -d /tmp/qemuctl.* | wc -l) = 1 ] || [ $((n += 1)) = 600 ]"
-    )
-    count += "; do usleep 500000; done; ls -d /tmp/qemuctl.* | wc -l"
-    assert shared.text("exec", web, "--", "sh", "-c", count).strip() == "1"
+    for script in ("true", "echo out; echo err >&2", "seq 20000", "cat; kill -9 $$"):
+        shared.run("exec", web, "--", "sh", "-c", script, input=b"x", check=None)
+    assert none_left(shared, web)
+
+
+def test_nothing_stays_of_a_command_whose_caller_was_killed(
+    shared: Home, web: str
+) -> None:
+    process = shared.popen("exec", web, "--", "sh", "-c", "echo on; exec sleep 4243",
+                           stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"on\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    shared.run("exec", web, "--", "sh", "-c", "kill $(pidof sleep)")
+    assert none_left(shared, web)
+
+
+@pytest.mark.parametrize("pause", ["", "; sleep 1"], ids=["soon", "late"])
+@pytest.mark.parametrize("size", [0, 65536, 65537, 1_000_000])
+def test_output_of_any_length_is_exact_however_soon_the_command_ends(
+    shared: Home, web: str, size: int, pause: str
+) -> None:
+    def some(byte: str) -> str:
+        return f"head -c {size} /dev/zero | tr '\\0' {byte}"
+
+    script = f"{some('o')}; {some('e')} >&2{pause}"
+    done = shared.run("exec", web, "--", "sh", "-c", script)
+    assert (done.stdout, done.stderr) == (b"o" * size, b"e" * size)
+
+
+def test_the_command_gets_the_agents_umask_and_no_open_file(
+    shared: Home, web: str
+) -> None:
+    inside = "umask; ls /proc/self/fd | wc -l"
+    assert shared.text("exec", web, "--", "sh", "-c", inside) == "0022\n4\n"
 
 
 def test_a_paused_guest_is_named_as_the_reason(shared: Home, web: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def test_a_command_runs_where_no_folder_can_be_written_to(
             "exec", web, "sh", "-c", "cat; echo err >&2; exit 7", input=b"x", check=7
         )
         assert (done.stdout, done.stderr) == (b"x", b"err\n")
+        slow = shared.popen(
+            "exec", web, "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        time.sleep(1)  # longer than an input may take that is there at once
+        assert slow.communicate(b"in parts", timeout=60)[0] == b"in parts"
         assert "not found" in shared.words("exec", web, "no-such", check=127)
     finally:
         mounted("umount", "/tmp", "/run", "/dev/shm")
