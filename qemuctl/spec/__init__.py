@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qemuctl.spec.model import Spec
     from qemuctl.spec.naming import changed, renamed, validate_name
     from qemuctl.spec.network import Forward, Nic
+    from qemuctl.spec.problems import spec_error
     from qemuctl.spec.scalars import check_name
     from qemuctl.spec.schema import dump, example, json_schema
     from qemuctl.spec.shorthand import (
@@ -70,6 +71,7 @@ __getattr__ = exports(
         "parse_spec": "qemuctl.spec.load",
         "renamed": "qemuctl.spec.naming",
         "resolve_paths": "qemuctl.spec.load",
+        "spec_error": "qemuctl.spec.problems",
         "validate": "qemuctl.spec.load",
         "validate_name": "qemuctl.spec.naming",
     },
@@ -103,6 +105,7 @@ __all__ = [
     "parse_spec",
     "renamed",
     "resolve_paths",
+    "spec_error",
     "validate",
     "validate_name",
 ]

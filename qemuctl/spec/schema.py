@@ -10,16 +10,8 @@ import yaml
 from qemuctl.spec.base import Model
 from qemuctl.spec.model import Spec
 from qemuctl.spec.network import Forward
+from qemuctl.typed.schema import object_schema
 
-# Where a plain value may stand for a part, it stands for this key of it.
-_STANDS_FOR = {
-    "Cpu": "count",
-    "Memory": "size",
-    "Root": "size",
-    "CloudInit": "enabled",
-    "Nic": "type",
-    "Display": "type",
-}
 _FORWARD = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": 65535},
@@ -34,35 +26,25 @@ _FORWARD = {
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a spec file, short notations included."""
-    # Defaults that are parts are in it, too, for which pydantic wants these built.
-    for part in Model.__subclasses__():
-        part.model_rebuild()
-    schema = Spec.model_json_schema()
-    parts = schema["$defs"]
-    for name, key in _STANDS_FOR.items():
-        plain = parts[name]["properties"][key]
-        _widen(parts, name, {k: v for k, v in plain.items() if k != "default"})
+    parts: dict[str, Any] = {}
+    schema = object_schema(Spec, parts)
+    for model in Model.__subclasses__():
+        key, name = model.plain_key, model.__name__
+        if key is not None and name in parts:
+            plain = parts[name]["properties"][key]
+            _widen(parts, name, {k: v for k, v in plain.items() if k != "default"})
     _widen(parts, "Forward", _FORWARD)
-    _strip_titles(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": parts,
+        **schema,
+    }
 
 
 def _widen(parts: dict[str, Any], name: str, plain: dict[str, Any]) -> None:
     """Lets ``plain`` stand wherever the part ``name`` may."""
     parts[f"{name}Keys"] = parts[name]
     parts[name] = {"anyOf": [plain, {"$ref": f"#/$defs/{name}Keys"}]}
-
-
-def _strip_titles(node: Any) -> None:
-    # Pydantic repeats each field's name as its title, which tells nobody anything.
-    if isinstance(node, dict):
-        if isinstance(node.get("title"), str):
-            del node["title"]
-        for inner in node.values():
-            _strip_titles(inner)
-    elif isinstance(node, list):
-        for inner in node:
-            _strip_titles(inner)
 
 
 def example() -> str:
@@ -114,14 +96,14 @@ def _plain(value: Any) -> Any:
 def _plain_model(model: Model) -> Any:
     """The fields that differ, or the one value that stands for the whole part."""
     # Sizes become text here, and nested parts are taken from the model itself.
-    texts = model.model_dump(mode="json", exclude_defaults=True)
+    texts = model.model_dump(exclude_defaults=True)
     data = {}
     for name in type(model).model_fields:
         if name in texts:
             value = getattr(model, name)
             nested = isinstance(value, (Model, tuple))
             data[name] = _plain(value) if nested else texts[name]
-    key = _STANDS_FOR.get(type(model).__name__)
+    key = model.plain_key
     if key is not None and not data.keys() - {key}:
         return data.get(key, getattr(model, key))
     return data

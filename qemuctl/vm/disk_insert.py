@@ -78,7 +78,7 @@ class Insertion(Struct, kw_only=False):
                 _check_other_file(placed, node.file, node.node_name, node.ro)
             check_free(placed, "path", vm.paths, f"add {id_} to {vm.name}")
         device, controller = await _front_end(vm, placed)
-        written = new.written.model_dump(mode="json", exclude_defaults=True)
+        written = new.written.model_dump(exclude_defaults=True)
         change = Change(
             device=id_,
             removal=False,
