@@ -10,6 +10,9 @@ from qemuctl.spec.unique import check_unique
 from qemuctl.typed.marks import setting
 from qemuctl.units import MIB, format_size
 
+# An empty disk is passed over until something is installed on it.
+USUAL_ORDER: tuple[Literal["disk", "cdrom", "network"], ...] = ("disk", "cdrom")
+
 
 class Topology(Model):
     """How the processors are laid out; the product is `cpu.max`."""

@@ -45,7 +45,6 @@ from qemuctl.vm.users import check_free
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
-DRIVERS = {"virtio-blk-pci", "virtio-blk-device", "scsi-hd", "ide-hd"}
 _CONTROLLER, _SCSI_BUS, _TARGETS = "scsi0", "scsi0.0", 256
 _LOCKED = re.compile(r'Failed to get (shared )?"[a-z ]+" lock')
 # Seconds that a guest gets for what is taken back.
