@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import zlib
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def made_id(state: Path) -> str:
     try:
         lock_for_a_moment(folder, str(state))
         if (known := _read(path)) is None:
-            known = secrets.token_hex(16)
+            known = os.urandom(16).hex()
             durable.write(path, f"{known}\n")
         return known
     finally:

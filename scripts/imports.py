@@ -16,13 +16,10 @@ import tempfile
 from pathlib import Path
 
 TABLE = Path(__file__).with_suffix(".txt")
-HOT = {
-    "ls", "pause", "resume", "reset", "qmp", "balloon", "wait", "exec", "stop", "kill",
-    "logs",
-}  # fmt: skip
 AGENTLESS = {"exec"}  # fails: nothing has booted
-NEVER = {"httpx", "rich", "psutil", "pycdlib"}
-MODELS, PARSER = {"pydantic"}, {"typer"}
+# typer loads pydantic where it reads a command line.
+NEVER = {"httpx", "rich", "psutil", "pycdlib", "pydantic"}
+PARSER = {"typer"}
 RUN = """
 import atexit, pathlib, sys
 told = pathlib.Path(sys.argv.pop(1))
@@ -49,9 +46,7 @@ def loaded(command: str, home: Path) -> list[str]:
 
 def unwanted(command: str) -> set[str]:
     """The libraries that a command must do without."""
-    if command.endswith("--help"):
-        return NEVER | MODELS
-    return NEVER | PARSER | (MODELS if command.split()[0] in HOT else set())
+    return NEVER if command.endswith("--help") else NEVER | PARSER
 
 
 def main() -> None:

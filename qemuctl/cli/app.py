@@ -200,7 +200,7 @@ def command_help(words: Sequence[str]) -> str:
         inner: Any = typer.main.get_command(app)
         if context is not None:
             inner = context.command.get_command(context, word)
-        # Not parsed: reading values, even none, would load pydantic.
+        # Not parsed: reading values, even none, would have typer load pydantic.
         settings = inner.context_settings
         context = typer.Context(inner, info_name=word, parent=context, **settings)
     return str(context.get_help())

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from qemuctl.cmdline.keyval import Plain
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.options import BootOption
 from qemuctl.cmdline.storage import CDROM
+from qemuctl.spec.computer import USUAL_ORDER
 from qemuctl.spec.disk import disk_ids
 from qemuctl.spec.model import Spec
 from qemuctl.spec.network import nic_ids
 
 DEFAULT_CMDLINE = "console=ttyS0"
-# An empty disk is passed over until something is installed on it.
-USUAL_ORDER: tuple[Literal["disk", "cdrom", "network"], ...] = ("disk", "cdrom")
 
 
 def boot(spec: Spec) -> Iterator[Element]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qemuctl.cmdline.devices import Nic
 from qemuctl.cmdline.layout import Layout, Place
+from qemuctl.cmdline.mac import default_mac
 from qemuctl.cmdline.machine import Element
 from qemuctl.cmdline.netdev import (
     Netdev,
@@ -18,18 +19,11 @@ from qemuctl.cmdline.netdev import (
     UserNetdev,
 )
 from qemuctl.errors import SpecError
-from qemuctl.host import Host
 from qemuctl.spec import network as written
 from qemuctl.spec.model import Spec
 
-
-def default_mac(name: str, index: int) -> str:
-    """A card's address: the same at each start, another for each VM and card.
-
-    52:54:00 is the range that QEMU itself uses.
-    """
-    digest = hashlib.sha256(f"{name}\0{index}".encode()).digest()
-    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+if TYPE_CHECKING:  # a device can be made without looking at the host
+    from qemuctl.host import Host
 
 
 def netdev(id_: str, nic: written.Nic) -> Netdev:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qemuctl.cmdline.blockdev import BlockCache, FileNode, FormatNode
 from qemuctl.cmdline.devices import (
@@ -17,10 +17,12 @@ from qemuctl.cmdline.devices import (
 from qemuctl.cmdline.layout import Layout
 from qemuctl.cmdline.machine import Element
 from qemuctl.errors import SpecError
-from qemuctl.host import Host
 from qemuctl.paths import VmPaths
 from qemuctl.spec.disk import Disk, disk_ids
 from qemuctl.spec.model import Spec
+
+if TYPE_CHECKING:  # a device can be made without looking at the host
+    from qemuctl.host import Host
 
 CDROM = "cdrom0"
 

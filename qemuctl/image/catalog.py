@@ -8,17 +8,17 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
-
+from qemuctl import spec
 from qemuctl.errors import SpecError
 from qemuctl.image.checksums import Checksum, fetch_checksum, parse_checksum
 from qemuctl.image.fetch import shown
 from qemuctl.image.names import catalog_file
 from qemuctl.image.names import user_file as user_file
 from qemuctl.spec.base import Model
-from qemuctl.spec.document import Document, Location, read_document, read_file
-from qemuctl.spec.problems import spec_error
+from qemuctl.spec.document import Document, read_document, read_file
 from qemuctl.spec.scalars import Size, Text, check_name
+from qemuctl.typed.faults import Location, Wrong
+from qemuctl.typed.marks import Check, setting
 from qemuctl.units import MIB
 
 
@@ -47,16 +47,21 @@ class Entry(Model):
     """One image: where it comes from, and what its guest needs."""
 
     description: Text = "an image of your own"
-    url: Annotated[Text, AfterValidator(_check_file)]
-    checksum: Annotated[Text, AfterValidator(_check_checksum)] | None = Field(
-        None, description="URL of a checksum file, or sha256:HEX or sha512:HEX"
+    url: Annotated[Text, Check(_check_file)]
+    checksum: Annotated[Text, Check(_check_checksum)] | None = setting(
+        default=None, description="URL of a checksum file, or sha256:HEX or sha512:HEX"
     )
-    checksum_name: Text | None = Field(
-        None, description="the image's name in that file; default: that of the URL"
+    checksum_name: Text | None = setting(
+        default=None,
+        description="the image's name in that file; default: that of the URL",
     )
     format: Literal["qcow2", "raw"] = "qcow2"
-    user: Text | None = Field(None, description="whom cloud-init makes by default")
-    memory: Size = Field(512 * MIB, description="the least that it boots with")
+    user: Text | None = setting(
+        default=None, description="whom cloud-init makes by default"
+    )
+    memory: Size = setting(
+        default=512 * MIB, description="the least that it boots with"
+    )
 
     @property
     def filename(self) -> str:
@@ -115,10 +120,10 @@ def _entry(
     name: str, data: dict[str, Any], source: Path, lines: dict[Location, int]
 ) -> Entry:
     try:
-        return Entry.model_validate(data)
-    except ValidationError as error:
+        return Entry.model_read(data)
+    except Wrong as wrong:
         inside = {at[1:]: line for at, line in lines.items() if at[0] == name}
-        found = spec_error(error, Entry, data, source=str(source), lines=inside)
+        found = spec.spec_error(wrong, data, source=str(source), lines=inside)
         missing = found.problem == "missing"
         raise SpecError(
             found.problem,
@@ -126,7 +131,7 @@ def _entry(
             line=found.line or lines.get((name,)),
             key=f"{name}.{found.key}" if found.key else name,
             hint="every image needs it: write it down" if missing else found.hint,
-        ) from error
+        ) from wrong
 
 
 def _read(path: Path) -> Document:

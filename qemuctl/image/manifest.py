@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError
 
+from qemuctl import spec
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.spec.base import Model
 from qemuctl.spec.document import read_document
-from qemuctl.spec.problems import spec_error
 from qemuctl.spec.scalars import Argument, Size, Text
 from qemuctl.thread import Tick
+from qemuctl.typed.faults import Wrong
+from qemuctl.typed.marks import setting
 
 FILE = "image.yaml"
 STEP = 1024 * 1024
@@ -29,21 +30,27 @@ class Manifest(Model):
     those of the files beside it, ``recipe`` is the hash of what it was built from.
     """
 
-    source: Text | None = Field(None, description="where it came from")
-    created: Text | None = Field(None, description="UTC, ISO 8601")
+    source: Text | None = setting(default=None, description="where it came from")
+    created: Text | None = setting(default=None, description="UTC, ISO 8601")
     arch: Literal["x86_64"] = "x86_64"
     format: Format | None = None
     virtual_size: Size | None = None
     sha256: Text | None = None
-    source_sha256: Text | None = Field(
-        None, description="that of what was downloaded, where it was converted"
+    source_sha256: Text | None = setting(
+        default=None, description="that of what was downloaded, where it was converted"
     )
-    files: dict[Text, Text] = Field({}, description="SHA-256 by a file's name")
-    user: Text | None = Field(None, description="whom cloud-init makes at first boot")
+    files: dict[Text, Text] = setting(
+        default_factory=dict, description="SHA-256 by a file's name"
+    )
+    user: Text | None = setting(
+        default=None, description="whom cloud-init makes at first boot"
+    )
     cloud_init: bool = False
     cmdline: Argument | None = None
     cmdline_microvm: Argument | None = None
-    memory: Size | None = Field(None, description="the least that it boots with")
+    memory: Size | None = setting(
+        default=None, description="the least that it boots with"
+    )
     recipe: Text | None = None
 
 
@@ -52,11 +59,11 @@ def read_manifest(path: Path) -> Manifest:
     try:
         document = read_document(path.read_bytes(), str(path))
         try:
-            return Manifest.model_validate(document.data)
-        except ValidationError as error:
-            raise spec_error(
-                error, Manifest, document.data, source=str(path), lines=document.lines
-            ) from error
+            return Manifest.model_read(document.data)
+        except Wrong as wrong:
+            raise spec.spec_error(
+                wrong, document.data, source=str(path), lines=document.lines
+            ) from wrong
     except OSError as error:
         raise ImageError(
             f"the image's description cannot be read: {path}: {error.strerror}"
@@ -69,7 +76,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes the manifest where there is none yet."""
-    data = manifest.model_dump(mode="json", exclude_defaults=True)
+    data = manifest.model_dump(exclude_defaults=True)
     with path.open("x", encoding="ascii") as file:
         # PyYAML leaves U+0085 as it is, if it is let, and reads it as a newline.
         yaml.safe_dump(data, file, sort_keys=False, allow_unicode=False)

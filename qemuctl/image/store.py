@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import field
@@ -181,7 +180,7 @@ def remove(name: str) -> None:
     """
     folder = find(name).folder if name == TINY else folder_of(name)
     # Out of sight first: a removal that is cut short leaves no half image.
-    doomed = folder.with_name(f".removed-{name}-{secrets.token_hex(4)}")
+    doomed = folder.with_name(f".removed-{name}-{os.urandom(4).hex()}")
     with idle(folder):  # `gc` leaves it to us
         try:
             durable.move(folder, doomed)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +90,7 @@ def _fresh(folder: Path, path: Path) -> Iterator[Path]:
 
 
 def _lock_in(folder: Path) -> Path:
-    return folder / f"{_PREFIX}{secrets.token_hex(8)}{_LOCK}"
+    return folder / f"{_PREFIX}{os.urandom(8).hex()}{_LOCK}"
 
 
 @contextlib.contextmanager

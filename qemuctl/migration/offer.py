@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from pydantic import TypeAdapter
-
 from qemuctl.cmdline.shape import Shape
 from qemuctl.structs import Struct
 
@@ -83,9 +81,6 @@ class Offer(Struct):
     multifd_compression: str | None = None
     tls: str | None = None
     tls_client: str | None = None
-
-
-OFFER = TypeAdapter(Offer)
 
 
 class Facts(Struct):

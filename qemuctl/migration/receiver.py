@@ -35,12 +35,13 @@ from qemuctl.migration import arrival, checks
 from qemuctl.migration.arrivals import land, landed
 from qemuctl.migration.channel import PROTOCOL, SILENCE, Channel, ChannelLost
 from qemuctl.migration.incoming import Incoming
-from qemuctl.migration.offer import OFFER, Facts, Offer
+from qemuctl.migration.offer import Facts, Offer
 from qemuctl.migration.place import home_id, place
 from qemuctl.paths import VmPaths, private_dir, vms_dir
 from qemuctl.process.working import making
 from qemuctl.spec import check_name
 from qemuctl.thread import in_full
+from qemuctl.typed.read import read
 from qemuctl.vm import foreign
 from qemuctl.vm.archive import importing
 
@@ -138,7 +139,7 @@ class Receiver:
         return asdict(Facts(place=place(), home=home_id(), has_image=found))
 
     async def _check(self, request: dict[str, Any]) -> None:
-        offer = OFFER.validate_python(request["offer"], strict=False)
+        offer = read(Offer, request["offer"])
         await asyncio.to_thread(checks.check, offer, trust=self._trust)
         self._offer = offer
 

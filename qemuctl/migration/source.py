@@ -27,7 +27,7 @@ from qemuctl.migration.destination import Destination
 from qemuctl.migration.following import followed
 from qemuctl.migration.leave import leave
 from qemuctl.migration.memory import POSTCOPY, SWITCHING, Memory
-from qemuctl.migration.offer import OFFER, Facts
+from qemuctl.migration.offer import Facts
 from qemuctl.migration.options import Options
 from qemuctl.migration.packing import Packed, Seen, packed, seen, wish
 from qemuctl.migration.phases import Phase
@@ -47,6 +47,7 @@ from qemuctl.qmp.migration import (
 )
 from qemuctl.qmp.session import Session, Subscription
 from qemuctl.thread import in_full
+from qemuctl.typed.write import written
 from qemuctl.vm.leaving import Leaving, attended, moving
 from qemuctl.vm.saving import check_movable
 from qemuctl.vm.states import Action, State
@@ -214,7 +215,7 @@ class _Move:
             ) from error
         self.home = facts.home
         pack = await packed(self.vm, self.options, facts, await looking)
-        offer = OFFER.dump_python(pack.offer, mode="json")
+        offer = written(pack.offer)
         await link.channel.ask("check", timeout=_ANSWER, offer=offer)
         return pack
 

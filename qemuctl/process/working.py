@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ def making(parent: Path, prefix: str) -> Iterator[Path]:
     """
     fd = None
     while fd is None:  # `gc` may take a new one for one that was left
-        folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        folder = parent / f"{prefix}{os.urandom(4).hex()}"
         folder.mkdir(mode=0o700)
         with contextlib.suppress(FileNotFoundError):
             fd = try_lock(folder, flags=_THERE)

@@ -5,8 +5,8 @@
     YAML text ─► document ─► load ─► model.Spec
     --disk …  ─► shorthand ──┘  └─► problems: one SpecError for all that is wrong
 
-`schema` goes the other way: the JSON schema, a commented example, and the
-YAML of a `Spec`.
+`text` goes the other way, to the YAML of a `Spec`; `schema` has the JSON schema and a
+commented example.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from qemuctl.spec.model import Spec
     from qemuctl.spec.naming import changed, renamed, validate_name
     from qemuctl.spec.network import Forward, Nic
+    from qemuctl.spec.problems import spec_error
     from qemuctl.spec.scalars import check_name
-    from qemuctl.spec.schema import dump, example, json_schema
+    from qemuctl.spec.schema import example, json_schema
     from qemuctl.spec.shorthand import (
         parse_cpus,
         parse_disk,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         parse_memory,
         parse_nic,
     )
+    from qemuctl.spec.text import dump
 
 __getattr__ = exports(
     __name__,
@@ -58,7 +60,7 @@ __getattr__ = exports(
         "base_of": "qemuctl.spec.load",
         "changed": "qemuctl.spec.naming",
         "check_name": "qemuctl.spec.scalars",
-        "dump": "qemuctl.spec.schema",
+        "dump": "qemuctl.spec.text",
         "example": "qemuctl.spec.schema",
         "json_schema": "qemuctl.spec.schema",
         "load_spec": "qemuctl.spec.load",
@@ -70,6 +72,7 @@ __getattr__ = exports(
         "parse_spec": "qemuctl.spec.load",
         "renamed": "qemuctl.spec.naming",
         "resolve_paths": "qemuctl.spec.load",
+        "spec_error": "qemuctl.spec.problems",
         "validate": "qemuctl.spec.load",
         "validate_name": "qemuctl.spec.naming",
     },
@@ -103,6 +106,7 @@ __all__ = [
     "parse_spec",
     "renamed",
     "resolve_paths",
+    "spec_error",
     "validate",
     "validate_name",
 ]

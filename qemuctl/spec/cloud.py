@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Annotated, Any, Self
-
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from typing import Annotated, Any
 
 from qemuctl.spec.base import Model
 from qemuctl.spec.document import typed
 from qemuctl.spec.scalars import Text
+from qemuctl.typed.marks import Before, Check, setting
 
 # useradd(8)'s idea of a portable name.
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -73,10 +72,34 @@ def check_hostname(name: str) -> str:
     return name
 
 
+def _check_user(value: str) -> str:
+    if not _USER.fullmatch(value):
+        raise ValueError(
+            f"not a user name: {value!r} (lower-case letters, digits, '_' and '-', "
+            "starting with a letter or '_', 32 characters at most)"
+        )
+    return value
+
+
+def _check_keys(value: tuple[str, ...]) -> tuple[str, ...]:
+    for key in value:
+        words = key.strip()
+        if "\n" in words or "PRIVATE KEY" in words or not key_is_path(key):
+            check_key(key)
+    return value
+
+
+def _check_packages(value: tuple[str, ...]) -> tuple[str, ...]:
+    for package in value:
+        if not _PACKAGE.fullmatch(package):
+            raise ValueError(f"not a package's name: {package!r}")
+    return value
+
+
 _OWN = "path of a file of your own, or its text: several lines, or one with # in front"
 
 
-class CloudInit(Model):
+class CloudInit(Model, plain="enabled"):
     """What goes into the NoCloud seed, which the guest reads from a small disk.
 
     Either the fields above `user_data`, or files of the user's own. An image
@@ -84,56 +107,29 @@ class CloudInit(Model):
     """
 
     enabled: bool = True
-    hostname: Text | None = Field(None, description="default: the VM's name")
-    user: Text | None = Field(None, description="default: the image's own user")
-    ssh_keys: tuple[Text, ...] = Field(
-        (), description="public keys, or paths of their files, beside qemuctl's own"
+    hostname: Annotated[Text, Check(check_hostname)] | None = setting(
+        default=None, description="default: the VM's name"
     )
-    packages: tuple[Text, ...] = ()
-    run: tuple[Text | tuple[Text, ...], ...] = Field(
-        (), description="commands, as lines for a shell or as lists of words"
+    user: Annotated[Text, Check(_check_user)] | None = setting(
+        default=None, description="default: the image's own user"
     )
-    network: Annotated[dict[str, Any] | None, BeforeValidator(typed)] = Field(
-        None, description="network configuration, version 1 or 2, as cloud-init has it"
+    ssh_keys: Annotated[tuple[Text, ...], Check(_check_keys)] = setting(
+        default=(),
+        description="public keys, or paths of their files, beside qemuctl's own",
     )
-    user_data: Text | None = Field(None, description=_OWN)
-    meta_data: Text | None = Field(None, description=_OWN)
-    network_config: Text | None = Field(None, description=_OWN)
+    packages: Annotated[tuple[Text, ...], Check(_check_packages)] = ()
+    run: tuple[Text | tuple[Text, ...], ...] = setting(
+        default=(), description="commands, as lines for a shell or as lists of words"
+    )
+    network: Annotated[dict[str, Any] | None, Before(typed)] = setting(
+        default=None,
+        description="network configuration, version 1 or 2, as cloud-init has it",
+    )
+    user_data: Text | None = setting(default=None, description=_OWN)
+    meta_data: Text | None = setting(default=None, description=_OWN)
+    network_config: Text | None = setting(default=None, description=_OWN)
 
-    @field_validator("user")
-    @classmethod
-    def _user(cls, value: str | None) -> str | None:
-        if value is not None and not _USER.fullmatch(value):
-            raise ValueError(
-                f"not a user name: {value!r} (lower-case letters, digits, '_' and '-', "
-                "starting with a letter or '_', 32 characters at most)"
-            )
-        return value
-
-    @field_validator("hostname")
-    @classmethod
-    def _hostname(cls, value: str | None) -> str | None:
-        return None if value is None else check_hostname(value)
-
-    @field_validator("ssh_keys")
-    @classmethod
-    def _ssh_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for key in value:
-            words = key.strip()
-            if "\n" in words or "PRIVATE KEY" in words or not key_is_path(key):
-                check_key(key)
-        return value
-
-    @field_validator("packages")
-    @classmethod
-    def _packages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for package in value:
-            if not _PACKAGE.fullmatch(package):
-                raise ValueError(f"not a package's name: {package!r}")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.user_data is not None and (
             self.user or self.ssh_keys or self.packages or self.run
         ):
@@ -144,7 +140,6 @@ class CloudInit(Model):
             raise ValueError("meta_data takes the place of hostname")
         if self.network_config is not None and self.network is not None:
             raise ValueError("network_config takes the place of network")
-        return self
 
     @property
     def files(self) -> dict[str, str]:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
-
-from pydantic import Field, model_validator
+from typing import Literal
 
 from qemuctl.spec.base import Model
-from qemuctl.spec.scalars import Argument, Size, Text, Whole, split_address
+from qemuctl.spec.scalars import Argument, Size, Text, split_address
 from qemuctl.spec.unique import check_unique
+from qemuctl.typed.marks import setting
 from qemuctl.units import MIB, format_size
+
+# An empty disk is passed over until something is installed on it.
+USUAL_ORDER: tuple[Literal["disk", "cdrom", "network"], ...] = ("disk", "cdrom")
 
 
 class Topology(Model):
     """How the processors are laid out; the product is `cpu.max`."""
 
-    sockets: Whole = Field(1, ge=1)
-    cores: Whole = Field(1, ge=1)
-    threads: Whole = Field(1, ge=1)
+    sockets: int = setting(default=1, ge=1)
+    cores: int = setting(default=1, ge=1)
+    threads: int = setting(default=1, ge=1)
 
 
-class Cpu(Model):
+class Cpu(Model, plain="count"):
     """Processors: `count` at start, up to `max` by hot plug."""
 
-    count: Whole = Field(1, ge=1, le=4096)
-    max: Whole | None = Field(None, ge=1, le=4096)
-    model: Text | None = Field(
-        None, description="QEMU's CPU model; default: host under KVM, max under TCG"
+    count: int = setting(default=1, ge=1, le=4096)
+    max: int | None = setting(default=None, ge=1, le=4096)
+    model: Text | None = setting(
+        default=None,
+        description="QEMU's CPU model; default: host under KVM, max under TCG",
     )
     topology: Topology | None = None
-    hypervisor: Literal["vmware"] | None = Field(
-        None,
+    hypervisor: Literal["vmware"] | None = setting(
+        default=None,
         description="what an emulated guest is told that it runs on, in place of "
         "nothing; a new Linux (6.18, 6.12.60) takes hot-plugged processors only on a "
         "hypervisor that it knows. KVM tells its own name",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.max is not None and self.max < self.count:
             raise ValueError(f"max is below count: {self.max} < {self.count}")
         if self.topology is not None:
@@ -48,18 +50,16 @@ class Cpu(Model):
                     f"topology gives {product} processors, but "
                     f"{'max' if self.max else 'count'} is {self.max or self.count}"
                 )
-        return self
 
 
-class Memory(Model):
+class Memory(Model, plain="size"):
     """RAM: `size` at start; `slots` and `max` make room for hot plug."""
 
     size: Size = 512 * MIB
     max: Size | None = None
-    slots: Whole | None = Field(None, ge=1, le=256)
+    slots: int | None = setting(default=None, ge=1, le=256)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.size < MIB:
             raise ValueError(f"too small: {self.size} bytes (write 512M)")
         for size in (self.size, self.max or 0):
@@ -71,7 +71,6 @@ class Memory(Model):
             )
         if self.slots is not None and self.max is None:
             raise ValueError("slots needs max: how far memory may grow")
-        return self
 
 
 class Boot(Model):
@@ -81,58 +80,57 @@ class Boot(Model):
     initrd: Text | None = None
     cmdline: Argument | None = None
     order: tuple[Literal["disk", "cdrom", "network"], ...] | None = None
-    once: Literal["disk", "cdrom", "network"] | None = Field(
-        None, description="tried first at the very first start, until the guest reboots"
+    once: Literal["disk", "cdrom", "network"] | None = setting(
+        default=None,
+        description="tried first at the very first start, until the guest reboots",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.initrd is not None and self.kernel is None:
             raise ValueError("initrd needs kernel")
         check_unique("named twice in order", self.order or ())
-        return self
 
 
-class Root(Model):
+class Root(Model, plain="size"):
     """The disk that an image brings, made for this VM alone.
 
     `size` is what the guest sees, at least the image's own; `mode` tells
     whether it is an overlay on the image or a copy of it.
     """
 
-    size: Size | None = Field(None, ge=512, description="default: the image's own")
+    size: Size | None = setting(
+        default=None, ge=512, description="default: the image's own"
+    )
     mode: Literal["overlay", "full"] = "overlay"
 
 
-class Display(Model):
+class Display(Model, plain="type"):
     """A screen, and how to reach it."""
 
     type: Literal["none", "vnc", "spice"] = "none"
-    address: Text | None = Field(
-        None, description="HOST:PORT; default: a unix socket of the VM's own"
+    address: Text | None = setting(
+        default=None, description="HOST:PORT; default: a unix socket of the VM's own"
     )
-    vga: Literal["std", "virtio", "qxl", "none"] | None = Field(
-        None, description="default: std with vnc or spice, else none"
+    vga: Literal["std", "virtio", "qxl", "none"] | None = setting(
+        default=None, description="default: std with vnc or spice, else none"
     )
-    password: bool | None = Field(
-        None,
+    password: bool | None = setting(
+        default=None,
         description="closed until `qemuctl display NAME --vnc-password` sets one; "
         "default: with an address, which guests reach, too",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.password and self.type == "none":
             raise ValueError("password needs type: vnc or spice")
         if self.address is None:
-            return self
+            return
         _, port = split_address(self.address)
         if self.type == "none":
             raise ValueError("address needs type: vnc or spice")
         if self.type == "vnc" and port < 5900:
             # QEMU counts VNC displays, not ports, and display 0 is port 5900.
             raise ValueError(f"a VNC port is 5900 or above: {port}")
-        return self
 
     @property
     def locked(self) -> bool:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Self
-
-from pydantic import Field, model_validator
+from typing import Literal
 
 from qemuctl.spec.base import Model
-from qemuctl.spec.scalars import Size, Text, Whole
+from qemuctl.spec.scalars import Size, Text
 from qemuctl.spec.unique import Id, check_unique
+from qemuctl.typed.marks import setting
 
 
 class Disk(Model):
     """One disk: an existing file (`path`) or a new one of `size`."""
 
-    id: Id | None = Field(
-        None, description="its name, and its serial's default; default: diskN"
+    id: Id | None = setting(
+        default=None, description="its name, and its serial's default; default: diskN"
     )
     path: Text | None = None
     size: Size | None = None
-    format: Literal["qcow2", "raw"] | None = Field(
-        None, description="default: by the path's suffix, qcow2 for a new disk"
+    format: Literal["qcow2", "raw"] | None = setting(
+        default=None, description="default: by the path's suffix, qcow2 for a new disk"
     )
     bus: Literal["virtio", "scsi", "sata", "ide"] = "virtio"
     readonly: bool = False
@@ -30,13 +29,16 @@ class Disk(Model):
     ) = None
     aio: Literal["threads", "native", "io_uring"] | None = None
     discard: Literal["unmap", "ignore"] = "unmap"
-    serial: Text | None = Field(None, max_length=20)
-    boot_index: Whole | None = Field(None, ge=0)
-    iops: Whole | None = Field(None, ge=1, description="at most so many a second")
-    bps: Size | None = Field(None, ge=512, description="at most so many bytes a second")
+    serial: Text | None = setting(default=None, max_length=20)
+    boot_index: int | None = setting(default=None, ge=0)
+    iops: int | None = setting(
+        default=None, ge=1, description="at most so many a second"
+    )
+    bps: Size | None = setting(
+        default=None, ge=512, description="at most so many bytes a second"
+    )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if (self.path is None) == (self.size is None):
             raise ValueError("a disk has either a path or a size")
         if self.size is not None and self.size < 512:
@@ -49,7 +51,6 @@ class Disk(Model):
             )
         if self.aio == "native" and self.cache not in ("none", "directsync"):
             raise ValueError("aio: native needs cache: none or directsync")
-        return self
 
     @property
     def by_suffix(self) -> Literal["qcow2", "raw"] | None:

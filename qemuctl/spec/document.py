@@ -25,9 +25,7 @@ from yaml import events
 
 from qemuctl.errors import SpecError
 from qemuctl.paths import blocking_folder
-
-Location = tuple[str | int, ...]
-"""The way to a value: ``("disks", 0, "path")``."""
+from qemuctl.typed.faults import Location, dotted
 
 SIZE_MAX = 1024**2
 """The largest file that is read, in bytes."""
@@ -276,14 +274,3 @@ class _Builder:
 
 def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
-
-
-def dotted(at: Location) -> str:
-    """A location as a user reads it: ``disks[0].path``."""
-    text = ""
-    for part in at:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += f".{part}" if text else part
-    return text

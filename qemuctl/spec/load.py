@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from qemuctl import spec as door
 from qemuctl.errors import SpecError
 from qemuctl.spec.cloud import FILES, CloudInit
-from qemuctl.spec.document import Location, dotted, read_document, read_file
+from qemuctl.spec.document import read_document, read_file
 from qemuctl.spec.model import Spec
-from qemuctl.spec.problems import spec_error
+from qemuctl.typed.faults import Location, Wrong, dotted
 
 
 def load_spec(path: Path, *, name: str | None = None) -> Spec:
@@ -74,9 +73,9 @@ def validate(
     from. Raises SpecError with the key, and all other problems in its text.
     """
     try:
-        return Spec.model_validate(dict(data))
-    except ValidationError as error:
-        raise spec_error(error, Spec, data, source=source, lines=lines) from error
+        return Spec.model_read(data)
+    except Wrong as wrong:
+        raise door.spec_error(wrong, data, source=source, lines=lines) from wrong
 
 
 def resolve_paths(spec: Spec, base: Path) -> Spec:

@@ -12,7 +12,7 @@ from qemuctl.spec.document import LOADER
 from qemuctl.spec.load import parse_spec
 from qemuctl.spec.model import Spec
 from qemuctl.spec.scalars import check_name
-from qemuctl.spec.schema import dump
+from qemuctl.spec.text import dump
 
 
 def validate_name(name: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, Self
-
-from pydantic import Field, field_validator, model_validator
+from typing import Annotated, Any, Literal
 
 from qemuctl.spec.base import Model
-from qemuctl.spec.scalars import Text, Whole, check_ipv4, check_mac
+from qemuctl.spec.scalars import Text, check_ipv4, check_mac
 from qemuctl.spec.unique import Id, check_unique
+from qemuctl.typed.marks import Check, setting
 
 _FORWARD = re.compile(
     r"(?:(?:(?P<protocol>tcp|udp):)?(?:(?P<address>[0-9.]+):)?"
@@ -25,13 +24,12 @@ class Forward(Model):
     """
 
     protocol: Literal["tcp", "udp"] = "tcp"
-    address: Text = "127.0.0.1"
-    host_port: Whole = Field(0, ge=0, le=65535)
-    guest_port: Whole = Field(ge=1, le=65535)
+    address: Annotated[Text, Check(check_ipv4)] = "127.0.0.1"
+    host_port: int = setting(default=0, ge=0, le=65535)
+    guest_port: int = setting(ge=1, le=65535)
 
-    @model_validator(mode="before")
     @classmethod
-    def _short(cls, value: Any) -> Any:
+    def model_widened(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
@@ -49,11 +47,6 @@ class Forward(Model):
             "guest_port": int(match["guest"]),
         }
 
-    @field_validator("address")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        return check_ipv4(value)
-
     @property
     def notation(self) -> str:
         """What a user would write: ``8080:80``, ``udp:0.0.0.0:53:53``, ``:22``."""
@@ -62,29 +55,34 @@ class Forward(Model):
         return f"{protocol}{address}{self.host_port or ''}:{self.guest_port}"
 
 
-class Nic(Model):
+class Nic(Model, plain="type"):
     """One network card and what it is plugged into."""
 
-    id: Id | None = Field(None, description="its name; default: nicN")
+    id: Id | None = setting(default=None, description="its name; default: nicN")
     type: Literal["user", "none", "tap", "socket"] = "user"
-    model: Text = Field(
-        "virtio", description="virtio, e1000, e1000e, rtl8139, or a QEMU device name"
+    model: Text = setting(
+        default="virtio",
+        description="virtio, e1000, e1000e, rtl8139, or a QEMU device name",
     )
-    mac: Text | None = None
+    mac: Annotated[Text, Check(check_mac)] | None = None
     forward: tuple[Forward, ...] = ()
-    restrict: bool = Field(False, description="user: the guest reaches nothing outside")
-    ifname: Text | None = Field(None, description="tap: an existing interface")
-    listen: Text | None = Field(None, description="socket: unix path to listen on")
-    connect: Text | None = Field(None, description="socket: unix path to connect to")
-    link: Literal["up", "down"] = Field("up", description="down: its cable is out")
+    restrict: bool = setting(
+        default=False, description="user: the guest reaches nothing outside"
+    )
+    ifname: Text | None = setting(
+        default=None, description="tap: an existing interface"
+    )
+    listen: Text | None = setting(
+        default=None, description="socket: unix path to listen on"
+    )
+    connect: Text | None = setting(
+        default=None, description="socket: unix path to connect to"
+    )
+    link: Literal["up", "down"] = setting(
+        default="up", description="down: its cable is out"
+    )
 
-    @field_validator("mac")
-    @classmethod
-    def _mac(cls, value: str | None) -> str | None:
-        return None if value is None else check_mac(value)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.type != "user" and (self.forward or self.restrict):
             raise ValueError(f"forward and restrict need type: user, not {self.type}")
         if (self.type == "tap") != (self.ifname is not None):
@@ -93,7 +91,6 @@ class Nic(Model):
             raise ValueError("type: socket has either listen or connect")
         if self.type != "socket" and (self.listen or self.connect):
             raise ValueError("listen and connect need type: socket")
-        return self
 
 
 def nic_ids(nics: Iterable[Nic]) -> list[str]:

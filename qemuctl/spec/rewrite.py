@@ -8,7 +8,7 @@ from qemuctl.errors import SpecError
 from qemuctl.spec.document import read_document
 from qemuctl.spec.load import parse_spec
 from qemuctl.spec.model import Spec
-from qemuctl.spec.schema import dump
+from qemuctl.spec.text import dump
 
 
 def rewritten(text: str, after: Spec) -> str:

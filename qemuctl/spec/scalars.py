@@ -1,7 +1,6 @@
 """The plain values of a spec: text, whole numbers, sizes, names, addresses.
 
-Each is a check that says in one short line what is wrong with a value, for
-pydantic takes more than a user means: ``True`` for 1, or an empty path.
+Each is a check that says in one short line what is wrong with a value.
 """
 
 from __future__ import annotations
@@ -9,14 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    PlainSerializer,
-    StringConstraints,
-    WithJsonSchema,
-)
-
+from qemuctl.typed.marks import Before, Check, Limits, Schema, Written
 from qemuctl.units import format_size, parse_size
 
 NAME_MAX = 64
@@ -84,26 +76,17 @@ def _size(value: Any) -> int:
     return parse_size(value)
 
 
-def _whole(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"not a whole number: {str(value).lower()}")
-    return value
-
-
-Argument = Annotated[str, AfterValidator(_no_nul)]
+Argument = Annotated[str, Check(_no_nul)]
 """Text as it goes to QEMU; may be empty."""
 
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_no_nul)]
+Text = Annotated[str, Limits(min_length=1), Check(_no_nul)]
 """Text that says something."""
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""A whole number, which true and false are not."""
 
 Size = Annotated[
     int,
-    BeforeValidator(_size),
-    PlainSerializer(format_size, return_type=str),
-    WithJsonSchema(
+    Before(_size),
+    Written(format_size),
+    Schema(
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0},

@@ -1,25 +1,14 @@
-"""The spec seen from outside: its JSON schema, an example, the YAML of a `Spec`."""
+"""The spec seen from outside: its JSON schema, and an example."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qemuctl.spec.base import Model
 from qemuctl.spec.model import Spec
-from qemuctl.spec.network import Forward
+from qemuctl.typed.schema import object_schema
 
-# Where a plain value may stand for a part, it stands for this key of it.
-_STANDS_FOR = {
-    "Cpu": "count",
-    "Memory": "size",
-    "Root": "size",
-    "CloudInit": "enabled",
-    "Nic": "type",
-    "Display": "type",
-}
 _FORWARD = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": 65535},
@@ -34,17 +23,19 @@ _FORWARD = {
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a spec file, short notations included."""
-    # Defaults that are parts are in it, too, for which pydantic wants these built.
-    for part in Model.__subclasses__():
-        part.model_rebuild()
-    schema = Spec.model_json_schema()
-    parts = schema["$defs"]
-    for name, key in _STANDS_FOR.items():
-        plain = parts[name]["properties"][key]
-        _widen(parts, name, {k: v for k, v in plain.items() if k != "default"})
+    parts: dict[str, Any] = {}
+    schema = object_schema(Spec, parts)
+    for model in Model.__subclasses__():
+        key, name = model.plain_key, model.__name__
+        if key is not None and name in parts:
+            plain = parts[name]["properties"][key]
+            _widen(parts, name, {k: v for k, v in plain.items() if k != "default"})
     _widen(parts, "Forward", _FORWARD)
-    _strip_titles(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": parts,
+        **schema,
+    }
 
 
 def _widen(parts: dict[str, Any], name: str, plain: dict[str, Any]) -> None:
@@ -53,75 +44,6 @@ def _widen(parts: dict[str, Any], name: str, plain: dict[str, Any]) -> None:
     parts[name] = {"anyOf": [plain, {"$ref": f"#/$defs/{name}Keys"}]}
 
 
-def _strip_titles(node: Any) -> None:
-    # Pydantic repeats each field's name as its title, which tells nobody anything.
-    if isinstance(node, dict):
-        if isinstance(node.get("title"), str):
-            del node["title"]
-        for inner in node.values():
-            _strip_titles(inner)
-    elif isinstance(node, list):
-        for inner in node:
-            _strip_titles(inner)
-
-
 def example() -> str:
     """A commented YAML file: every field, its default, and a word why."""
     return Path(__file__).with_name("example.yaml").read_text(encoding="utf-8")
-
-
-def dump(spec: Spec) -> str:
-    """The YAML of ``spec``: what differs from the defaults, in the model's order.
-
-    `parse_spec` of it gives ``spec`` again.
-    """
-    # The dumper quotes what an older YAML reader would take for a number or switch.
-    return yaml.dump(
-        _plain(spec),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=1_000_000,
-    )
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe, and with escapes for what a reader would take for the end of a line."""
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    # Left to itself PyYAML writes U+0085 as it is, and reads it as a newline.
-    lines = value.split("\n")
-    style = None if all(map(str.isprintable, lines)) else '"'
-    if style is None and len(lines) > 1:
-        style = "|"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Forward):
-        return value.notation
-    if isinstance(value, Model):
-        return _plain_model(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _plain_model(model: Model) -> Any:
-    """The fields that differ, or the one value that stands for the whole part."""
-    # Sizes become text here, and nested parts are taken from the model itself.
-    texts = model.model_dump(mode="json", exclude_defaults=True)
-    data = {}
-    for name in type(model).model_fields:
-        if name in texts:
-            value = getattr(model, name)
-            nested = isinstance(value, (Model, tuple))
-            data[name] = _plain(value) if nested else texts[name]
-    key = _STANDS_FOR.get(type(model).__name__)
-    if key is not None and not data.keys() - {key}:
-        return data.get(key, getattr(model, key))
-    return data

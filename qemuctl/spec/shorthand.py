@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
-
 from qemuctl.errors import SpecError
 from qemuctl.spec.base import Model
 from qemuctl.spec.computer import Cpu, Display, Memory, Topology
 from qemuctl.spec.disk import Disk
 from qemuctl.spec.network import Nic
 from qemuctl.spec.problems import nearest, spec_error
+from qemuctl.typed.faults import Wrong
 from qemuctl.units import parse_size
 
 ModelT = TypeVar("ModelT", bound=Model)
@@ -159,11 +158,11 @@ def _switch(value: str) -> bool | str:
 
 def _validated(data: dict[str, Any], flag: str, model: type[ModelT]) -> ModelT:
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        found = spec_error(error, model, data, source=flag)
+        return model.model_read(data)
+    except Wrong as wrong:
+        found = spec_error(wrong, data, source=flag)
         found.path, found.key = None, flag
-        raise found from error
+        raise found from wrong
 
 
 def _checked(data: dict[str, Any], flag: str, model: type[Model]) -> dict[str, object]:

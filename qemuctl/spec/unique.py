@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator
+from qemuctl.typed.marks import Check
 
 _ID = re.compile(r"[a-z][a-z0-9-]{0,19}")
 # Names of devices that a VM has anyway, and of what belongs to a disk or card.
@@ -27,7 +27,7 @@ def _check_id(value: str) -> str:
     return value
 
 
-Id = Annotated[str, AfterValidator(_check_id)]
+Id = Annotated[str, Check(_check_id)]
 """What a device is called for as long as it is there."""
 
 

@@ -15,6 +15,9 @@ from qemuctl.lazy import exports
 
 if TYPE_CHECKING:
     from qemuctl.search import search
+    from qemuctl.vm import disk_config as disk_config
+    from qemuctl.vm import disk_insert as disk_insert
+    from qemuctl.vm import disk_settings as disk_settings
     from qemuctl.vm.cpus import Cpus
     from qemuctl.vm.disk_plug import Disks
     from qemuctl.vm.files import Files
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from qemuctl.vm.inside import Inside
     from qemuctl.vm.jobs import loaded
     from qemuctl.vm.keyboard import Keyboard
+    from qemuctl.vm.launch import start
     from qemuctl.vm.live import Live
     from qemuctl.vm.media import Cdrom
     from qemuctl.vm.memory import Memory
@@ -55,10 +59,14 @@ __getattr__ = exports(
         "Snapshots": "qemuctl.vm.snapshots",
         "Stats": "qemuctl.vm.stats",
         "check_command": "qemuctl.vm.forkable",
+        "disk_config": "qemuctl.vm.disk_config",
+        "disk_insert": "qemuctl.vm.disk_insert",
+        "disk_settings": "qemuctl.vm.disk_settings",
         "loaded": "qemuctl.vm.jobs",
         "search": "qemuctl.search",
         "set_clock": "qemuctl.vm.snapshot_guest",
         "shut_down": "qemuctl.vm.ssh",
+        "start": "qemuctl.vm.launch",
         "started_spec": "qemuctl.vm.started",
         "taken_back": "qemuctl.vm.take_back",
         "unless_hopeless": "qemuctl.vm.readiness",
@@ -85,6 +93,7 @@ __all__ = [
     "search",
     "set_clock",
     "shut_down",
+    "start",
     "started_spec",
     "taken_back",
     "unless_hopeless",

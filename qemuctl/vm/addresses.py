@@ -7,11 +7,11 @@ are written into its spec then; another VM that takes the old name gets others.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from qemuctl.cmdline.network import default_mac
+from qemuctl.cmdline.mac import default_mac
 from qemuctl.spec import Spec
 
 
@@ -43,4 +43,4 @@ def unlike(spec: Spec, others: Iterable[Path]) -> Spec:
             taken |= {mac for mac in implied if str(mac) in text}
     if not taken:
         return spec
-    return with_macs(spec, f"{spec.name} {secrets.token_hex(8)}")
+    return with_macs(spec, f"{spec.name} {os.urandom(8).hex()}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -265,7 +264,7 @@ def remove_locked(paths: VmPaths, *, keep_disks: bool = False) -> Path | None:
         (paths.state / _KEEP).touch()
         durable.sync(paths.state)
     # Out of sight first: a removal that is cut short leaves no half VM.
-    doomed = vms_dir() / f".removed-{paths.name}-{secrets.token_hex(4)}"
+    doomed = vms_dir() / f".removed-{paths.name}-{os.urandom(4).hex()}"
     with working(paths.state):  # `gc` leaves it to us
         durable.move(paths.state, doomed)
         shutil.rmtree(paths.run, ignore_errors=True)

@@ -279,7 +279,7 @@ def _flat(spec: Spec) -> dict[str, str]:
 
 
 def _leaves(model: Any, skip: Iterable[str] = ()) -> dict[str, str]:
-    return dict(_walk("", model.model_dump(mode="json", exclude=set(skip))))
+    return dict(_walk("", model.model_dump(exclude=set(skip))))
 
 
 def _walk(key: str, value: Any) -> Iterable[tuple[str, str]]:

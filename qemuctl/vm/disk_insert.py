@@ -45,7 +45,6 @@ from qemuctl.vm.users import check_free
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
 
-DRIVERS = {"virtio-blk-pci", "virtio-blk-device", "scsi-hd", "ide-hd"}
 _CONTROLLER, _SCSI_BUS, _TARGETS = "scsi0", "scsi0.0", 256
 _LOCKED = re.compile(r'Failed to get (shared )?"[a-z ]+" lock')
 # Seconds that a guest gets for what is taken back.
@@ -78,7 +77,7 @@ class Insertion(Struct, kw_only=False):
                 _check_other_file(placed, node.file, node.node_name, node.ro)
             check_free(placed, "path", vm.paths, f"add {id_} to {vm.name}")
         device, controller = await _front_end(vm, placed)
-        written = new.written.model_dump(mode="json", exclude_defaults=True)
+        written = new.written.model_dump(exclude_defaults=True)
         change = Change(
             device=id_,
             removal=False,

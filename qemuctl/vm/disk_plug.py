@@ -12,13 +12,12 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qemuctl import vm as facets
 from qemuctl.errors import CommandError, HotplugError, MonitorLost, StateError
 from qemuctl.qmp.block import BlockResize
 from qemuctl.qmp.commands import BlockInfo, QueryBlock
 from qemuctl.spec import Disk
-from qemuctl.vm import disk_config, disk_settings
 from qemuctl.vm.configured import Scope, preview, reconfigure
-from qemuctl.vm.disk_insert import DRIVERS, Insertion
 from qemuctl.vm.disk_limits import device_id, set_limits
 from qemuctl.vm.disk_results import (
     AddedDisk,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 # Seconds that a guest gets to let go of a disk.
 REMOVE_TIMEOUT = 20.0
+_DRIVERS = {"virtio-blk-pci", "virtio-blk-device", "scsi-hd", "ide-hd"}
 _PLUGGABLE = ("virtio-blk-pci", "scsi-hd")
 
 
@@ -50,7 +50,7 @@ class Disks:
         """The disks that the VM has now (query-block). Raises QmpError."""
         live = self._vm.live
         found, drives = await asyncio.gather(
-            live.plugged(DRIVERS), self._vm.execute(QueryBlock())
+            live.plugged(_DRIVERS), self._vm.execute(QueryBlock())
         )
         plugged = {each.id: each for each in found}
         serials = await live.properties(plugged, "serial")
@@ -72,9 +72,9 @@ class Disks:
         room, ImageInUse, and CommandError when QEMU refuses.
         """
         if not scope.live:
-            return disk_config.add(self._vm.name, disk)
+            return facets.disk_config.add(self._vm.name, disk)
         async with self._vm.live.changing():
-            insertion = await Insertion.plan(self._vm, disk, scope)
+            insertion = await facets.disk_insert.Insertion.plan(self._vm, disk, scope)
             placed = await insertion.carry_out()
         serial = placed.serial or placed.id or ""
         return AddedDisk(
@@ -106,7 +106,7 @@ class Disks:
         """
         name = self._vm.name
         if not scope.live:
-            return disk_config.remove(name, id, delete=delete)
+            return facets.disk_config.remove(name, id, delete=delete)
         pending = self._pending(id)
         async with self._vm.live.changing():
             ended = pending and not self._pending(id)
@@ -115,7 +115,7 @@ class Disks:
                 return _removed(id, pending)
             plan = await self._removal(id, scope, force=force, delete=delete)
             if plan is None:
-                return disk_config.remove(name, id, delete=delete)
+                return facets.disk_config.remove(name, id, delete=delete)
             try:
                 outcome = await self._vm.live.remove(plan, timeout=timeout)
             except CommandError as error:
@@ -142,21 +142,24 @@ class Disks:
         """
         name = self._vm.name
         if not scope.live or (scope.config and not await self._find(id)):
-            return await disk_settings.resize(name, id, size_bytes, relative=relative)
+            return await facets.disk_settings.resize(
+                name, id, size_bytes, relative=relative
+            )
         async with self._vm.live.changing():
             disk = await self._known(id)
             if disk.readonly:
                 raise StateError(f"resize {id}", "running", "it is read-only")
             before = disk.size_bytes
-            size = disk_settings.new_size(before, size_bytes, relative=relative, id_=id)
-            edit = disk_settings.size_edit(name, id, size) if scope.config else None
+            settings = facets.disk_settings
+            size = settings.new_size(before, size_bytes, relative=relative, id_=id)
+            edit = settings.size_edit(name, id, size) if scope.config else None
             if edit is not None:
                 preview(name, edit)
             if size > before:
                 await self._grow(id, size)
             if edit is not None:
                 reconfigure(name, edit)
-        serial = disk_config.serial_of(name, id)
+        serial = facets.disk_config.serial_of(name, id)
         return ResizedDisk(
             id=id,
             live=True,
@@ -182,11 +185,12 @@ class Disks:
         name = self._vm.name
         wanted = {"iops": iops, "bytes_per_second": bytes_per_second}
         if not scope.live or (scope.config and not await self._find(id)):
-            return disk_settings.limit(name, id, **wanted)
-        fields = disk_settings.limit_fields(iops, bytes_per_second)
+            return facets.disk_settings.limit(name, id, **wanted)
+        settings = facets.disk_settings
+        fields = settings.limit_fields(iops, bytes_per_second)
         async with self._vm.live.changing():
             disk = await self._known(id)
-            edit = disk_settings.limit_edit(name, id, fields) if scope.config else None
+            edit = settings.limit_edit(name, id, fields) if scope.config else None
             if edit is not None:
                 preview(name, edit)
             now = {"iops": disk.iops, "bps": disk.bytes_per_second} | fields
@@ -214,7 +218,7 @@ class Disks:
         every = await self.list()
         disk = next((disk for disk in every if disk.id == id), None)
         if disk is None:
-            raise disk_config.no_such_disk(
+            raise facets.disk_config.no_such_disk(
                 self._vm.name, id, [disk.id for disk in every]
             )
         return disk
@@ -224,7 +228,7 @@ class Disks:
     ) -> Change | None:
         """What removing comes to, checked; None for a disk that the spec alone has."""
         name = self._vm.name
-        written = disk_config.disk_of(name, id) if scope.config else None
+        written = facets.disk_config.disk_of(name, id) if scope.config else None
         if written is not None and await self._find(id) is None:
             return None
         disk = await self._known(id)
@@ -235,16 +239,16 @@ class Disks:
             )  # fmt: skip
         # One that came later is not what the guest has booted from.
         from_start = any(f'"id":"{id}"' in word for word in self._vm.record.argv)
-        if from_start and not force and disk_config.boots_from(name, id):
+        if from_start and not force and facets.disk_config.boots_from(name, id):
             raise StateError(
                 f"unplug {id}", "running", "the guest runs from it",
                 hint="if it does not: --force",
             )  # fmt: skip
         if written is not None:
-            preview(name, disk_config.removal_of(name, id))
+            preview(name, facets.disk_config.removal_of(name, id))
         if delete:
-            disk_config.check_deletable(disk.path, name)
-            disk_config.check_unwritten(name, id, configured=written is not None)
+            facets.disk_config.check_deletable(disk.path, name)
+            facets.disk_config.check_unwritten(name, id, configured=written is not None)
         return Change(
             device=id,
             removal=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -97,7 +97,7 @@ async def park(template: Template, spec: Spec | None = None) -> Attached:
     Raises TemplateError, SpecError, LaunchError, and leaves nothing then.
     """
     spec = spec or template.spec
-    name = f"{spec.name}-{secrets.token_hex(3)}"
+    name = f"{spec.name}-{os.urandom(3).hex()}"
     check_alike(template.name, template.spec, spec)
     async with in_use(template.folder):
         _check_there(template)

@@ -6,7 +6,7 @@ it: a connection that is lost, or a command that was killed, does not lose it.
 
 from __future__ import annotations
 
-import secrets
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +104,7 @@ def loaded(events: Path) -> bool:
 
 
 def _id(verb: str) -> str:
-    return f"{_OURS}{verb}-{secrets.token_hex(4)}"
+    return f"{_OURS}{verb}-{os.urandom(4).hex()}"
 
 
 async def _carry_out(

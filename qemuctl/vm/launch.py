@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import os
 from collections.abc import AsyncIterator
 
 from qemuctl.errors import StateError
@@ -58,7 +58,7 @@ async def launch(
     Raises SpecError, HostError, ImageError or LaunchError; UnexpectedExit
     does not come from here, but from whatever needs the VM after its end.
     """
-    name = f"{spec.name}-{secrets.token_hex(3)}"
+    name = f"{spec.name}-{os.urandom(3).hex()}"
     attached = await begin(spec, name, boot=boot, progress=progress)
     async with attached as vm:
         if not paused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ class Cdrom:
         """
         await asyncio.to_thread(check_iso, path)
         drive = await self._drive()
-        name = f"{CDROM}-{secrets.token_hex(3)}"
+        name = f"{CDROM}-{os.urandom(3).hex()}"
         try:
             for node in cdrom_node(path.absolute(), name):
                 await self._vm.command("blockdev-add", to_qapi(node))

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from qemuctl.cmdline.layout import Layout
-from qemuctl.cmdline.network import backend_of, default_mac
+from qemuctl.cmdline.mac import default_mac
+from qemuctl.cmdline.network import backend_of
 from qemuctl.errors import HostError, SpecError, StateError
 from qemuctl.host import find_qemu
 from qemuctl.host.discovery import probe

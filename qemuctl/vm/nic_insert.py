@@ -77,7 +77,7 @@ class Insertion(Struct, kw_only=False):
         layout = Layout("q35" if "q35" in vm.record.machine else "pc")
         front = card(new.id, new.nic, new.mac, host, layout, place)
         await _check_driver(vm, front.driver)
-        written = new.nic.model_dump(mode="json", exclude_defaults=True)
+        written = new.nic.model_dump(exclude_defaults=True)
         change = Change(
             device=new.id,
             removal=False,

@@ -21,7 +21,7 @@ def note_plugged(paths: VmPaths, part: str, device: Disk | Nic) -> None:
     notes = _read(paths)
     notes[str(device.id)] = {
         "part": part,
-        "device": device.model_dump(mode="json", exclude_defaults=True),
+        "device": device.model_dump(exclude_defaults=True),
     }
     # Of no use once this run has ended.
     durable.write_json(paths.plugged, notes, durable=False)

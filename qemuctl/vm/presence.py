@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qemuctl import qmp
 from qemuctl.errors import (
     AgentError,
     CommandError,
@@ -23,7 +24,7 @@ from qemuctl.errors import (
     UnexpectedExit,
     WaitTimeout,
 )
-from qemuctl.qmp import Event, eventlog, eventstream
+from qemuctl.qmp import Event, eventlog
 from qemuctl.qmp.commands import Command
 from qemuctl.qmp.events import Reset, TypedEvent
 from qemuctl.qmp.plug import AcpiDeviceOst
@@ -134,7 +135,7 @@ async def accepted(vm: Vm, seen: int, device: str, timeout: float) -> bool | Non
 
     try:
         event = await vm.unless_ended(
-            eventstream.after(seen, vm.paths.events, wanted), timeout
+            qmp.eventstream.after(seen, vm.paths.events, wanted), timeout
         )
     except TimeoutError:
         return None
@@ -243,7 +244,7 @@ async def settles(
     value, moved, pause = None, loop.time(), _LOOK_FIRST
     while True:
         with contextlib.closing(
-            eventstream.upcoming(vm.paths.events, event.NAME)
+            qmp.eventstream.upcoming(vm.paths.events, event.NAME)
         ) as coming:
             now = value
             with contextlib.suppress(MonitorLost):  # the next look tells

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from qemuctl.cmdline.boot import USUAL_ORDER
 from qemuctl.errors import SpecError
 from qemuctl.image import Image, store, tiny
 from qemuctl.image.manifest import Format
 from qemuctl.image.qemu_img import check_readable
 from qemuctl.paths import VmPaths
 from qemuctl.spec import Boot, Disk, Forward, Memory, Nic, Spec
+from qemuctl.spec.computer import USUAL_ORDER
 from qemuctl.spec.disk import disk_ids
 from qemuctl.structs import Struct
 from qemuctl.units import format_size

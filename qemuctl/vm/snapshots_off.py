@@ -11,12 +11,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
+from qemuctl import vm as facets
 from qemuctl.errors import DamagedFile, QemuctlError, StateError
 from qemuctl.image.snapshots import snapshot_apply, snapshot_create, snapshot_delete
 from qemuctl.paths import VmPaths
 from qemuctl.vm.definitions import find, load, locked
 from qemuctl.vm.jobs import loaded, past_load
-from qemuctl.vm.launch import start
 from qemuctl.vm.snapshot_checks import check_known, check_new, one_line, to_revert
 from qemuctl.vm.snapshot_disks import Carrier, of_files
 from qemuctl.vm.snapshot_records import (
@@ -92,7 +92,7 @@ async def revert(vm: str, name: str) -> Reverted:
             records.at(name).write(paths.snapshots)
         if not entry.has_ram:
             return Reverted(name=name, state=State.OFF)
-    started = await start(vm, paused=True)
+    started = await facets.start(vm, paused=True)
     if started is None:
         raise StateError(f"revert {vm}", State.RUNNING, "it was started meanwhile")
     async with started:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Literal
-
-from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+from typing import Annotated, BinaryIO, Literal
 
 from qemuctl.cmdline.shape import Shape
 from qemuctl.errors import SpecError, StateFileError
@@ -31,6 +30,9 @@ from qemuctl.qmp.migration import MigrateSetParameters, set_capabilities
 from qemuctl.spec import Spec, parse_spec
 from qemuctl.structs import Struct
 from qemuctl.thread import Tick
+from qemuctl.typed.marks import Limits
+from qemuctl.typed.read import read
+from qemuctl.typed.write import written
 
 _FORMAT = 1
 _MAGIC = b"qemuctl state "
@@ -108,7 +110,7 @@ class About(Struct):
     ballooned: int | None = None
     compression: Compression | None = None
     mapped: bool = False
-    size: NonNegativeInt = 0
+    size: Annotated[int, Limits(ge=0)] = 0
     sha256: str = ""
 
     def ran(self, folder: Path) -> Spec:
@@ -122,9 +124,6 @@ class About(Struct):
         """Which disks are not as they were, for a VM in this folder."""
         every = (disk.problem(folder) for disk in self.disks)
         return [problem for problem in every if problem is not None]
-
-
-_ABOUT = TypeAdapter(About)
 
 
 class StateFile(Struct):
@@ -179,9 +178,9 @@ def read_state(path: Path) -> StateFile:
         if hashlib.sha256(text).hexdigest() != sum_:
             raise damaged(path, "the checksum of its head is wrong")
         try:
-            about = _ABOUT.validate_json(text)
+            about = read(About, json.loads(text))
             about.ran(path.parent)
-        except (ValidationError, SpecError) as error:
+        except (ValueError, RecursionError, SpecError) as error:
             raise damaged(path, f"its head makes no sense: {error}") from error
         if os.fstat(file.fileno()).st_size != START + about.size:
             raise damaged(path, "it has been cut short, or something was added")
@@ -217,7 +216,7 @@ def finish(file: BinaryIO, about: About, sha256: str) -> About:
     """Writes the head of a file whose stream is there."""
     size = os.fstat(file.fileno()).st_size - START
     about = replace(about, size=size, sha256=sha256)
-    text = _ABOUT.dump_json(about, indent=1)
+    text = json.dumps(written(about), indent=1).encode()
     sum_ = hashlib.sha256(text).hexdigest()
     head = _MAGIC + f"{_FORMAT} {len(text)} {sum_}\n".encode() + text
     if len(head) > START:

@@ -27,8 +27,6 @@ from dataclasses import asdict, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from pydantic import TypeAdapter
-
 from qemuctl import durable
 from qemuctl.errors import QemuctlError, SpecError, TemplateError
 from qemuctl.image.digests import Stamp, compute
@@ -37,6 +35,7 @@ from qemuctl.process.identity import boot_id
 from qemuctl.spec import Spec, parse_spec
 from qemuctl.structs import Struct
 from qemuctl.thread import Tick
+from qemuctl.typed.read import read
 from qemuctl.vm.template_lock import alone_now
 
 FILE = "template.json"
@@ -251,7 +250,7 @@ def _parsed(text: str, folder: Path) -> Template:
     value = json.loads(text)
     if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
         raise ValueError("another format")
-    template = TypeAdapter(Template).validate_python(value | {"folder": folder})
+    template = read(Template, value | {"folder": folder})
     # Nothing outside of its folder is ever taken for a part of it.
     names = map(PurePosixPath, template.files)
     if not _MAKING.fullmatch(template.making) or not all(map(_is_inside, names)):

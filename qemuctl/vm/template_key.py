@@ -67,7 +67,7 @@ def compute_key(spec: Spec, recipe: Recipe, tick: Tick = lambda: None) -> Key:
         # State that was saved on one processor may not go on on another.
         cpu_model() if host.accel.kind == "kvm" else None,
         argv(build(whole, _PLACE, host, _RAM)),
-        spec.model_dump(mode="json"),
+        spec.model_dump(),
         [recipe.wait, recipe.run],
         [[str(path), digest(path, tick)] for path in _inputs(spec, whole, image)],
     ]

@@ -8,8 +8,9 @@ from collections.abc import Coroutine
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from qemuctl import qmp
 from qemuctl.errors import CommandError, MonitorLost
-from qemuctl.qmp import Event, eventlog, eventstream
+from qemuctl.qmp import Event, eventlog
 from qemuctl.qmp.plug import (
     AcpiDeviceOst,
     DeviceDel,
@@ -102,4 +103,4 @@ def _answer(vm: Vm, seen: int, device: str) -> Coroutine[Any, Any, Event]:
         # Parts of a device have events of their own, without its id.
         return event.name in names and event.data.get("device") == device
 
-    return eventstream.after(seen, vm.paths.events, wanted)
+    return qmp.eventstream.after(seen, vm.paths.events, wanted)

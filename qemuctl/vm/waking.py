@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qemuctl.cmdline.network import default_mac
+from qemuctl.cmdline.mac import default_mac
 from qemuctl.errors import AgentError, TemplateError
 from qemuctl.guest.agent import Agent, Result
 from qemuctl.qmp.commands import Cont

@@ -51,7 +51,7 @@ def make_disk(path: Path, driver: str) -> None:
 
 def made_real(spec: Spec, folder: Path) -> tuple[Spec, VmPaths]:
     """The spec with files that exist, and nothing that two tests could fight for."""
-    data = spec.model_dump(mode="json", exclude_defaults=True)
+    data = spec.model_dump(exclude_defaults=True)
     data["accel"] = "tcg"
     if spec.cpu.model == "host":  # which needs KVM
         del data["cpu"]["model"]

@@ -11,7 +11,7 @@ import pytest
 
 from qemuctl.cmdline import argv, build
 from qemuctl.cmdline.layout import HOTPLUG_PORTS
-from qemuctl.cmdline.network import default_mac
+from qemuctl.cmdline.mac import default_mac
 from qemuctl.errors import HostError, SpecError
 from qemuctl.host import Accel, Host
 from qemuctl.host.discovery import from_json

@@ -17,8 +17,9 @@ import pytest
 from qemuctl.cmdline.shape import Shape
 from qemuctl.errors import SpecError
 from qemuctl.migration.checks import check, check_kept_inside
-from qemuctl.migration.offer import OFFER, DiskOffer, Offer, SharedFile
+from qemuctl.migration.offer import DiskOffer, Offer, SharedFile
 from qemuctl.spec import parse_spec
+from qemuctl.typed.read import read
 from qemuctl.vm import definitions
 from tests.unit.test_archive_hostile import archive
 
@@ -59,7 +60,7 @@ BELOW = {"backing_path": "/etc/hostname", "backing_format": "raw"}
 def test_an_offer_that_leads_outside_is_refused_without_trust(
     bare_home: Path, change: dict[str, Any], key: str
 ) -> None:
-    offer = OFFER.validate_python(asdict(replace(OFFERED, **change)))
+    offer = read(Offer, asdict(replace(OFFERED, **change)))
     with pytest.raises(SpecError, match="leads outside of the VM") as caught:
         check(offer, trust=False)
     assert caught.value.key == key
