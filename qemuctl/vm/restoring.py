@@ -48,8 +48,8 @@ async def go_on(
     """Starts a VM with the state in a file (migrate-incoming), its guest running
     unless it was saved paused, or is to be ``paused``. The checksum of the file's head
     is right, and it may say what QEMU opens (`read_state`, `check_state`). That of its
-    stream, unless it is ``verified``, is computed while QEMU starts, which reads
-    nothing of it before.
+    stream, unless it is ``verified``, is computed while QEMU starts and reads it: its
+    guest does not run before.
 
     The clock of a guest that runs is set by its agent; `Vm.close` waits for that, and
     `Vm.clock` tells. Raises StateFileError with the reason where the state does not
@@ -70,8 +70,7 @@ async def go_on(
         await _given_up(verifying)
         raise
     try:
-        await asyncio.gather(_check_devices(vm, state), verifying)
-        await _load(vm, child, state)
+        await _taken_in(vm, child, state, verifying)
         if about.ballooned is not None:
             paths.ballooned.write_text(f"{about.ballooned}\n")
         paths.booted.touch()
@@ -85,9 +84,22 @@ async def go_on(
     return vm
 
 
-async def _given_up(verifying: asyncio.Future[None]) -> None:
-    verifying.cancel()
-    await asyncio.gather(verifying, return_exceptions=True)
+async def _taken_in(
+    vm: Vm, child: Child, state: StateFile, verifying: asyncio.Future[None]
+) -> None:
+    """Has QEMU read the state while that is looked at. Its guest takes no step yet, so
+    that what is found may come late; it is told before what QEMU says of it."""
+    loading = asyncio.ensure_future(_load(vm, child, state))
+    try:
+        await asyncio.gather(_check_devices(vm, state), verifying)
+        await loading
+    finally:
+        await _given_up(loading)
+
+
+async def _given_up(work: asyncio.Future[None]) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:
@@ -98,7 +110,11 @@ async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:
         await put_down(vm, child)
         raise
     if state.path == vm.paths.saved:
+        # The kernel frees what the file has in memory when the last one closes it,
+        # which takes tens of milliseconds.
+        last = state.open()
         discard(vm.paths)
+        asyncio.get_running_loop().run_in_executor(None, last.close)
     vm.clock = asyncio.create_task(set_clock(vm))
 
 
