@@ -21,7 +21,7 @@ from qemuctl.process import Child
 from qemuctl.qmp.migration import MigrationFailed, load_state
 from qemuctl.spec import Spec
 from qemuctl.tail import tail
-from qemuctl.thread import in_thread
+from qemuctl.thread import beside, in_thread
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.packing import unpacked
@@ -60,25 +60,20 @@ async def go_on(
     spec = about.ran(paths.state).model_copy(update={"name": paths.name})
     _check_machine(spec, about)
     work = (lambda _: None) if verified else state.verify
-    verifying = asyncio.ensure_future(in_thread(work))
-    try:
+    async with beside(in_thread(work)) as verifying:
         vm, child = await bring_up(
             spec, paths, attached=False, progress=progress,
             origin=Origin(shape=about.shape),
         )  # fmt: skip
-    except BaseException:
-        await _given_up(verifying)
-        raise
-    try:
-        await _taken_in(vm, child, state, verifying)
-        if about.ballooned is not None:
-            paths.ballooned.write_text(f"{about.ballooned}\n")
-        paths.booted.touch()
-        child.detach()
-    except BaseException:
-        await asyncio.shield(put_down(vm, child))
-        await _given_up(verifying)
-        raise
+        try:
+            await _taken_in(vm, child, state, verifying)
+            if about.ballooned is not None:
+                paths.ballooned.write_text(f"{about.ballooned}\n")
+            paths.booted.touch()
+            child.detach()
+        except BaseException:
+            await asyncio.shield(put_down(vm, child))
+            raise
     if not paused and not about.paused:
         await carried_out(_resumed(vm, child, state))
     return vm
@@ -89,17 +84,9 @@ async def _taken_in(
 ) -> None:
     """Has QEMU read the state while that is looked at. Its guest takes no step yet, so
     that what is found may come late; it is told before what QEMU says of it."""
-    loading = asyncio.ensure_future(_load(vm, child, state))
-    try:
+    async with beside(_load(vm, child, state)) as loading:
         await asyncio.gather(_check_devices(vm, state), verifying)
         await loading
-    finally:
-        await _given_up(loading)
-
-
-async def _given_up(work: asyncio.Future[None]) -> None:
-    work.cancel()
-    await asyncio.gather(work, return_exceptions=True)
 
 
 async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:
