@@ -9,6 +9,8 @@ import qemuctl
 from qemuctl.cli.app import build_all
 from qemuctl.cli.main import main
 from qemuctl.command_server.user import serve as serve_user
+from qemuctl.spec.base import Model
+from qemuctl.vm.template import reader
 
 _NOT_OURS = ("qemuctl.__main__", "qemuctl.pytest_plugin", "qemuctl.testing", __name__)
 # What modules load inside of functions, so that a cold command need not.
@@ -27,6 +29,15 @@ def preload() -> None:
     for name in _LATER:
         import_module(name)
     build_all()
+    build_models(Model)
+    reader()
+
+
+def build_models(base: type[Model]) -> None:
+    """Builds the models of specs, which a cold command builds at their first use."""
+    for model in base.__subclasses__():
+        model.model_rebuild()
+        build_models(model)
 
 
 def serve() -> None:

@@ -24,7 +24,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter
@@ -246,12 +246,18 @@ def read_template(folder: Path) -> Template | None:
         ) from error
 
 
+@cache
+def reader() -> TypeAdapter[Template]:
+    """What makes sense of a description; to build it takes some milliseconds."""
+    return TypeAdapter(Template)
+
+
 def _parsed(text: str, folder: Path) -> Template:
     """Raises ValueError, or SpecError, for what `Template.write` did not write."""
     value = json.loads(text)
     if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
         raise ValueError("another format")
-    template = TypeAdapter(Template).validate_python(value | {"folder": folder})
+    template = reader().validate_python(value | {"folder": folder})
     # Nothing outside of its folder is ever taken for a part of it.
     names = map(PurePosixPath, template.files)
     if not _MAKING.fullmatch(template.making) or not all(map(_is_inside, names)):
