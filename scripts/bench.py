@@ -26,6 +26,7 @@ from bench_forks import forks
 from bench_images import images
 from bench_migrate import migrations
 from bench_plugin import plugin
+from bench_run import running
 from bench_save import saving
 from bench_start import SPEC, listings, starting, talking, weighing
 from bench_table import Row, show
@@ -42,6 +43,7 @@ SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
     "memory": weighing,
     "commands": commands,
     "forks": forks,
+    "run": running,
     "save": lambda runs: saving(2 * runs),
     "plugin": lambda _: plugin(),
     "images": lambda runs: images(SPEC, runs),

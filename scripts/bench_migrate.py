@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench_forks import Line
+from bench_commands import server
+from bench_forks import Line, turns
 from bench_sshd import Host, sshd
-from bench_table import Row, timed
+from bench_table import ALONE, Row, timed
 
 import qemuctl
 from qemuctl.migration import Phase, Progress, migrate, parse_destination
@@ -63,6 +64,9 @@ def migrations(runs: int) -> Iterator[Row]:
         stack.callback(bare.end)
         bare.begin()
         yield from by_socket(ours, bare, runs)
+        with server() as served:
+            if served:
+                yield from by_server(ours, bare, runs)
         with sshd(folder / "ssh") as host:
             if host is None:
                 print("not measured: migration by ssh, for there is no sshd")
@@ -87,6 +91,12 @@ def by_socket(ours: Ours, bare: Bare, runs: int) -> Iterator[Row]:
     yield Row("  its downtime, more than bare", "ms", [more], target=30, absolute=True)
     whole = [ours.command() for _ in range(runs)]
     yield Row("  the same by qemuctl migrate, all of it", "s", whole, totals)
+
+
+def by_server(ours: Ours, bare: Bare, runs: int) -> Iterator[Row]:
+    """With a command server, which serves the receiver, too."""
+    mine, theirs = turns(4 * runs, lambda: ours.move().total, lambda: bare.move().total)
+    yield Row("the same by a command server", "s", mine, theirs, target=1.5)
 
 
 def by_ssh(ours: Ours, host: Host, file: Path, runs: int) -> Iterator[Row]:
@@ -257,8 +267,9 @@ class Bare:
         argv = [self._here(text, run) for text in self.argv]
         started = time.perf_counter()
         process = subprocess.Popen(
-            [*argv, "-S", "-incoming", f"unix:{run}/ram"], stdin=subprocess.DEVNULL
-        )
+            [*argv, "-S", "-incoming", f"unix:{run}/ram"],
+            stdin=subprocess.DEVNULL, start_new_session=ALONE,
+        )  # fmt: skip
         self.processes.append(process)
         there = connected(run / "tools.qmp")
         begun = time.perf_counter()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench_forks import Line, bare_agent
-from bench_table import Row, timed
+from bench_table import ALONE, Row, timed
 
 import qemuctl
 from qemuctl import cmdline
@@ -115,8 +115,9 @@ class Bare:
     def _started(self, more: list[str]) -> Line:
         private_dir(self.paths.run)
         self.process = subprocess.Popen(
-            [*self.argv, *more], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+            [*self.argv, *more], start_new_session=ALONE,
+            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         qmp = Line(self.paths.owner_socket)
         qmp.read()
         qmp.ask("qmp_capabilities")

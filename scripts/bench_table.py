@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH = 140
+# Where much else runs, Linux shares the processors among sessions first (autogroup,
+# sched(7)): bare QEMUs have one of their own, as ours do.
+ALONE = True
 Measure = Callable[[], float]
 
 

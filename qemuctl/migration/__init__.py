@@ -14,12 +14,33 @@ the other one never will. What was said is in the journal (`journal`) before it 
 said, on both sides; `recovery` reads it.
 """
 
-from qemuctl.migration.destination import Destination, parse_destination
-from qemuctl.migration.options import Options
-from qemuctl.migration.phases import Phase
-from qemuctl.migration.recovery import recover
-from qemuctl.migration.report import Moved, Progress
-from qemuctl.migration.source import migrate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemuctl.lazy import exports
+
+if TYPE_CHECKING:
+    from qemuctl.migration.destination import Destination, parse_destination
+    from qemuctl.migration.options import Options
+    from qemuctl.migration.phases import Phase
+    from qemuctl.migration.recovery import recover
+    from qemuctl.migration.report import Moved, Progress
+    from qemuctl.migration.source import migrate
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Destination": "qemuctl.migration.destination",
+        "Moved": "qemuctl.migration.report",
+        "Options": "qemuctl.migration.options",
+        "Phase": "qemuctl.migration.phases",
+        "Progress": "qemuctl.migration.report",
+        "migrate": "qemuctl.migration.source",
+        "parse_destination": "qemuctl.migration.destination",
+        "recover": "qemuctl.migration.recovery",
+    },
+)
 
 __all__ = [
     "Destination",

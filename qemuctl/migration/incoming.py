@@ -33,7 +33,7 @@ from qemuctl.qmp.nbd import BlockExportAdd, NbdServerStart, NbdServerStop
 from qemuctl.qmp.session import Session, Subscription
 from qemuctl.spec import parse_spec, resolve_paths
 from qemuctl.tail import tail
-from qemuctl.thread import Tick, in_thread
+from qemuctl.thread import Tick, beside, in_thread
 from qemuctl.vm.attached import Attached, begin
 from qemuctl.vm.bring_up import Origin
 from qemuctl.vm.disks import date_seed
@@ -79,8 +79,10 @@ class Incoming:
                 undertaker=attached.undertaker.process,
                 forwards=offer.forwards,
             )
-            mark.write(attached.vm.paths)
-            await incoming._open()
+            noted = in_thread(partial(_noted, attached.vm.paths, mark))
+            async with beside(noted) as noting:
+                await incoming._open()
+                await noting
         except BaseException:
             await asyncio.shield(incoming.end())
             raise
@@ -88,11 +90,12 @@ class Incoming:
 
     async def _open(self) -> None:
         vm, offer = self._attached.vm, self._offer
-        found = await unlike(vm, offer.topology)
+        session = await vm.monitor()
+        found, _ = await asyncio.gather(
+            unlike(vm, offer.topology), set_capabilities(session, *offer.capabilities)
+        )
         if found:
             raise QemuctlError(f"the machine would be another one: {'; '.join(found)}")
-        session = await vm.monitor()
-        await set_capabilities(session, *offer.capabilities)
         if offer.multifd_channels or offer.multifd_compression:
             await session.execute(
                 MigrateSetParameters(
@@ -216,10 +219,15 @@ def _put(offer: Offer, staged: Path | None, paths: VmPaths, tick: Tick) -> None:
         tick()
         _make(disk, paths.state / disk.file)
         remember(paths.state / disk.file, paths, durable=False)
-    # All but what the source writes to the disks, and has flushed at the end (QEMU's
-    # mirror job): nothing of this is left to do while the guest stands still.
+
+
+def _noted(paths: VmPaths, mark: Mark, tick: Tick) -> None:
+    """Has all of its folder be on the disk, but for what the source writes to the disks
+    and has flushed at the end (QEMU's mirror job): nothing of this is left to do while
+    the guest stands still."""
     sync_tree(paths.state, tick)
     sync(vms_dir())
+    mark.write(paths)
 
 
 def _make(disk: DiskOffer, path: Path) -> None:

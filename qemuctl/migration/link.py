@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -43,8 +44,8 @@ _HOST_NAME = re.compile(r"^hostname (\S+)$", re.MULTILINE)
 # Not `-m`: that would look for modules in the current folder first.
 _PROGRAM = """
 import sys
-sys.path.insert(0, sys.argv.pop(1))
-from qemuctl.cli.main import main
+sys.path[:1] = [sys.argv.pop(1)]
+from qemuctl.__main__ import main
 main()
 """
 # An interrupt is for us to act on: the line must hold until both sides agree.
@@ -201,7 +202,10 @@ def _child(home: Path) -> list[str]:
     root = Path(__file__).parents[2]
     # It was not started by ssh, whoever started us.
     setting = ["-u", "SSH_CONNECTION", f"QEMUCTL_HOME={home}"]
-    program = [sys.executable, "-P", "-c", _PROGRAM, str(root), *_RECEIVE]
+    # The same settings of Python as here: a command server, where there is one, serves
+    # only those that it was started with.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
+    program = [sys.executable, *flags, "-c", _PROGRAM, str(root), *_RECEIVE]
     return ["/usr/bin/env", *setting, *program]
 
 

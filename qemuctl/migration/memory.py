@@ -75,24 +75,28 @@ class _Course:
 
 @dataclass
 class Memory:
-    """The memory of one migration, to ``there``, QEMU's address of a stream;
-    ``hostname`` is what the other side's certificate must say, ``stopped_at`` when the
-    guest was stopped for want of another way, and ``postcopy`` that the rest follows.
+    """The memory of one migration; ``hostname`` is what the other side's certificate
+    must say, ``stopped_at`` when the guest was stopped for want of another way, and
+    ``postcopy`` that the rest follows.
     """
 
     session: Session
     options: Options
-    there: str
     pauses: bool
     hostname: str | None = None
     stopped_at: float | None = None
     postcopy: bool = False
     _course: _Course = field(default_factory=_Course)
 
-    async def limit(self) -> None:
-        """Sets how fast it may be, and how long the guest may stand still; from here
-        on these can be changed by others, too."""
+    async def prepare(self) -> None:
+        """Sets how it is to be done, how fast, and how long the guest may stand still;
+        from here on the limits can be changed by others, too. Raises QmpError and
+        MigrationFailed."""
         options = self.options
+        wanted = [*options.capabilities]
+        wanted += ["auto-converge"] if options.auto_converge else []
+        wanted += ["pause-before-switchover"] if self.pauses else []
+        await set_capabilities(self.session, *wanted)
         await self.session.execute(
             MigrateSetParameters(
                 max_bandwidth=options.bandwidth or _UNLIMITED,
@@ -101,15 +105,11 @@ class Memory:
             )
         )
 
-    async def begin(self) -> None:
-        """Sets all that a migration depends on, and begins it (migrate). Raises
-        QmpError and MigrationFailed."""
+    async def begin(self, there: str) -> None:
+        """Begins it (migrate), to ``there``, QEMU's address of a stream. Raises
+        QmpError."""
         options = self.options
-        wanted = [*options.capabilities]
-        wanted += ["auto-converge"] if options.auto_converge else []
-        wanted += ["pause-before-switchover"] if self.pauses else []
-        await set_capabilities(self.session, *wanted)
-        multifd = "multifd" in wanted
+        multifd = "multifd" in options.capabilities
         await self.session.execute(
             MigrateSetParameters(
                 multifd_channels=options.multifd or 2 if multifd else None,
@@ -118,7 +118,7 @@ class Memory:
                 tls_hostname=self.hostname or "",
             )
         )
-        await self.session.execute(Migrate(uri=self.there))
+        await self.session.execute(Migrate(uri=there))
 
     async def copied(self, events: Subscription, look: Look) -> str:
         """Waits until the guest stands still and only the rest is left, or all has

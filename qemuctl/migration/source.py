@@ -46,7 +46,7 @@ from qemuctl.qmp.migration import (
     reached,
 )
 from qemuctl.qmp.session import Session, Subscription
-from qemuctl.thread import in_full
+from qemuctl.thread import beside, in_full
 from qemuctl.typed.write import written
 from qemuctl.vm.leaving import Leaving, attended, moving
 from qemuctl.vm.saving import check_movable
@@ -116,6 +116,7 @@ class _Move:
     leaving: Leaving | None = None
     storage_bytes: int = 0
     stood_still: float = 0.0
+    lag: float | None = None
     gone: bool = False
     home: str = ""
     info: MigrationInfo | None = None
@@ -123,16 +124,10 @@ class _Move:
     async def carry_out(self) -> Moved:
         with self._phased(), moving(self.vm.paths):
             folder = self.vm.paths.run / "move"
+            opened = links.opened(self.destination, folder, self.receiver)
             # The other side's start takes longer than all that is to be asked here.
-            looking = asyncio.ensure_future(seen(self.vm))
-            try:
-                async with links.opened(
-                    self.destination, folder, self.receiver
-                ) as link:
-                    return await self._through(link, looking)
-            finally:
-                looking.cancel()
-                await asyncio.gather(looking, return_exceptions=True)
+            async with beside(self._looked()) as looking, opened as link:
+                return await self._through(link, looking)
 
     @contextlib.contextmanager
     def _phased(self) -> Iterator[None]:
@@ -163,12 +158,25 @@ class _Move:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         if self.leaving is not None:
-            self._note(replace(self.leaving, phase=str(phase)))
+            self.leaving = replace(self.leaving, phase=str(phase))
+            self.leaving.note_phase(self.vm.paths)
         self.report(Progress(phase=phase))
 
     def _note(self, leaving: Leaving) -> None:
         leaving.write(self.vm.paths)
+        leaving.note_phase(self.vm.paths)
         self.leaving = leaving
+
+    async def _looked(self) -> Seen:
+        """What QEMU tells of the VM, and its guest of its clock."""
+        async with beside(self._lag()) as lagging:
+            found = await seen(self.vm)
+            self.lag = await lagging
+        return found
+
+    async def _lag(self) -> float | None:
+        runs = await self.vm.state() is State.RUNNING
+        return await guest_lag(self.vm) if runs else None
 
     # -- the phases --------------------------------------------------------
 
@@ -195,12 +203,12 @@ class _Move:
         try:
             async with links.kept_alive(link):
                 work = self._transferred(link, pack, session)
-                lag = await self.vm.unless_ended(work)
+                await self.vm.unless_ended(work)
         except BaseException as error:
             assert self.leaving is not None
             await in_full(undo(self.vm, self.leaving, link, error))
             raise
-        return await self._cleaned(link, pack, lag)
+        return await self._cleaned(link, pack)
 
     async def _checked(self, link: links.Link, looking: Awaitable[Seen]) -> Packed:
         name = self.options.name or self.vm.name
@@ -221,33 +229,31 @@ class _Move:
 
     async def _transferred(
         self, link: links.Link, pack: Packed, session: Session
-    ) -> float | None:
-        """All of the VM, up to the other side's word that it goes on; gives how far
-        its guest's clock was behind the host's before."""
+    ) -> None:
+        """All of the VM, up to the other side's word that it goes on."""
         self._enter(Phase.PREPARE)
-        addresses = await self._prepared(link, pack)
         host = await link.host() if self.options.tls is not None else None
+        pauses = bool(pack.offer.disks) or self.options.postcopy
+        memory = Memory(session, self.options, pauses, host)
+        async with beside(memory.prepare()) as preparing:
+            addresses = await self._prepared(link, pack)
+            await preparing
         disks, ram = await self._ways(link, session, addresses, host)
         storage = Storage(session, pack.offer.disks, disks)
-        pauses = bool(pack.offer.disks) or self.options.postcopy
-        memory = Memory(session, self.options, ram, pauses, host)
-        await memory.limit()
         self._enter(Phase.STORAGE)
         await storage.begin(self.options.bandwidth)
         async with self._told(storage):
             await storage.ready()
-        lag = await guest_lag(self.vm) if self.state is State.RUNNING else None
         self.vm.agent.release()
         self._enter(Phase.RAM)
         with session.listen(Migration.NAME) as events:
-            await memory.begin()
+            await memory.begin(ram)
             status = await memory.copied(events, lambda i: self._look(i, storage))
             self._enter(Phase.SWITCH)
             self.stood_still = memory.stood_still()
             await self._switched(
                 link, session, storage, events, status, postcopy=memory.postcopy
             )
-        return lag
 
     async def _ways(
         self,
@@ -320,9 +326,7 @@ class _Move:
         await link.channel.ask("go", timeout=_ANSWER, running=running)
         self.gone = True
 
-    async def _cleaned(
-        self, link: links.Link, pack: Packed, lag: float | None
-    ) -> Moved:
+    async def _cleaned(self, link: links.Link, pack: Packed) -> Moved:
         self._enter(Phase.CLEAN)
         assert self.leaving is not None
         seconds = time.monotonic() - self.begun
@@ -338,7 +342,7 @@ class _Move:
             destination=self.destination.text,
             total_seconds=round(seconds, 3),
             downtime=self.stood_still + counted / 1000 if counted is not None else None,
-            guest_downtime=behind(lag, after),
+            guest_downtime=behind(self.lag, after),
             ram_bytes=ram.transferred if ram is not None else 0,
             storage_bytes=self.storage_bytes,
             kept=self.options.keep,

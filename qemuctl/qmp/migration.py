@@ -190,10 +190,9 @@ async def save_state(
     on for files. A call that is cut off cancels the migration. Raises
     MigrationFailed, and MonitorLost when QEMU ends.
     """
-    uri = await _uri(session, file, by_name)
     with session.listen(Migration.NAME) as events:
         try:
-            await session.execute(Migrate(uri=uri))
+            await _told(session, file, by_name, Migrate)
             await completed(session, events)
         except asyncio.CancelledError:
             await asyncio.shield(cancel(session))
@@ -209,18 +208,27 @@ async def load_state(
     Its CPUs stay stopped. Raises MonitorLost when QEMU ends, which is how it
     tells that it cannot read the state, and MigrationFailed where it goes on.
     """
-    uri = await _uri(session, file, by_name)
     with session.listen(Migration.NAME) as events:
-        await session.execute(MigrateIncoming(uri=uri))
+        await _told(session, file, by_name, MigrateIncoming)
         await completed(session, events)
 
 
-async def _uri(session: Session, file: BinaryIO, by_name: Path | None) -> str:
+async def _told(
+    session: Session,
+    file: BinaryIO,
+    by_name: Path | None,
+    command: type[Migrate | MigrateIncoming],
+) -> None:
+    """Has QEMU begin with a file; QEMU carries commands out in the order in which they
+    come, so that the descriptor needs no wait of its own."""
     if by_name is not None:
-        return f"file:{by_name},offset={file.tell()}"
+        await session.execute(command(uri=f"file:{by_name},offset={file.tell()}"))
+        return
     await session.send_fd(file.fileno())
-    await session.execute(Getfd(fdname=_NAME))
-    return f"fd:{_NAME}"
+    await asyncio.gather(
+        session.execute(Getfd(fdname=_NAME)),
+        session.execute(command(uri=f"fd:{_NAME}")),
+    )
 
 
 async def reached(events: Subscription, wanted: Collection[str]) -> str:

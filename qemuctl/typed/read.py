@@ -66,6 +66,10 @@ class Key:
     def _read(self) -> Reader:
         return _limited(_reader(self.annotation), self.limits)
 
+    def prepare(self) -> None:
+        """Makes what `given` uses."""
+        self._read  # noqa: B018
+
     def given(self, value: Any, others: Mapping[str, Any]) -> Any:
         """What is read from a value; ``others`` are the fields before this one. Raises
         `Wrong`."""
@@ -86,6 +90,13 @@ def keys(of: type[Struct]) -> Mapping[str, Key]:
         found = {field.name: Key(of, field) for field in fields(of)}
         _KEYS[of] = found
     return found
+
+
+def prepare(of: type[Struct]) -> None:
+    """Makes sense of a class's annotations before anything is read: for a process that
+    reads in others, which it forks."""
+    for key in keys(of).values():
+        key.prepare()
 
 
 def _hints(of: type[Struct]) -> Mapping[str, Any]:

@@ -166,7 +166,9 @@ async def _take_over(
     session: Session, child: Child, plan: Plan, origin: Origin
 ) -> None:
     """Has a machine that is made from a template go on where that one stopped."""
-    await set_capabilities(session, *(["x-ignore-shared"] if origin.ram else []))
+    if origin.ram is None:
+        return  # whoever has its state come says how
+    await set_capabilities(session, "x-ignore-shared")
     if origin.state is None:
         return
     by_name = origin.state if "file" in plan.host.binary.transports else None

@@ -128,7 +128,8 @@ async def make_disks(
             elif size is not None:
                 await in_thread(partial(_make_empty, path, disk.driver, size))
         remember(path, paths)
-    await in_thread(lambda _: make_seed(spec, paths, image))
+    if seeded(spec, image):
+        await in_thread(lambda _: make_seed(spec, paths, image))
 
 
 def _make_empty(path: Path, format: Format, size: int, _: Tick) -> None:

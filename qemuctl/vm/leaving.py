@@ -47,6 +47,12 @@ class Leaving(Struct):
         """On the disk when it returns. Raises HostError."""
         durable.write_json(paths.migration, asdict(self))
 
+    def note_phase(self, paths: VmPaths) -> None:
+        """Tells others the phase, inside of `moving`. It decides nothing and changes
+        while the guest stands still, so that nobody waits for the disk."""
+        with contextlib.suppress(OSError):
+            _lock(paths).write_text(self.phase)
+
     @classmethod
     def read(cls, paths: VmPaths) -> Leaving | None:
         """None where the VM is not on its way. Raises DamagedFile for one that cannot
@@ -58,6 +64,7 @@ class Leaving(Struct):
                 values: dict[str, Any] = json.loads(paths.migration.read_text())
                 if values["controller"] is not None:
                     values["controller"] = Identity(**values["controller"])
+                values["phase"] = _noted_phase(paths) or values["phase"]
                 return cls(**values)
         except FileNotFoundError:
             return None
@@ -78,6 +85,13 @@ def moving(paths: VmPaths) -> Iterator[None]:
 
 def _lock(paths: VmPaths) -> Path:
     return paths.state / "migration.lock"
+
+
+def _noted_phase(paths: VmPaths) -> str:
+    try:
+        return _lock(paths).read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def attended(paths: VmPaths) -> bool:

@@ -28,7 +28,7 @@ from qemuctl.vm.made import remember
 from qemuctl.vm.plan import Stages
 from qemuctl.vm.resolve import image_of, seeded
 from qemuctl.vm.restoring import check_disks, go_on
-from qemuctl.vm.state_file import About, StateFile, read_whole_state
+from qemuctl.vm.state_file import About, StateFile, read_state
 from qemuctl.vm.states import Action
 from qemuctl.vm.vm import Vm
 
@@ -51,19 +51,23 @@ async def restore(
     VM is on, SpecError for what leads outside of it, StateFileError and ImageError with
     the reason; a VM that was made is gone then.
     """
-    state = await in_thread(partial(read_whole_state, file.absolute()))
+    state = read_state(file.absolute())
     name = name or state.about.name
     validate_name(name)
     paths = VmPaths.of(name)
-    if not trust and not saved_here(state):
+    own, there = saved_here(state), paths.state.exists()
+    if not own or not there:
+        # Before anything is done with it, or as it says.
+        await in_thread(state.verify)
+    if not trust and not own:
         check_state(state, paths)
-    if not paths.state.exists():
+    if not there:
         return await _in_new_vm(state, name, paused, progress, stages)
     if not _is_its_own(state.about, paths):
         raise name_in_use(name)
     with locked(name, Action.RESTORE):
         check_disks(state, paths.state)
-    return await go_on(state, paths, paused=paused, verified=True, progress=stages)
+    return await go_on(state, paths, paused=paused, verified=not own, progress=stages)
 
 
 def _is_its_own(about: About, paths: VmPaths) -> bool:

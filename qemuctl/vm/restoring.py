@@ -21,7 +21,7 @@ from qemuctl.process import Child
 from qemuctl.qmp.migration import MigrationFailed, load_state
 from qemuctl.spec import Spec
 from qemuctl.tail import tail
-from qemuctl.thread import in_thread
+from qemuctl.thread import beside, in_thread
 from qemuctl.vm.bring_up import Origin, bring_up, put_down
 from qemuctl.vm.let_run import let_run
 from qemuctl.vm.packing import unpacked
@@ -48,8 +48,8 @@ async def go_on(
     """Starts a VM with the state in a file (migrate-incoming), its guest running
     unless it was saved paused, or is to be ``paused``. The checksum of the file's head
     is right, and it may say what QEMU opens (`read_state`, `check_state`). That of its
-    stream, unless it is ``verified``, is computed while QEMU starts, which reads
-    nothing of it before.
+    stream, unless it is ``verified``, is computed while QEMU starts and reads it: its
+    guest does not run before.
 
     The clock of a guest that runs is set by its agent; `Vm.close` waits for that, and
     `Vm.clock` tells. Raises StateFileError with the reason where the state does not
@@ -60,34 +60,33 @@ async def go_on(
     spec = about.ran(paths.state).model_copy(update={"name": paths.name})
     _check_machine(spec, about)
     work = (lambda _: None) if verified else state.verify
-    verifying = asyncio.ensure_future(in_thread(work))
-    try:
+    async with beside(in_thread(work)) as verifying:
         vm, child = await bring_up(
             spec, paths, attached=False, progress=progress,
             origin=Origin(shape=about.shape),
         )  # fmt: skip
-    except BaseException:
-        await _given_up(verifying)
-        raise
-    try:
-        await asyncio.gather(_check_devices(vm, state), verifying)
-        await _load(vm, child, state)
-        if about.ballooned is not None:
-            paths.ballooned.write_text(f"{about.ballooned}\n")
-        paths.booted.touch()
-        child.detach()
-    except BaseException:
-        await asyncio.shield(put_down(vm, child))
-        await _given_up(verifying)
-        raise
+        try:
+            await _taken_in(vm, child, state, verifying)
+            if about.ballooned is not None:
+                paths.ballooned.write_text(f"{about.ballooned}\n")
+            paths.booted.touch()
+            child.detach()
+        except BaseException:
+            await asyncio.shield(put_down(vm, child))
+            raise
     if not paused and not about.paused:
         await carried_out(_resumed(vm, child, state))
     return vm
 
 
-async def _given_up(verifying: asyncio.Future[None]) -> None:
-    verifying.cancel()
-    await asyncio.gather(verifying, return_exceptions=True)
+async def _taken_in(
+    vm: Vm, child: Child, state: StateFile, verifying: asyncio.Future[None]
+) -> None:
+    """Has QEMU read the state while that is looked at. Its guest takes no step yet, so
+    that what is found may come late; it is told before what QEMU says of it."""
+    async with beside(_load(vm, child, state)) as loading:
+        await asyncio.gather(_check_devices(vm, state), verifying)
+        await loading
 
 
 async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:
@@ -98,7 +97,11 @@ async def _resumed(vm: Vm, child: Child, state: StateFile) -> None:
         await put_down(vm, child)
         raise
     if state.path == vm.paths.saved:
+        # The kernel frees what the file has in memory when the last one closes it,
+        # which takes tens of milliseconds.
+        last = state.open()
         discard(vm.paths)
+        asyncio.get_running_loop().run_in_executor(None, last.close)
     vm.clock = asyncio.create_task(set_clock(vm))
 
 

@@ -12,6 +12,7 @@ believed; sizes and sums are held against the file, and the spec is parsed as an
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -187,22 +188,14 @@ def read_state(path: Path) -> StateFile:
     return StateFile(path=path, about=about, head_sha256=sum_)
 
 
-def read_whole_state(path: Path, tick: Tick = lambda: None) -> StateFile:
-    """As `read_state`, with all of the stream read: nothing is done with a file, or as
-    it says, before its checksums are right. Raises also StateFileError where that of
-    the stream is not."""
-    state = read_state(path)
-    state.verify(tick)
-    return state
-
-
 async def prepare_stream(session: Session, *, mapped: bool) -> None:
     """Has QEMU write or read a stream of this kind; the same on both sides. Raises
     MigrationFailed for one that it does not know."""
-    await set_capabilities(session, *(MAPPED if mapped else ()))
     channels = _CHANNELS if mapped else None
-    await session.execute(
-        MigrateSetParameters(max_bandwidth=_UNLIMITED, multifd_channels=channels)
+    limits = MigrateSetParameters(max_bandwidth=_UNLIMITED, multifd_channels=channels)
+    await asyncio.gather(
+        set_capabilities(session, *(MAPPED if mapped else ())),
+        session.execute(limits),
     )
 
 

@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
+from qemuctl.paths import VmPaths
+from qemuctl.vm.record import Record
 from tests.conftest import sweep, wait_until
 from tests.guest.conftest import Home, make_home
 from tests.guest.disks import inside
 from tests.guest.moving import (
     ALIVE,
+    ENDING,
     Migration,
     check_disks,
     destination,
@@ -192,6 +196,27 @@ def status(going: Migration, key: str) -> int:
     home = going.here
     told = json.loads(home.text("migrate-status", NAME, "--json"))
     return int(told["progress"][key])
+
+
+def test_a_command_server_serves_the_receiver_which_dies_with_its_source(
+    guest: Guest, command_server: str
+) -> None:
+    here, there = guest.here, guest.there
+    going = Migration(
+        here.by(command_server), NAME, destination(there), "--bandwidth", "5M"
+    )
+    going.until("storage")
+    record = Record.read(VmPaths(there.path / "state/vms" / NAME, there.path).record)
+    assert record is not None
+    assert record.owner is not None
+    receiver = psutil.Process(record.owner.pid)
+    assert "migrate-receive" not in receiver.cmdline()  # it is the server's, forked
+    going.process.kill()
+    going.end()
+    psutil.wait_procs([receiver], ENDING)
+    wait_until(lambda: state(there, NAME) is None)
+    here.run("migrate-recover", NAME)
+    assert guest.here == here
 
 
 @pytest.mark.parametrize("phase", ["prepare", "storage", "ram"])

@@ -107,7 +107,7 @@ def test_what_would_break_it_is_refused(
     assert row(shared, "web")["saved"]
 
 
-def test_a_state_that_was_damaged_is_not_loaded_and_still_there(
+def test_a_state_that_was_damaged_does_not_run_and_is_still_there(
     shared: Home, counting: str, goes_on: None
 ) -> None:
     shared.run("save", "web")

@@ -45,11 +45,13 @@ def refused(home: Home, file: Path, *options: str) -> str:
 
 
 def test_a_damaged_file_is_refused(shared: Home, copy: Path) -> None:
+    wrong = "the checksum of its state is wrong"
     flip(copy, copy.stat().st_size // 2)
-    assert "the checksum of its state is wrong" in refused(shared, copy)
-    assert "the checksum of its state is wrong" in refused(
-        shared, copy, "--name", "new"
-    )
+    assert wrong in refused(shared, copy)
+    assert wrong in refused(shared, copy, "--name", "new")
+    # Here QEMU ends at its first byte, and the reason is told all the same.
+    flip(copy, START + 2)
+    assert wrong in refused(shared, copy)
 
 
 def test_a_truncated_file_is_refused(shared: Home, copy: Path) -> None:
