@@ -37,12 +37,13 @@ INTO_GUEST = 100 * MIB
 # The start of the smallest program of this kind: one option, one model, YAML.
 START = """
 import asyncio, sys, typer, yaml
-from pydantic import BaseModel
-class Spec(BaseModel):
+from dataclasses import asdict, dataclass
+@dataclass
+class Spec:
     name: str
 def main(name: str = typer.Option()) -> None:
     asyncio.run(asyncio.sleep(0))
-    yaml.safe_dump(Spec(name=name).model_dump())
+    yaml.safe_dump(asdict(Spec(name)))
 sys.argv = ["start", "--name", "x"]
 typer.run(main)
 """
