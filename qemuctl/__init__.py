@@ -21,17 +21,18 @@ from qemuctl.lazy import exports
 
 TYPE_CHECKING = False  # typing takes milliseconds to import
 if TYPE_CHECKING:
+    from qemuctl.boot.start import launch, start
     from qemuctl.errors import QemuctlError
     from qemuctl.guest.agent import Agent, Result
     from qemuctl.pool.pool import Pool
     from qemuctl.qmp import Event, Session
+    from qemuctl.registry.removal import remove
+    from qemuctl.registry.states import State
+    from qemuctl.registry.vms import create
     from qemuctl.spec import Spec, load_spec, parse_spec
+    from qemuctl.templates.fork import fork
+    from qemuctl.templates.fresh_vm import fresh
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import create, remove
-    from qemuctl.vm.fork import fork
-    from qemuctl.vm.fresh import fresh
-    from qemuctl.vm.launch import launch, start
-    from qemuctl.vm.states import State
     from qemuctl.vm.vm import Vm
 
 __version__ = "0.1.0"
@@ -46,17 +47,17 @@ __getattr__ = exports(
         "Result": "qemuctl.guest.agent",
         "Session": "qemuctl.qmp",
         "Spec": "qemuctl.spec",
-        "State": "qemuctl.vm.states",
+        "State": "qemuctl.registry.states",
         "Vm": "qemuctl.vm.vm",
         "attach": "qemuctl.vm.attach",
-        "create": "qemuctl.vm.definitions",
-        "fork": "qemuctl.vm.fork",
-        "fresh": "qemuctl.vm.fresh",
-        "launch": "qemuctl.vm.launch",
+        "create": "qemuctl.registry.vms",
+        "fork": "qemuctl.templates.fork",
+        "fresh": "qemuctl.templates.fresh_vm",
+        "launch": "qemuctl.boot.start",
         "load_spec": "qemuctl.spec",
         "parse_spec": "qemuctl.spec",
-        "remove": "qemuctl.vm.definitions",
-        "start": "qemuctl.vm.launch",
+        "remove": "qemuctl.registry.removal",
+        "start": "qemuctl.boot.start",
     },
 )
 

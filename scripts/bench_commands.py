@@ -18,7 +18,7 @@ from bench_libvirt import Libvirt, libvirt
 from bench_table import Row, timed
 
 from qemuctl.paths import VmPaths
-from qemuctl.vm.record import Record
+from qemuctl.registry.records.process_record import Record
 
 QEMUCTL = str(Path(sys.executable).with_name("qemuctl"))
 BARE = [sys.executable, "-c", "import asyncio"]

@@ -23,12 +23,20 @@ from bench_table import Row
 import qemuctl
 from qemuctl import cmdline
 from qemuctl.paths import VmPaths, data_home, private_dir
-from qemuctl.vm.fork import fork, furnish, origin, park, rouse, running_spec, warm_up
-from qemuctl.vm.plan import prepare
-from qemuctl.vm.template import Template
-from qemuctl.vm.template_key import Recipe
-from qemuctl.vm.templates import Making, cached_template, create
-from qemuctl.vm.waking import identity, macs
+from qemuctl.registry.plan import prepare
+from qemuctl.registry.template import Template
+from qemuctl.templates.catalog import Making, cached_template, create
+from qemuctl.templates.fork import (
+    fork,
+    furnish,
+    origin,
+    park,
+    rouse,
+    running_spec,
+    warm_up,
+)
+from qemuctl.templates.identity import identity, macs
+from qemuctl.templates.key import Recipe
 
 MIB = 1024 * 1024
 POLL = 0.002  # seconds

@@ -21,13 +21,14 @@ from typing import Any
 from bench_table import Row, compare, timed
 
 import qemuctl
+from qemuctl.copies.clone import clone
 from qemuctl.image import store
 from qemuctl.image.acquire import import_file, pull
 from qemuctl.image.convert import convert
 from qemuctl.paths import data_home
-from qemuctl.vm.clone import clone
-from qemuctl.vm.definitions import creating, remove
-from qemuctl.vm.disks import make_disks
+from qemuctl.registry.disks.disk_files import make_disks
+from qemuctl.registry.removal import remove
+from qemuctl.registry.vms import creating
 
 QEMUCTL = str(Path(sys.executable).with_name("qemuctl"))
 MIB = 1024 * 1024

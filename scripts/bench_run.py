@@ -12,8 +12,8 @@ from bench_forks import ours, turns
 from bench_table import Row, timed
 
 from qemuctl import Spec
-from qemuctl.vm.template import Template
-from qemuctl.vm.templates import cached_template
+from qemuctl.registry.template import Template
+from qemuctl.templates.catalog import cached_template
 
 TEMPLATE = "bench-run"
 

@@ -22,8 +22,8 @@ from bench_table import ALONE, Row, timed
 import qemuctl
 from qemuctl import cmdline
 from qemuctl.paths import VmPaths, private_dir
-from qemuctl.vm.plan import prepare
-from qemuctl.vm.saving import save
+from qemuctl.registry.plan import prepare
+from qemuctl.savestate.save import save
 
 QEMUCTL = str(Path(sys.executable).with_name("qemuctl"))
 NAME = "bench-save"

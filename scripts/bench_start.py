@@ -25,7 +25,7 @@ from qemuctl.paths import VmPaths, private_dir
 from qemuctl.process import spawn
 from qemuctl.qmp import Session, eventlog
 from qemuctl.qmp.commands import QueryStatus
-from qemuctl.vm.plan import Plan, prepare
+from qemuctl.registry.plan import Plan, prepare
 
 QEMUCTL = str(Path(sys.executable).with_name("qemuctl"))
 MIB = 1024 * 1024

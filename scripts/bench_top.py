@@ -21,7 +21,7 @@ from bench_table import Row
 
 import qemuctl
 from qemuctl.process import Identity
-from qemuctl.vm.definitions import remove
+from qemuctl.registry.removal import remove
 
 QEMUCTL = str(Path(sys.executable).with_name("qemuctl"))
 VMS = 50

@@ -38,12 +38,12 @@ def gc(
     """
     from qemuctl.image import store
     from qemuctl.migration import arrivals
-    from qemuctl.vm import templates
-    from qemuctl.vm.definitions import clear, leftovers
-    from qemuctl.vm.left import left_of_all, way_back
-    from qemuctl.vm.run_folders import clear_run_homes
+    from qemuctl.registry.leftover_disks import left_of_all, way_back
+    from qemuctl.registry.records.run_folders import clear_run_homes
+    from qemuctl.registry.removal import clear, leftovers
+    from qemuctl.templates import catalog
 
-    found = [*leftovers(), *store.leftovers(), *templates.leftovers()]
+    found = [*leftovers(), *store.leftovers(), *catalog.leftovers()]
     found += arrivals.leftovers()
     for path in [] if dry_run else found:
         kept = clear(path)

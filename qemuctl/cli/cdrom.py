@@ -15,7 +15,7 @@ from qemuctl.errors import StateError
 from qemuctl.structs import Struct
 
 if TYPE_CHECKING:
-    from qemuctl.vm.configured import Scope
+    from qemuctl.registry.scope import Scope
 
 cdrom = group("cdrom", "The medium in a VM's CD-ROM drive, now and at its next start.")
 
@@ -52,7 +52,7 @@ def eject(
     json: Json = False,
 ) -> None:
     """Take the medium out of the drive; the drive stays."""
-    from qemuctl.vm.definitions import load
+    from qemuctl.registry.vms import load
 
     if load(name).cdrom is None:
         raise StateError(f"eject the medium of {name}", "", "it has no CD-ROM drive")
@@ -74,8 +74,8 @@ def _change(
     name: str, iso: Path | None, wanted: Scope | None, *, force: bool
 ) -> _Changed:
     """Changes the medium, now before at the next start."""
-    from qemuctl.vm.configured import scope_of
-    from qemuctl.vm.definitions import set_cdrom
+    from qemuctl.registry.scope import scope_of
+    from qemuctl.registry.vms import set_cdrom
 
     where = scope_of(name, wanted)
     if where.live:
@@ -91,8 +91,8 @@ def _change(
 
 
 async def _live(name: str, iso: Path | None, *, force: bool) -> None:
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action, require
 
     async with await attach(name, Action.MEDIUM) as vm:
         require(Action.MEDIUM, await vm.state(), name)

@@ -42,8 +42,8 @@ def key_name(escape: bytes | None) -> str:
 async def _console(name: str, escape: bytes | None) -> None:
     from qemuctl.errors import StateError
     from qemuctl.guest import console as terminal
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action, require
 
     async with await attach(name, Action.CONSOLE) as vm:
         require(Action.CONSOLE, await vm.state(), name)

@@ -29,7 +29,7 @@ def clone(
 
     A linked clone needs its source, which then cannot be removed or renamed.
     """
-    from qemuctl.vm.clone import clone as cloning
+    from qemuctl.copies.clone import clone as cloning
 
     if linked and full:
         raise UsageError("either --linked or --full")
@@ -52,8 +52,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a VM that is off into one file: its spec and flattened disks."""
-    from qemuctl.vm.archive import export as exporting
-    from qemuctl.vm.definitions import load
+    from qemuctl.copies.archive import export as exporting
+    from qemuctl.registry.vms import load
 
     if str(file) == "-":
         raise UsageError("an archive is a file, it cannot go to standard output")
@@ -79,7 +79,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Make a VM of a file that `export` wrote."""
-    from qemuctl.vm.archive import import_ as importing
+    from qemuctl.copies.archive import import_ as importing
 
     with transfer(f"importing {file.name}") as progress:
         made = run_async(importing(file, name=name, trust=trust, progress=progress))

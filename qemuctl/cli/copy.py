@@ -113,9 +113,9 @@ def _machine(sources: list[str], target: str) -> tuple[str, bool]:
 
 
 async def _copy(name: str, user: str, sources: list[str], job: _Job) -> None:
+    from qemuctl.guest.ssh import SshFailed
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.ssh import SshFailed
-    from qemuctl.vm.states import Action, require
 
     async with await attach(name, Action.COPY) as vm:
         require(Action.COPY, await vm.state(), name)
@@ -191,8 +191,9 @@ async def _way(vm: Vm, user: str, job: _Job) -> tuple[Way | None, str]:
 
     # The agent is root already, whom many guests do not let in by ssh.
     if job.via is Via.SSH or (job.via is Via.AUTO and user != _ROOT):
-        from qemuctl.vm.definitions import load
-        from qemuctl.vm.ssh import reached, through_ssh
+        from qemuctl.guest.ssh import through_ssh
+        from qemuctl.registry.vms import load
+        from qemuctl.vm.ssh import reached
 
         auto = job.via is Via.AUTO and not user
         # No forward, no answer, no OpenSSH here, or an image that is gone.

@@ -14,8 +14,8 @@ from qemuctl.cli.scope import Both, Config, Live, changed, scope, words_of
 from qemuctl.errors import HotplugError, SpecError, UsageError
 
 if TYPE_CHECKING:
+    from qemuctl.hotplug.disks.results import Changed, DiskLimits, RemovedDisk
     from qemuctl.spec import Disk
-    from qemuctl.vm.disk_results import Changed, DiskLimits, RemovedDisk
 
 R = TypeVar("R", bound="Changed")
 
@@ -90,9 +90,9 @@ def add(
     wanted = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import disk_config
+        from qemuctl.hotplug.disks import in_spec
 
-        return disk_config.add(name, disk)
+        return in_spec.add(name, disk)
 
     done = changed(name, wanted, off, lambda vm, where: vm.disks.add(disk, scope=where))
     if json:
@@ -106,8 +106,8 @@ def add(
 def _say_left(name: str) -> None:
     """Says which files removed disks have left: a new disk gets another one."""
     from qemuctl.process import held
-    from qemuctl.vm.definitions import find
-    from qemuctl.vm.left import left_files, way_back
+    from qemuctl.registry.leftover_disks import left_files, way_back
+    from qemuctl.registry.vms import find
 
     if not held(find(name).lock):
         for path in left_files(name):
@@ -154,9 +154,9 @@ def remove(
     wanted = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import disk_config
+        from qemuctl.hotplug.disks import in_spec
 
-        return disk_config.remove(name, target, delete=delete)
+        return in_spec.remove(name, target, delete=delete)
 
     try:
         done = changed(
@@ -176,7 +176,7 @@ def remove(
 
 
 def _say_removed(name: str, done: RemovedDisk) -> None:
-    from qemuctl.vm.disk_config import disk_of
+    from qemuctl.hotplug.disks.in_spec import disk_of
 
     file = again = ""
     if done.path is not None:
@@ -211,9 +211,11 @@ def resize(
     wanted = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import disk_settings
+        from qemuctl.hotplug.disks import size_and_limits
 
-        return run_async(disk_settings.resize(name, target, number, relative=relative))
+        return run_async(
+            size_and_limits.resize(name, target, number, relative=relative)
+        )
 
     done = changed(
         name, wanted, off,
@@ -257,9 +259,9 @@ def limit(
     wanted = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import disk_settings
+        from qemuctl.hotplug.disks import size_and_limits
 
-        return disk_settings.limit(name, target, iops=iops, bytes_per_second=rate)
+        return size_and_limits.limit(name, target, iops=iops, bytes_per_second=rate)
 
     done = changed(
         name, wanted, off,

@@ -14,8 +14,8 @@ from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
-    from qemuctl.vm.disk_results import LiveDisk
-    from qemuctl.vm.disks import DiskFile
+    from qemuctl.hotplug.disks.results import LiveDisk
+    from qemuctl.registry.disks.disk_files import DiskFile
 
 disk = group("disk", "The disks of a VM: list, add, remove, resize, limit.")
 
@@ -29,10 +29,10 @@ def list_disks(name: Name, json: Json = False) -> None:
     which ones it has. Files that removed disks have left come last.
     """
     from qemuctl.process import held
-    from qemuctl.vm.definitions import find, load
-    from qemuctl.vm.disks import disk_files
-    from qemuctl.vm.left import left_files
-    from qemuctl.vm.resolve import image_of
+    from qemuctl.registry.disks.disk_files import disk_files
+    from qemuctl.registry.disks.resolve import image_of
+    from qemuctl.registry.leftover_disks import left_files
+    from qemuctl.registry.vms import find, load
 
     paths, spec = find(name), load(name)
     live = run_async(_live(name))
@@ -60,8 +60,8 @@ async def _live(name: str) -> list[LiveDisk] | None:
     """The disks that the VM has now; None when it is off, or does not say."""
     from qemuctl.errors import QmpError, StateError, WaitTimeout
     from qemuctl.process import held
+    from qemuctl.registry.vms import find
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import find
 
     if not held(find(name).lock):
         return None

@@ -11,7 +11,7 @@ from qemuctl.cli.parameters import Json, complete_names
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
-    from qemuctl.vm.feed import Named
+    from qemuctl.vm.all_events import Named
 
 _SINCE_HINT = "a duration such as 10m, or a time such as 2026-01-31T12:00"
 
@@ -43,7 +43,7 @@ def events(
 
 async def _events(names: list[str], since: float | None, json: bool) -> None:
     from qemuctl.cli.streaming import print_line
-    from qemuctl.vm.feed import feed
+    from qemuctl.vm.all_events import feed
 
     async with aclosing(feed(names, since=since)) as every:
         async for named in every:

@@ -34,9 +34,9 @@ def execute(
 
 
 async def _execute(name: str, command: list[str], patience: float, typed: Typed) -> int:
-    from qemuctl.cli.run import run_command
+    from qemuctl.cli.in_guest import run_command
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action, require
 
     async with await attach(name, Action.EXEC) as vm:
         require(Action.EXEC, await vm.state(), name)

@@ -18,7 +18,7 @@ from qemuctl.host.resources import cpu_count
 
 if TYPE_CHECKING:
     from qemuctl.guest.agent import Result
-    from qemuctl.vm.template import Template
+    from qemuctl.registry.template import Template
 
 
 @command("fork", example="qemuctl fork db --count 3", for_guest=True)
@@ -51,8 +51,8 @@ def fork(
     all at once: what they say is printed in their order, the status is the worst.
     """
     from qemuctl.spec import parse_cpus, parse_memory, validate
-    from qemuctl.vm.fork import check_same
-    from qemuctl.vm.templates import find
+    from qemuctl.templates.catalog import find
+    from qemuctl.templates.fork import check_same
 
     found = find(template)
     asked = {"memory": parse_memory(memory)} if memory else {}
@@ -73,8 +73,8 @@ def _names(template: str, name: str | None, count: int) -> list[str]:
     from itertools import count as numbers
     from itertools import islice
 
+    from qemuctl.registry.vms import names
     from qemuctl.spec import validate_name
-    from qemuctl.vm.definitions import names
 
     if name is not None and count == 1:
         return [name]
@@ -87,8 +87,8 @@ def _names(template: str, name: str | None, count: int) -> list[str]:
 
 
 async def _create(template: Template, names: list[str]) -> None:
-    from qemuctl.vm.fork import create_fork
-    from qemuctl.vm.templates import current
+    from qemuctl.templates.catalog import current
+    from qemuctl.templates.fork import create_fork
 
     with working(f"starting {', '.join(names[:3])}", say_after=3.0) as status:
         template = await current(template, progress=note, status=status)
@@ -100,9 +100,9 @@ async def _create(template: Template, names: list[str]) -> None:
 
 
 async def _run(template: Template, words: list[str], count: int, typed: Typed) -> int:
-    from qemuctl.cli.run import run_command
-    from qemuctl.vm.fork import begin_fork
-    from qemuctl.vm.templates import current
+    from qemuctl.cli.in_guest import run_command
+    from qemuctl.templates.catalog import current
+    from qemuctl.templates.fork import begin_fork
 
     text = f"starting a fork of {template.name}"
     with working(text, say_after=3.0) as status:
@@ -119,7 +119,7 @@ async def _many(
     template: Template, words: list[str], count: int
 ) -> list[Result | BaseException]:
     """Runs a command in each of many forks, all at once."""
-    from qemuctl.vm.fork import fork as forking
+    from qemuctl.templates.fork import fork as forking
 
     # Each start takes a processor for a moment; more of them would only be late.
     turns = asyncio.Semaphore(cpu_count())

@@ -62,7 +62,7 @@ def writable(path: Path) -> Path:
     Raises ImageError: to write to it would spoil them.
     """
     from qemuctl.image.trust import in_store, is_base, known_as
-    from qemuctl.vm.users import built_on
+    from qemuctl.registry.file_users import built_on
 
     base = known_as(path)
     if in_store(base):

@@ -13,7 +13,7 @@ from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import ImageError, StateError, UsageError
 
 if TYPE_CHECKING:
-    from qemuctl.image.store import Image
+    from qemuctl.image.model import Image
 
 image = group("image", "Images to boot from, and image files.")
 
@@ -238,7 +238,7 @@ def import_(
     The root disk of a VM brings the kernel of the image that it was made from.
     """
     from qemuctl.image.acquire import import_file
-    from qemuctl.vm.origin import origin_of
+    from qemuctl.registry.origin import origin_of
 
     with percent(f"importing {file.name}") as progress:
         work = import_file(
@@ -270,7 +270,7 @@ def rm(names: ImageNames) -> None:
 
 def _remove(name: str) -> None:
     from qemuctl.image import store
-    from qemuctl.vm.users import needing
+    from qemuctl.registry.file_users import needing
 
     with store.steady(alone=True):
         # The tiny image is built again when a VM wants it.
@@ -294,9 +294,9 @@ def prune(
 ) -> None:
     """Remove broken downloads, what crashes left, and tiny images of old recipes."""
     from qemuctl.image import store
+    from qemuctl.registry.prune import prune as pruning
+    from qemuctl.registry.prune import to_prune
     from qemuctl.units import format_rounded
-    from qemuctl.vm.prune import prune as pruning
-    from qemuctl.vm.prune import to_prune
 
     with store.steady(alone=True):
         found = to_prune(unused=every)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qemuctl.vm.states import State
+from qemuctl.registry.states import State
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -19,9 +19,9 @@ async def guest_facts(vm: Vm, state: State) -> dict[str, Any] | str | None:
     does not run is not asked at all."""
     from dataclasses import asdict
 
+    from qemuctl.connection.agent_port import agent_port_open
     from qemuctl.errors import AgentError, WaitTimeout
-    from qemuctl.vm.agent_port import agent_port_open
-    from qemuctl.vm.inside import look
+    from qemuctl.guest.info import look
 
     if state is not State.RUNNING:
         return None

@@ -16,7 +16,7 @@ from qemuctl.cli.parameters import Json, Name, Names, complete_images
 from qemuctl.cli.running import run_async
 from qemuctl.errors import HostError, NotFound, QemuctlError, StateError
 from qemuctl.paths import VmPaths
-from qemuctl.vm.states import State
+from qemuctl.registry.states import State
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec
@@ -52,18 +52,22 @@ def create(
 async def _create(spec: Spec, text: str | None) -> None:
     from qemuctl.cli.progress import percent
     from qemuctl.image import store
-    from qemuctl.vm import definitions
-    from qemuctl.vm.disks import check_media, check_new_medium, make_disks
-    from qemuctl.vm.plan import draft
-    from qemuctl.vm.resolve import image_of, resolved
-    from qemuctl.vm.room import check_memory
+    from qemuctl.registry import vms
+    from qemuctl.registry.disks.disk_files import (
+        check_media,
+        check_new_medium,
+        make_disks,
+    )
+    from qemuctl.registry.disks.resolve import image_of, resolved
+    from qemuctl.registry.host_memory import check_memory
+    from qemuctl.registry.plan import draft
 
     if VmPaths.of(spec.name).state.exists():
-        raise definitions.name_in_use(spec.name)
+        raise vms.name_in_use(spec.name)
     check_memory(draft(spec, VmPaths.of(spec.name), spec.boot.once).spec)
     flags.check_boots(spec)
     with percent(f"copying {spec.image}") as progress:
-        with store.steady(), definitions.creating(spec, text) as paths:
+        with store.steady(), vms.creating(spec, text) as paths:
             image = image_of(spec)
             await make_disks(spec, paths, image, progress=progress)
             check_media(resolved(spec, paths, image))
@@ -77,14 +81,14 @@ def edit(name: Name) -> None:
     """Edit a VM's spec in $VISUAL or $EDITOR; a wrong one is not taken."""
     from qemuctl.paths import private_dir
     from qemuctl.process import held
+    from qemuctl.registry import vms
+    from qemuctl.registry.disks.disk_files import check_disks_kept
+    from qemuctl.registry.disks.resolve import image_of
+    from qemuctl.registry.plan import draft
     from qemuctl.spec import load_spec, parse_spec
     from qemuctl.spec.rewrite import rewritten
-    from qemuctl.vm import definitions
-    from qemuctl.vm.disks import check_disks_kept
-    from qemuctl.vm.plan import draft
-    from qemuctl.vm.resolve import image_of
 
-    paths = definitions.find(name)
+    paths = vms.find(name)
     before = paths.spec.read_text()
     after = _edited(before, paths)
     if after == before:
@@ -105,7 +109,7 @@ def edit(name: Name) -> None:
         images = image_of(written), image_of(spec)
         check_disks_kept(written, spec, paths, images)
         draft(spec, paths)
-        definitions.replace(name, after, expected=before)
+        vms.replace(name, after, expected=before)
     except QemuctlError as error:
         kept = private_dir(paths.rejected) / f"{name}.yaml"
         kept.write_text(after)
@@ -117,7 +121,7 @@ def edit(name: Name) -> None:
 
 def _edited(text: str, paths: VmPaths) -> str:
     from qemuctl.process.working import making
-    from qemuctl.vm.definitions import EDITING
+    from qemuctl.registry.vms import EDITING
 
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with making(paths.state, EDITING) as folder:
@@ -146,7 +150,7 @@ def rename(
     json: Json = False,
 ) -> None:
     """Rename a VM that is off."""
-    from qemuctl.vm.definitions import rename as renaming
+    from qemuctl.registry.rename import rename as renaming
 
     renaming(name, new)
     tell({"name": new, "before": name}, f"{name} is now {new}", as_json=json)
@@ -165,13 +169,13 @@ def rm(
 ) -> None:
     """Remove VMs that are off, with the disks that were made for them."""
     from qemuctl.cli.power import power, told
-    from qemuctl.vm import definitions
+    from qemuctl.registry import removal, vms
 
     def remove(name: str) -> tuple[dict[str, object], str]:
-        definitions.find(name)
+        vms.find(name)
         if force:
             run_async(power(name, "kill"))
-        kept = definitions.remove(name, keep_disks=keep_disks)
+        kept = removal.remove(name, keep_disks=keep_disks)
         words = f"removed {name}" + (f"; its disks are in {kept}" if kept else "")
         return {"disks": str(kept) if kept else None}, words
 

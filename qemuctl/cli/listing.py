@@ -41,7 +41,7 @@ def print_listing(
 
 
 def _check_known(names: Sequence[str], found: set[str]) -> None:
-    from qemuctl.vm.definitions import find
+    from qemuctl.registry.vms import find
 
     for name in names:
         if name not in found:

@@ -35,7 +35,7 @@ def logs(
 ) -> None:
     """Print what a VM has logged, also after its end."""
     from qemuctl.errors import UsageError
-    from qemuctl.vm.definitions import find
+    from qemuctl.registry.vms import find
 
     paths = find(name)
     if serial + qemu + qmp > 1:
@@ -69,7 +69,7 @@ async def _text_log(paths: VmPaths, path: Path, following: bool, raw: bool) -> N
 async def _end(paths: VmPaths, following: bool) -> None:
     """Returns when there is nothing more to follow."""
     from qemuctl.process import held, wait_gone
-    from qemuctl.vm.record import Record
+    from qemuctl.registry.records.process_record import Record
 
     record = Record.read(paths.record) if following and held(paths.lock) else None
     if record is not None:

@@ -14,9 +14,9 @@ from qemuctl.units import format_age, format_size
 
 if TYPE_CHECKING:
     from qemuctl.paths import VmPaths
+    from qemuctl.registry.records.process_record import Record
+    from qemuctl.registry.states import State
     from qemuctl.spec import Spec
-    from qemuctl.vm.record import Record
-    from qemuctl.vm.states import State
     from qemuctl.vm.vm import Vm
 
 
@@ -77,13 +77,13 @@ def info(name: Name, json: Json = False) -> None:
 
 
 async def _facts(name: str) -> dict[str, Any]:
+    from qemuctl.connection.monitors import state_of
     from qemuctl.process import held
-    from qemuctl.vm.definitions import find, load
+    from qemuctl.registry.records.outcome import outcome
+    from qemuctl.registry.records.process_record import Record
+    from qemuctl.registry.records.saved_marker import is_saved
+    from qemuctl.registry.vms import find, load
     from qemuctl.vm.listing import SAVED
-    from qemuctl.vm.outcome import outcome
-    from qemuctl.vm.reach import state_of
-    from qemuctl.vm.record import Record
-    from qemuctl.vm.saved import is_saved
 
     paths = find(name)
     spec = load(name)
@@ -155,7 +155,7 @@ async def _free_ports(vm: Vm, state: State) -> int | None:
     import asyncio
 
     from qemuctl.errors import QmpError, StateError, WaitTimeout
-    from qemuctl.vm.states import State
+    from qemuctl.registry.states import State
 
     if state in (
         State.STARTING,
@@ -167,7 +167,7 @@ async def _free_ports(vm: Vm, state: State) -> int | None:
         return None
     try:
         async with asyncio.timeout(1.0):
-            return len(await vm.live.free())
+            return len(await vm.bus.free())
     except (QmpError, StateError, WaitTimeout, TimeoutError):
         return None
 
@@ -180,8 +180,8 @@ async def _differences(vm: Vm, state: State, spec: Spec) -> dict[str, Any]:
     import asyncio
 
     from qemuctl.errors import QemuctlError, QmpError, WaitTimeout
-    from qemuctl.vm.differences import differences_from
-    from qemuctl.vm.states import State
+    from qemuctl.registry.states import State
+    from qemuctl.vm.spec_diff import differences_from
 
     if state in (State.STARTING, State.STOPPING):
         return {"differences": None}
@@ -226,8 +226,8 @@ def show_argv(
     from qemuctl.cmdline import format_argv
     from qemuctl.errors import UsageError
     from qemuctl.paths import VmPaths
-    from qemuctl.vm.definitions import find, load
-    from qemuctl.vm.plan import draft
+    from qemuctl.registry.plan import draft
+    from qemuctl.registry.vms import find, load
 
     if (name is None) == (file is None):
         raise UsageError("give either NAME or -f FILE")

@@ -115,7 +115,7 @@ def _said_when_called_off(name: str) -> Iterator[None]:
         yield
     except SystemExit:
         from qemuctl.paths import VmPaths
-        from qemuctl.vm.leaving import on_its_way
+        from qemuctl.registry.records.migration_journal import on_its_way
 
         paths = VmPaths.of(name)
         if paths.spec.exists() and not paths.moved.exists():
@@ -184,8 +184,8 @@ async def _migrate(
 ) -> Moved:
     from qemuctl.migration import migrate as moving
     from qemuctl.migration import parse_destination
+    from qemuctl.registry.states import Action
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action
 
     where = parse_destination(destination)
     async with await attach(name, Action.MIGRATE) as vm:

@@ -52,9 +52,9 @@ def add(
     wanted, made = scope(live, config, both), _nic(card, model=model, mac=mac, id=id)
 
     def off() -> Any:
-        from qemuctl.vm import nic_config
+        from qemuctl.hotplug.nics import in_spec
 
-        return nic_config.add(name, made)
+        return in_spec.add(name, made)
 
     done = changed(name, wanted, off, lambda vm, where: vm.nics.add(made, scope=where))
     if json:
@@ -82,9 +82,9 @@ def remove(
     patience, wanted = seconds(timeout), scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import nic_config
+        from qemuctl.hotplug.nics import in_spec
 
-        return nic_config.remove(name, id)
+        return in_spec.remove(name, id)
 
     try:
         done = changed(
@@ -117,9 +117,9 @@ def link(
     wanted = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import nic_config
+        from qemuctl.hotplug.nics import in_spec
 
-        return nic_config.link(name, id, cable)
+        return in_spec.link(name, id, cable)
 
     done = changed(
         name, wanted, off, lambda vm, where: vm.nics.link(id, cable, scope=where)
@@ -144,9 +144,9 @@ def add_forward(
     where = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import nic_config
+        from qemuctl.hotplug.nics import in_spec
 
-        return nic_config.add_forward(name, wanted, card)
+        return in_spec.add_forward(name, wanted, card)
 
     done = changed(
         name, where, off,
@@ -172,9 +172,9 @@ def remove_forward(
     where = scope(live, config, both)
 
     def off() -> Any:
-        from qemuctl.vm import nic_config
+        from qemuctl.hotplug.nics import in_spec
 
-        return nic_config.remove_forward(name, wanted, card)
+        return in_spec.remove_forward(name, wanted, card)
 
     done = changed(
         name, where, off,

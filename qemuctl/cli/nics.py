@@ -13,7 +13,7 @@ from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
-    from qemuctl.vm.nic_results import NicForward, NicStatus
+    from qemuctl.hotplug.nics.results import NicForward, NicStatus
 
 nic = group("nic", "The network cards of a VM: list, add, remove, cables, forwards.")
 forward = nic.group(
@@ -40,10 +40,10 @@ def list_nics(name: Name, json: Json = False) -> None:
 
 async def _rows(name: str) -> list[NicStatus]:
     from qemuctl.errors import QmpError, StateError, WaitTimeout
+    from qemuctl.hotplug.nics.listing import written
     from qemuctl.process import runs
+    from qemuctl.registry.vms import find
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import find
-    from qemuctl.vm.nic_listing import written
 
     paths = find(name)
     if not runs(paths.lock):

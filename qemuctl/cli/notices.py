@@ -35,7 +35,7 @@ def say_accelerator(reason: str, requested: str) -> None:
 
 def say_doubts(spec: Spec) -> None:
     """Says what of a VM is odd on this host."""
-    from qemuctl.vm.room import doubts
+    from qemuctl.registry.host_memory import doubts
 
     for doubt in doubts(spec):
         note(f"note: {doubt}")

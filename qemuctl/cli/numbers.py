@@ -7,8 +7,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from qemuctl.cli.output import print_fields
+from qemuctl.stats.sample import DiskRates, NicRates, Rates, Sample
 from qemuctl.units import format_age, format_rounded
-from qemuctl.vm.sample import DiskRates, NicRates, Rates, Sample
 
 
 def document(sample: Sample, rates: Rates | None) -> dict[str, Any]:

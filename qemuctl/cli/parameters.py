@@ -12,7 +12,7 @@ from qemuctl.units import parse_duration
 
 def complete_names(incomplete: str) -> list[str]:
     """VM names for the shell's completion."""
-    from qemuctl.vm.definitions import names
+    from qemuctl.registry.vms import names
 
     return [name for name in names() if name.startswith(incomplete)]
 

@@ -47,7 +47,7 @@ def start(
 async def _start(name: str, size: int) -> None:
     from qemuctl.pool.control import start as starting
     from qemuctl.pool.control import status as asking
-    from qemuctl.vm.templates import current, find
+    from qemuctl.templates.catalog import current, find
 
     template = find(name)
     there = await asking(name)

@@ -11,8 +11,8 @@ from qemuctl.cli.parameters import Json, Names, SomeNames, Timeout, seconds
 from qemuctl.cli.running import for_each, run_async
 
 if TYPE_CHECKING:
-    from qemuctl.vm.power import StopReport
-    from qemuctl.vm.resolve import Device
+    from qemuctl.power.stop import StopReport
+    from qemuctl.registry.disks.resolve import Device
     from qemuctl.vm.vm import Vm
 
 All = Annotated[bool, Option("--all", help="every VM that is on")]
@@ -65,8 +65,8 @@ def _ask_to_forget(name: str) -> None:
 
     from qemuctl.errors import UsageError
     from qemuctl.process import held
-    from qemuctl.vm.definitions import find
-    from qemuctl.vm.saved import is_saved
+    from qemuctl.registry.records.saved_marker import is_saved
+    from qemuctl.registry.vms import find
 
     paths = find(name)
     if held(paths.lock) or not is_saved(paths):
@@ -93,10 +93,10 @@ def _kind(boot: str | None) -> Device | None:
 async def _start(
     name: str, options: dict[str, Any], wait: bool, patience: float
 ) -> tuple[dict[str, object], str]:
+    from qemuctl.boot.start import start as starting
     from qemuctl.cli.notices import gone_on, say_accelerator
+    from qemuctl.registry.vms import load
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import load
-    from qemuctl.vm.launch import start as starting
 
     progress = building("building its image, once:")
     with working(f"starting {name}") as status:
@@ -270,11 +270,10 @@ def reboot(names: Names, timeout: Timeout = "60", json: Json = False) -> None:
 async def power(name: str, verb: str, **options: Any) -> Any:
     """Carries out one verb of the power facet on a VM that may be off."""
     from qemuctl.process import at_work, held
+    from qemuctl.registry.records.process_record import Record
+    from qemuctl.registry.states import Action, State, require
+    from qemuctl.registry.vms import find
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import find
-    from qemuctl.vm.power import kill_unknown
-    from qemuctl.vm.record import Record
-    from qemuctl.vm.states import Action, State, require
 
     if not held(find(name).lock):
         require(Action(verb), State.OFF, name)
@@ -283,6 +282,8 @@ async def power(name: str, verb: str, **options: Any) -> Any:
     if at_work(paths.lock):
         require(Action(verb), State.BUSY, name)
     if verb == "kill" and Record.read(paths.record) is None:
+        from qemuctl.power.stop import kill_unknown
+
         await kill_unknown(paths)
         return None
     with working(f"{verb} {name}"):

@@ -57,8 +57,8 @@ def _arguments(words: list[str]) -> dict[str, Any]:
 async def _qmp(
     name: str, command: str, arguments: dict[str, Any], patience: float
 ) -> Any:
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action, require
 
     async with await attach(name) as vm:
         require(Action.QMP, await vm.state(), name)

@@ -15,9 +15,9 @@ from qemuctl.cli.scope import Both, Config, Live, scope
 from qemuctl.units import MIB, format_rounded, format_size, parse_size
 
 if TYPE_CHECKING:
+    from qemuctl.hotplug.memory.results import BalloonReport, MemoryChange
+    from qemuctl.registry.edit import Edit
     from qemuctl.spec import Spec
-    from qemuctl.vm.configured import Edit
-    from qemuctl.vm.memory_results import BalloonReport, MemoryChange
     from qemuctl.vm.vm import Vm
 
 # Seconds to see what an interrupted change has left.
@@ -46,7 +46,8 @@ def set_resources(
     the guest; status 3 tells that it may still follow.
     """
     from qemuctl.errors import UsageError
-    from qemuctl.vm.configured import preview, reconfigure, scope_of
+    from qemuctl.registry.edit import preview, reconfigure
+    from qemuctl.registry.scope import scope_of
 
     if memory is None and cpus is None:
         raise UsageError("nothing to set", hint="give --memory SIZE or --cpus N")
@@ -106,7 +107,7 @@ def diff(name: Name, json: Json = False) -> None:
     One line a field; nothing when there is no difference, or the VM is off. The
     file of a disk stays as large as it is by now, whatever the spec says.
     """
-    from qemuctl.vm.differences import differences
+    from qemuctl.vm.spec_diff import differences
 
     found = run_async(differences(name))
     if json:
@@ -180,9 +181,9 @@ async def _live(
 
     What came of each is added to ``changes``, as JSON, where it did not too.
     """
+    from qemuctl.registry.edit import reconfigure
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.configured import reconfigure
-    from qemuctl.vm.states import Action, require
 
     async with await attach(name, Action.CHANGE) as vm:
         require(Action.CHANGE, await vm.state(), name)
@@ -298,8 +299,8 @@ def _memory_line(change: MemoryChange) -> str:
 async def _balloon(
     name: str, size: int | None, patience: float, *, wait: bool
 ) -> BalloonReport:
+    from qemuctl.registry.states import Action, require
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action, require
 
     action = Action.QMP if size is None else Action.CHANGE
     async with await attach(name, action) as vm:

@@ -157,7 +157,8 @@ async def _run(
     progress = building(f"building the image {spec.image}, once:")
     if not command:
         return await _look(spec, progress, escape, starting)
-    from qemuctl.vm.fresh import fresh
+    from qemuctl.cli.in_guest import run_command
+    from qemuctl.templates.fresh_vm import fresh
 
     async with contextlib.AsyncExitStack() as stack:
         guest = fresh(
@@ -181,8 +182,8 @@ async def _run(
 async def _look(
     spec: Spec, progress: Any, escape: bytes | None, starting: Starting
 ) -> int:
+    from qemuctl.boot.start import launch
     from qemuctl.cli.notices import say_accelerator
-    from qemuctl.vm.launch import launch
 
     async with contextlib.AsyncExitStack() as stack:
         vm = await stack.enter_async_context(
@@ -191,47 +192,6 @@ async def _look(
         starting.close()
         say_accelerator(vm.record.accel_reason, spec.accel)
         return await _console(vm, escape)
-
-
-async def run_command(vm: Vm, command: list[str], typed: Typed) -> int:
-    """Runs a command with this process's own streams; its status."""
-    from qemuctl.errors import AgentRefused
-    from qemuctl.guest.console import read_fd
-    from qemuctl.guest.stream import run_streaming
-
-    stdin = read_fd(sys.stdin.fileno()) if typed.passed_on else None
-    try:
-        return await vm.unless_ended(
-            run_streaming(
-                vm.agent,
-                command,
-                stdin=stdin,
-                stdout=_writer(sys.stdout.buffer),
-                stderr=_writer(sys.stderr.buffer),
-            )
-        )
-    except AgentRefused as error:
-        # Some distributions forbid guest-exec.
-        error.hint = f"what needs no agent: {_without_agent(vm)}"
-        raise
-
-
-def _without_agent(vm: Vm) -> str:
-    from qemuctl.vm.ssh_port import forward_of
-
-    if vm.record.attached:
-        return "a VM that stays, forwards a port (create -p :22) and has ssh"
-    console = f"qemuctl console {vm.name}"
-    reached = forward_of(vm.record.forwards) is not None
-    return f"qemuctl ssh {vm.name}, {console}" if reached else console
-
-
-def _writer(stream: Any) -> Any:
-    def write(data: bytes) -> None:
-        stream.write(data)
-        stream.flush()
-
-    return write
 
 
 async def _console(vm: Vm, escape: bytes | None) -> int:

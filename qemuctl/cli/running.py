@@ -98,7 +98,7 @@ def for_each(names: Sequence[str], work: Callable[[str], object]) -> None:
 def explain(error: QemuctlError) -> None:
     """Prints an error, with QEMU's command line where that helps."""
     if isinstance(error, ImageInUse):
-        from qemuctl.vm.users import user_of
+        from qemuctl.registry.file_users import user_of
 
         user = user_of(error.path)
         if user is not None:

@@ -61,9 +61,9 @@ async def _save(
     name: str, file: Path | None, compress: bool, progress: Progress
 ) -> int:
     """Gives the bytes that the file takes: it may have holes."""
+    from qemuctl.registry.states import Action
+    from qemuctl.savestate.save import save as saving
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.saving import save as saving
-    from qemuctl.vm.states import Action
 
     async with await attach(name, Action.SAVE) as vm:
         await saving(
@@ -113,7 +113,7 @@ async def _restore(
     progress: Progress,
 ) -> tuple[dict[str, object], str]:
     from qemuctl.cli.notices import gone_on
-    from qemuctl.vm.restored import restore as restoring
+    from qemuctl.savestate.restore import restore as restoring
 
     stages = building("building its image, once:")
     vm = await restoring(

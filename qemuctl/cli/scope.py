@@ -9,7 +9,7 @@ from qemuctl.cli.declare import Option
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
-    from qemuctl.vm.configured import Scope
+    from qemuctl.registry.scope import Scope
     from qemuctl.vm.vm import Vm
 
 Live = Annotated[bool, Option("--live", help="only the VM that runs")]
@@ -25,7 +25,7 @@ def scope(live: bool, config: bool, both: bool) -> Scope | None:
     Raises UsageError for two of them.
     """
     from qemuctl.errors import UsageError
-    from qemuctl.vm.configured import Scope
+    from qemuctl.registry.scope import Scope
 
     flags = {Scope.LIVE: live, Scope.CONFIG: config, Scope.BOTH: both}
     wanted = [scope for scope, given in flags.items() if given]
@@ -52,15 +52,15 @@ def changed(
     on: Callable[[Vm, Scope], Awaitable[Any]],
 ) -> Any:
     """Makes a change where it is wanted: of the spec alone, or of what runs too."""
-    from qemuctl.vm.configured import scope_of
+    from qemuctl.registry.scope import scope_of
 
     where = scope_of(name, wanted)
     if not where.live:
         return off()
 
     async def change() -> Any:
+        from qemuctl.registry.states import Action
         from qemuctl.vm.attach import attach
-        from qemuctl.vm.states import Action
 
         async with await attach(name, Action.CHANGE) as vm:
             return await on(vm, where)

@@ -14,9 +14,9 @@ from qemuctl.cli.running import run_async
 from qemuctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from qemuctl.vm.screen import Picture, Server
-    from qemuctl.vm.states import Action
-    from qemuctl.vm.viewers import Viewer
+    from qemuctl.registry.states import Action
+    from qemuctl.screen.screen import Picture, Server
+    from qemuctl.screen.viewers import Viewer
     from qemuctl.vm.vm import Vm
 
 Hold = Annotated[
@@ -54,7 +54,7 @@ def screenshot(
 
 
 async def _screenshot(name: str, out: Path) -> Picture:
-    from qemuctl.vm.states import Action
+    from qemuctl.registry.states import Action
 
     async with await _attached(name, Action.SCREEN) as vm:
         if str(out) == "-":
@@ -76,7 +76,7 @@ def sendkey(
     Names are those of QEMU's QKeyCode (ret, esc, spc, pgup, kp_1, meta_l), the
     usual others (enter, escape, del, win), and the characters of a US keyboard.
     """
-    from qemuctl.vm.keys import parse_keys
+    from qemuctl.screen.keys import parse_keys
 
     for combination in keys:
         parse_keys(combination)  # what is no key needs no VM to be refused
@@ -84,7 +84,7 @@ def sendkey(
 
 
 async def _sendkey(name: str, keys: list[str], hold: int) -> None:
-    from qemuctl.vm.states import Action
+    from qemuctl.registry.states import Action
 
     async with await _attached(name, Action.KEYS) as vm:
         await vm.keyboard.send(*keys, hold_ms=hold)
@@ -108,7 +108,7 @@ def type_(
     needs a longer --hold, and one that does not read yet misses all: see wait.
     The text is not written to the VM's logs.
     """
-    from qemuctl.vm.keys import strokes
+    from qemuctl.screen.keys import strokes
 
     if (text is None) != stdin:
         raise UsageError("give either TEXT or --stdin")
@@ -121,7 +121,7 @@ def type_(
 
 
 async def _type(name: str, text: str, hold: int) -> None:
-    from qemuctl.vm.states import Action
+    from qemuctl.registry.states import Action
 
     async with await _attached(name, Action.KEYS) as vm:
         await vm.keyboard.type(text, hold_ms=hold)
@@ -184,7 +184,7 @@ def _ask() -> str:
 async def _display(
     name: str, password: bool, given: str | None, lifetime: float
 ) -> tuple[Server, str | None]:
-    from qemuctl.vm.states import Action
+    from qemuctl.registry.states import Action
 
     async with await _attached(name, Action.SCREEN) as vm:
         server = await vm.screen.server()
@@ -201,7 +201,7 @@ def view(name: Name) -> None:
     first that is installed.
     """
     from qemuctl.command_server.become import become
-    from qemuctl.vm.viewers import choose
+    from qemuctl.screen.viewers import choose
 
     server = run_async(_server(name))
     viewer = choose(server)
@@ -213,7 +213,7 @@ def view(name: Name) -> None:
 
 
 async def _server(name: str) -> Server:
-    from qemuctl.vm.states import Action
+    from qemuctl.registry.states import Action
 
     async with await _attached(name, Action.SCREEN) as vm:
         return await vm.screen.server()
@@ -223,7 +223,7 @@ async def _through_bridge(viewer: Viewer, server: Server) -> int:
     """Runs a viewer that cannot open the socket itself, to its end."""
     import asyncio
 
-    from qemuctl.vm.viewers import bridge
+    from qemuctl.screen.viewers import bridge
 
     assert server.path is not None
     async with bridge(server.path) as port:

@@ -9,9 +9,9 @@ import qemuctl
 from qemuctl.cli.app import build_all
 from qemuctl.cli.main import main
 from qemuctl.command_server.user import serve as serve_user
+from qemuctl.registry.template import Template
 from qemuctl.spec.base import Model
 from qemuctl.typed.read import prepare
-from qemuctl.vm.template import Template
 
 _NOT_OURS = ("qemuctl.__main__", "qemuctl.pytest_plugin", "qemuctl.testing", __name__)
 # What modules load inside of functions, so that a cold command need not.

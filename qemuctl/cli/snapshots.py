@@ -13,8 +13,8 @@ from qemuctl.cli.parameters import Json, Name
 from qemuctl.cli.running import run_async
 
 if TYPE_CHECKING:
-    from qemuctl.vm.snapshot_tree import Snapshot
-    from qemuctl.vm.snapshots import Reverted
+    from qemuctl.snapshots.online import Reverted
+    from qemuctl.snapshots.tree import Snapshot
 
 snapshot = group("snapshot", "States of a whole VM that it can go back to.")
 SnapshotName = Annotated[str, Argument(metavar="SNAP", help="the snapshot's")]
@@ -67,7 +67,7 @@ def list_snapshots(name: Name, json: Json = False) -> None:
     STATE is that of the VM at that time, and * marks the snapshot that the VM was
     made or reverted to last.
     """
-    from qemuctl.vm.snapshot_tree import drawn
+    from qemuctl.snapshots.tree import drawn
 
     rows = run_async(_list(name))
     if json:
@@ -102,16 +102,16 @@ def remove(name: Name, snap: SnapshotName, json: Json = False) -> None:
 
 def _is_on(name: str) -> bool:
     from qemuctl.process import runs
-    from qemuctl.vm.definitions import find
+    from qemuctl.registry.vms import find
 
     paths = find(name)
     return runs(paths.lock)
 
 
 async def _create(name: str, snap: str, description: str, disk_only: bool) -> Snapshot:
+    from qemuctl.registry.states import Action
+    from qemuctl.snapshots.offline import create_snapshot
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.snapshots_off import create_snapshot
-    from qemuctl.vm.states import Action
 
     if not _is_on(name):
         return await create_snapshot(name, snap, description=description)
@@ -123,9 +123,9 @@ async def _create(name: str, snap: str, description: str, disk_only: bool) -> Sn
 
 async def _list(name: str) -> list[Snapshot]:
     from qemuctl.errors import QemuctlError, QmpError, StateError, WaitTimeout
+    from qemuctl.registry.states import Accepted, Action, admit
+    from qemuctl.snapshots.offline import list_snapshots, settle
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.snapshots_off import list_snapshots, settle
-    from qemuctl.vm.states import Accepted, Action, admit
 
     if not _is_on(name):
         try:
@@ -145,20 +145,20 @@ async def _list(name: str) -> list[Snapshot]:
 
 
 async def _revert(name: str, snap: str) -> Reverted:
-    from qemuctl.vm import snapshots_off
+    from qemuctl.boot import at_snapshot
+    from qemuctl.registry.states import Action
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action
 
     if not _is_on(name):
-        return await snapshots_off.revert(name, snap)
+        return await at_snapshot.revert(name, snap)
     async with await attach(name, Action.REVERT) as vm:
         return await vm.snapshots.revert(snap)
 
 
 async def _remove(name: str, snap: str) -> None:
+    from qemuctl.registry.states import Action
+    from qemuctl.snapshots.offline import remove_snapshot
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.snapshots_off import remove_snapshot
-    from qemuctl.vm.states import Action
 
     if not _is_on(name):
         await remove_snapshot(name, snap)

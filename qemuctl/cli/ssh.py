@@ -11,7 +11,7 @@ from qemuctl.cli.running import run_async
 from qemuctl.cli.words import NoStdin
 
 if TYPE_CHECKING:
-    from qemuctl.vm.ssh import Access
+    from qemuctl.guest.ssh import Access
 
 # tiny has no ssh server, but somebody may have put one into it.
 _TINY_PATIENCE = 2.0
@@ -78,10 +78,10 @@ def _become(argv: list[str]) -> NoReturn:
 async def _ready(name: str, patience: float) -> Access:
     from qemuctl.errors import StateError, WaitTimeout
     from qemuctl.image.names import TINY
+    from qemuctl.registry.states import Action, State, require
+    from qemuctl.registry.vms import load
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import load
     from qemuctl.vm.ssh import reached
-    from qemuctl.vm.states import Action, State, require
 
     async with await attach(name, Action.SSH) as vm:
         require(Action.SSH, await vm.state(), name)

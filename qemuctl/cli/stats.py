@@ -67,8 +67,8 @@ def _interval(text: str) -> float:
 async def _stats(name: str, json: bool, interval: float | None, count: int) -> None:
     from qemuctl.cli.numbers import document, print_numbers
     from qemuctl.cli.streaming import print_line
+    from qemuctl.registry.states import Action
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.states import Action
 
     async with (
         await attach(name, Action.MEASURE) as vm,
@@ -94,7 +94,7 @@ async def _top(json: bool, interval: float, count: int | None) -> None:
     from qemuctl.cli.numbers import document
     from qemuctl.cli.streaming import print_line
     from qemuctl.cli.table import Tables
-    from qemuctl.vm.board import Board
+    from qemuctl.stats.all_vms import Board
 
     async with Board() as board:
         with Tables(live=not json and sys.stdout.isatty()) as tables:

@@ -13,7 +13,7 @@ from qemuctl.cli.output import print_table
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from qemuctl.vm.board import Row
+    from qemuctl.stats.all_vms import Row
 
 HEAD = (
     "NAME", "STATE", "CPU", "HOST", "VCPU%", "MEMORY", "GUEST", "RES", "PSS",

@@ -22,17 +22,17 @@ from qemuctl.cli.running import for_each, run_async
 from qemuctl.errors import TemplateError, UsageError
 
 if TYPE_CHECKING:
+    from qemuctl.registry.template import Template
     from qemuctl.spec import Spec
-    from qemuctl.vm.template import Template
-    from qemuctl.vm.template_key import Recipe
-    from qemuctl.vm.templates import Making
+    from qemuctl.templates.catalog import Making
+    from qemuctl.templates.key import Recipe
 
 template = group("template", "Booted guests, frozen; forks start from them at once.")
 
 
 def complete_templates(incomplete: str) -> list[str]:
     """Template names for the shell's completion."""
-    from qemuctl.vm.templates import named
+    from qemuctl.templates.catalog import named
 
     return [t.name for t in named() if t.name.startswith(incomplete)]
 
@@ -79,7 +79,7 @@ def create(
     itself when QEMU or its image have changed; one made from a VM is not.
     """
     from qemuctl.cli.parameters import seconds
-    from qemuctl.vm.template_key import Recipe
+    from qemuctl.templates.key import Recipe
 
     if wait not in ("agent", "boot"):
         raise UsageError(f"not something to wait for: {wait}", hint="agent, boot")
@@ -111,8 +111,8 @@ async def _making(
     spec: Spec | None, vm: str, recipe: Recipe, timeout: float
 ) -> AsyncIterator[Making]:
     from qemuctl.cli.progress import percent
-    from qemuctl.vm.template_source import made_of_vm
-    from qemuctl.vm.templates import Making
+    from qemuctl.templates.catalog import Making
+    from qemuctl.templates.from_vm import made_of_vm
 
     if spec is not None:
         source = f"the image {spec.image}" if spec.image else "a spec"
@@ -125,7 +125,7 @@ async def _making(
 
 
 async def _create(name: str, making: Any, image: str | None) -> Template:
-    from qemuctl.vm.templates import create as creating
+    from qemuctl.templates.catalog import create as creating
 
     async with making as made:
         with working(f"booting {made.source}", say_after=3.0):
@@ -143,7 +143,7 @@ def ls(
 ) -> None:
     """List the templates."""
     from qemuctl.cli.numbers import size
-    from qemuctl.vm.templates import cached, damaged, named
+    from qemuctl.templates.catalog import cached, damaged, named
 
     found = [*named(), *(cached() if every else [])]
     if json:
@@ -166,7 +166,7 @@ def ls(
 @template.command("info", example="qemuctl template info db")
 def info(name: Name, json: Json = False) -> None:
     """Show what a template is and what it depends on."""
-    from qemuctl.vm.templates import find
+    from qemuctl.templates.catalog import find
 
     facts = _facts(find(name))
     if json:
@@ -186,7 +186,7 @@ def rm(
     ] = False,
 ) -> None:
     """Remove templates; one that VMs' disks stand on is refused."""
-    from qemuctl.vm.templates import remove, remove_cached
+    from qemuctl.templates.catalog import remove, remove_cached
 
     if not names and not cached:
         raise UsageError("which template? give NAME, or --cached")
@@ -205,8 +205,8 @@ def rm(
 @template.command("verify", example="qemuctl template verify db")
 def verify(name: Name) -> None:
     """Read all files of a template and compare them with what they were."""
+    from qemuctl.templates.catalog import find
     from qemuctl.thread import in_thread
-    from qemuctl.vm.templates import find
 
     found = find(name)
     with working(f"reading the files of {name}", say_after=3.0):

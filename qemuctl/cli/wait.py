@@ -10,7 +10,7 @@ from qemuctl.cli.parameters import Json, Name, Timeout, seconds
 from qemuctl.cli.running import run_async
 from qemuctl.cli.streaming import print_line
 from qemuctl.errors import NotFound, StateError, UsageError
-from qemuctl.vm.states import State
+from qemuctl.registry.states import State
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -52,8 +52,8 @@ def wait(
 async def _wait(name: str, kind: str, rest: str, patience: float) -> Any:
     """What was found: an event's data, the text that matched, or how it ended."""
     from qemuctl.process import runs
+    from qemuctl.registry.vms import find
     from qemuctl.vm.attach import attach
-    from qemuctl.vm.definitions import find
 
     if kind == "stopped" and not runs(find(name).lock):
         return None
@@ -70,7 +70,7 @@ async def _wait(name: str, kind: str, rest: str, patience: float) -> Any:
 
 def _is_on(name: str) -> bool:
     from qemuctl.process import runs
-    from qemuctl.vm.definitions import find
+    from qemuctl.registry.vms import find
 
     try:
         return runs(find(name).lock)

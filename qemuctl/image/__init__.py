@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING
 from qemuctl.lazy import exports
 
 if TYPE_CHECKING:
-    from qemuctl.image.recipe import build_tiny, tiny
-    from qemuctl.image.store import Image
+    from qemuctl.image import store as store
+    from qemuctl.image.model import Image
+    from qemuctl.image.recipe import build_tiny
+    from qemuctl.image.tiny_image import tiny
 
 __getattr__ = exports(
     __name__,
     {
-        "Image": "qemuctl.image.store",
+        "Image": "qemuctl.image.model",
         "build_tiny": "qemuctl.image.recipe",
-        "tiny": "qemuctl.image.recipe",
+        "store": "qemuctl.image.store",
+        "tiny": "qemuctl.image.tiny_image",
     },
 )
 

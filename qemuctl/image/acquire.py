@@ -22,21 +22,11 @@ from qemuctl.image.convert import FORMATS, readable
 from qemuctl.image.copied import copied, copy_beside, copy_file
 from qemuctl.image.download import Downloaded, downloading
 from qemuctl.image.fetch import shown
-from qemuctl.image.manifest import (
-    Format,
-    Manifest,
-    sha256_of,
-    sums_beside,
-)
+from qemuctl.image.manifest import Format, Manifest, sha256_of, sums_beside
+from qemuctl.image.model import Image
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import Progress, silent
-from qemuctl.image.recognise import (
-    Kind,
-    check_sectors,
-    other_kind,
-    recognised,
-)
-from qemuctl.image.store import Image
+from qemuctl.image.recognise import Kind, check_sectors, other_kind, recognised
 from qemuctl.paths import cache_home
 from qemuctl.spec import validate_name
 from qemuctl.thread import Tick, in_thread

@@ -13,11 +13,11 @@ from qemuctl.image.chain import check_trusted
 from qemuctl.image.check import check
 from qemuctl.image.convert import convert
 from qemuctl.image.manifest import FILE, STEP, sha256_of
+from qemuctl.image.model import Image
 from qemuctl.image.overlay import check_format
 from qemuctl.image.progress import Progress
 from qemuctl.image.qcow2 import read_header
 from qemuctl.image.recognise import check_raw
-from qemuctl.image.store import Image
 from qemuctl.thread import Tick, in_thread
 
 

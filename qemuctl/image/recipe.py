@@ -7,7 +7,6 @@ beside it holds what is known of the image.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -22,12 +21,12 @@ from qemuctl.image import store
 from qemuctl.image.claim import claimed
 from qemuctl.image.kept import run_kept
 from qemuctl.image.manifest import FILE, read_manifest, sha256_of, sums_beside
+from qemuctl.image.model import Image
 from qemuctl.image.names import RECIPES as RECIPES
 from qemuctl.image.names import TINY, recipes
 from qemuctl.image.qcow2 import read_header
-from qemuctl.image.qemu_img import check_readable
-from qemuctl.image.store import Image
-from qemuctl.paths import cache_home, images_dir, private_dir
+from qemuctl.image.tiny_image import fingerprint, tiny
+from qemuctl.paths import images_dir, private_dir
 from qemuctl.process.working import making
 from qemuctl.spec import validate_name
 from qemuctl.thread import in_thread
@@ -36,43 +35,11 @@ Stages = Callable[[str], None]
 _SUITE = re.compile(r"[a-z][a-z0-9.-]*")
 
 
-def _fingerprint(recipe: Path) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    for path in sorted(recipe.rglob("*")):
-        if path.is_file():
-            digest.update(path.relative_to(recipe).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest
-
-
 def recipe_hash(recipe: str, options: Sequence[str] = ()) -> str:
     """What an image's manifest says of the recipe that it was built from."""
-    digest = _fingerprint(recipes() / recipe)
+    digest = fingerprint(recipes() / recipe)
     digest.update("\0".join(options).encode())
     return digest.hexdigest()[:12]
-
-
-def tiny(kernel: Path | None = None, modules: Path | None = None) -> Image:
-    """The tiny image, built or not; with a kernel of the user's, a variant of it.
-
-    Its folder is named by a hash of all that goes into it, so that a changed
-    recipe or kernel gives a new image and running VMs keep theirs.
-    """
-    recipe = recipes() / TINY
-    digest = _fingerprint(recipe)
-    if kernel is not None:
-        check_readable(kernel, "the kernel")
-        digest.update(kernel.read_bytes())
-        # Which modules come along is found by the kernel's version in these.
-        for folder in (Path("/lib/modules"), kernel.parent.parent / "lib/modules"):
-            known = sorted(folder.glob("*")) if folder.is_dir() else []
-            digest.update(f"{folder}: {known}".encode())
-    if modules is not None:
-        if not modules.is_dir():
-            raise ImageError(f"no such folder of modules: {modules}")
-        digest.update(f"{modules.absolute()} {modules.stat().st_mtime_ns}".encode())
-    folder = cache_home() / "images" / f"{TINY}-{digest.hexdigest()[:12]}"
-    return Image(TINY, folder, read_manifest(recipe / FILE))
 
 
 async def build_tiny(

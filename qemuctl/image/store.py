@@ -18,50 +18,21 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import field
 from itertools import chain
 from pathlib import Path
 
 from qemuctl import durable
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image.manifest import FILE, Manifest, read_manifest, write_manifest
+from qemuctl.image.model import Image
 from qemuctl.image.names import RECIPES, stored
 from qemuctl.image.names import TINY as TINY
 from qemuctl.paths import images_dir, private_dir
 from qemuctl.process.working import all_idle, idle, making
 from qemuctl.spec import validate_name
-from qemuctl.structs import Struct
 from qemuctl.waiting import lock_for_a_moment
 
 names = stored
-
-
-class Image(Struct, kw_only=False):
-    """One image: its files in ``folder``, and what is known of them."""
-
-    name: str
-    folder: Path
-    manifest: Manifest = field(hash=False)  # it holds a dict
-
-    @property
-    def disk(self) -> Path | None:
-        """The disk that VMs' disks are overlays on; None for a mere kernel."""
-        suffix = self.manifest.format
-        return self.folder / f"disk.{suffix}" if suffix else None
-
-    @property
-    def kernel(self) -> Path | None:
-        """The kernel to boot directly; None for a disk with a boot loader."""
-        return self.folder / "kernel" if self.manifest.cmdline is not None else None
-
-    @property
-    def initrd(self) -> Path | None:
-        return self.folder / "initrd" if self.manifest.cmdline is not None else None
-
-    @property
-    def present(self) -> bool:
-        """Whether its files are there; the tiny image may have to be built."""
-        return self.folder.is_dir()
 
 
 def find(name: str) -> Image:
@@ -71,7 +42,7 @@ def find(name: str) -> Image:
     command that gets it; for one whose description is damaged.
     """
     if name == TINY:
-        from qemuctl.image.recipe import tiny
+        from qemuctl.image.tiny_image import tiny
 
         return tiny()
     folder = folder_of(name)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from qemuctl.errors import ImageError, SpecError
 from qemuctl.image.manifest import STEP, sha256_of
+from qemuctl.image.model import Image
 from qemuctl.image.progress import Progress, silent
 from qemuctl.image.qemu_img import check_readable
-from qemuctl.image.store import Image
 from qemuctl.thread import Tick, in_thread
 
 

@@ -10,8 +10,8 @@
 `phases` is the course of it; `source` walks through it, `receiver` answers. One rule
 keeps two copies from running: the receiver's guest takes no step before it is told
 ``go``, and the source never goes on after it has said that, unless it has heard that
-the other one never will. What was said is in the journal (`journal`) before it is
-said, on both sides; `recovery` reads it.
+the other one never will. What was said is in `registry.records.migration_journal`
+before it is said, on both sides; `recovery` reads it.
 """
 
 from __future__ import annotations

@@ -31,12 +31,16 @@ from typing import Any
 
 from qemuctl import durable
 from qemuctl.cmdline.network import backend_of, hostfwd
+from qemuctl.connection.agent_port import agent_port_open
+from qemuctl.connection.ssh import login_user
 from qemuctl.errors import CommandError, DamagedFile, QemuctlError
+from qemuctl.hotplug.nic_state import refresh
 from qemuctl.image.keys import own_key
 from qemuctl.migration.arrivals import Arrival, landed, landing
 from qemuctl.migration.clocks import guest_lag
 from qemuctl.migration.place import home_id
 from qemuctl.paths import VmPaths, vms_dir
+from qemuctl.power.resume_event import let_run
 from qemuctl.process import Identity, held, wait_gone
 from qemuctl.process.working import idle
 from qemuctl.qmp import eventlog
@@ -44,16 +48,13 @@ from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.events import Resumed
 from qemuctl.qmp.migration import MigratePause, MigrateRecover, QueryMigrate
 from qemuctl.qmp.net import forward_problem, hostfwd_add
+from qemuctl.registry.records.owner import THROWAWAY
+from qemuctl.registry.records.process_record import Record
+from qemuctl.registry.removal import remove
+from qemuctl.registry.vms import load, names
 from qemuctl.spec import Forward
 from qemuctl.structs import Struct
-from qemuctl.vm.agent_port import agent_port_open
 from qemuctl.vm.attach import attach
-from qemuctl.vm.definitions import load, names, remove
-from qemuctl.vm.let_run import let_run
-from qemuctl.vm.nic_state import refresh
-from qemuctl.vm.owner import THROWAWAY
-from qemuctl.vm.record import Record
-from qemuctl.vm.ssh import login_user
 from qemuctl.vm.vm import Vm
 
 # Seconds that the agent gets to write a key.

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from qemuctl.cmdline.shape import exact
+from qemuctl.copies.foreign_spec import check_inside, outside
 from qemuctl.errors import HostError, ImageError, QemuctlError, SpecError
 from qemuctl.host import Host, inspect_host
 from qemuctl.host.resources import available_memory, free_space
@@ -16,10 +17,9 @@ from qemuctl.migration.offer import Offer, PortWanted
 from qemuctl.migration.place import host, place
 from qemuctl.migration.tls import check_certificates
 from qemuctl.paths import VmPaths, vms_dir
+from qemuctl.registry.vms import name_in_use
 from qemuctl.spec import Forward, Spec, check_name, parse_spec
 from qemuctl.units import MIB, format_rounded
-from qemuctl.vm.definitions import name_in_use
-from qemuctl.vm.foreign import check_inside, outside
 
 # What QEMU itself takes beside its guest's memory, and a folder beside its disks.
 _MARGIN = 64 * MIB

@@ -10,8 +10,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from qemuctl.connection.agent_port import agent_port_open
 from qemuctl.errors import QemuctlError
-from qemuctl.vm.agent_port import agent_port_open
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

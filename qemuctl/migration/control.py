@@ -16,10 +16,10 @@ from qemuctl.process import held
 from qemuctl.qmp.commands import QueryStatus
 from qemuctl.qmp.migration import MigrateSetParameters, QueryMigrate
 from qemuctl.qmp.nbd import BlockJobSetSpeed, QueryBlockJobs
+from qemuctl.registry.records.migration_journal import Leaving, attended, on_its_way
+from qemuctl.registry.vms import find
 from qemuctl.structs import Struct
 from qemuctl.vm.attach import attach
-from qemuctl.vm.definitions import find
-from qemuctl.vm.leaving import Leaving, attended, on_its_way
 
 # Seconds that its process has to undo what it has begun.
 _PATIENCE = 60.0

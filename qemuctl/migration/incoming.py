@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qemuctl.boot.bring_up import Origin
+from qemuctl.boot.throwaway import Attached, begin
 from qemuctl.durable import sync, sync_tree
 from qemuctl.errors import MonitorLost, QemuctlError, WaitTimeout
 from qemuctl.image import store
@@ -31,15 +33,13 @@ from qemuctl.qmp.migration import (
 )
 from qemuctl.qmp.nbd import BlockExportAdd, NbdServerStart, NbdServerStop
 from qemuctl.qmp.session import Session, Subscription
+from qemuctl.registry.disks.disk_files import date_seed
+from qemuctl.registry.plan import Stages
+from qemuctl.registry.records.disk_ledger import remember
+from qemuctl.snapshots.topology import unlike
 from qemuctl.spec import parse_spec, resolve_paths
 from qemuctl.tail import tail
 from qemuctl.thread import Tick, beside, in_thread
-from qemuctl.vm.attached import Attached, begin
-from qemuctl.vm.bring_up import Origin
-from qemuctl.vm.disks import date_seed
-from qemuctl.vm.made import remember
-from qemuctl.vm.plan import Stages
-from qemuctl.vm.snapshot_topology import unlike
 
 # Seconds for QEMU to answer at all.
 _LIFE = 15.0
@@ -92,7 +92,8 @@ class Incoming:
         vm, offer = self._attached.vm, self._offer
         session = await vm.monitor()
         found, _ = await asyncio.gather(
-            unlike(vm, offer.topology), set_capabilities(session, *offer.capabilities)
+            unlike(vm.bus, offer.topology),
+            set_capabilities(session, *offer.capabilities),
         )
         if found:
             raise QemuctlError(f"the machine would be another one: {'; '.join(found)}")

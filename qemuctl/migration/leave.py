@@ -20,9 +20,9 @@ from qemuctl.paths import VmPaths
 from qemuctl.qmp.commands import Cont, QueryStatus, Quit
 from qemuctl.qmp.migration import cancel
 from qemuctl.qmp.session import Session
-from qemuctl.vm import definitions
-from qemuctl.vm.leaving import Leaving, end
-from qemuctl.vm.moved import note_moved
+from qemuctl.registry import removal
+from qemuctl.registry.records.migration_journal import Leaving, end
+from qemuctl.registry.records.moved_away import note_moved
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -55,7 +55,7 @@ async def leave(vm: Vm, leaving: Leaving) -> None:
 def left(
     paths: VmPaths,
     leaving: Leaving,
-    remove: Callable[[VmPaths], object] = lambda paths: definitions.remove(paths.name),
+    remove: Callable[[VmPaths], object] = lambda paths: removal.remove(paths.name),
 ) -> None:
     """The same for a VM whose QEMU has gone, or that was off."""
     if leaving.keep:

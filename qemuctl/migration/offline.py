@@ -17,6 +17,7 @@ import secrets
 import time
 from dataclasses import dataclass, field, replace
 
+from qemuctl.copies.archive import export_locked
 from qemuctl.errors import MigrationError, QemuctlError
 from qemuctl.image.manifest import sha256_of
 from qemuctl.image.whole import scratch
@@ -31,15 +32,14 @@ from qemuctl.migration.recovery import settle
 from qemuctl.migration.report import Moved, Progress, Report, silent
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
+from qemuctl.registry import offline, removal
+from qemuctl.registry.disks.disk_files import disk_files
+from qemuctl.registry.disks.resolve import image_of
+from qemuctl.registry.records.migration_journal import Leaving, check_here, end, moving
+from qemuctl.registry.records.moved_away import check_not_moved
+from qemuctl.registry.states import Action
 from qemuctl.spec import load_spec
 from qemuctl.thread import in_full, in_thread
-from qemuctl.vm import definitions
-from qemuctl.vm.archive import export_locked
-from qemuctl.vm.disks import disk_files
-from qemuctl.vm.leaving import Leaving, check_here, end, moving
-from qemuctl.vm.moved import check_not_moved
-from qemuctl.vm.resolve import image_of
-from qemuctl.vm.states import Action
 
 _ANSWER = 30.0
 _SENDING = 24 * 3600.0
@@ -63,7 +63,7 @@ async def move(
     course = _Course(options, options.name or name, destination, receiver, report)
     try:
         # Nobody starts it before it has left.
-        with definitions.locked(name, Action.EXPORT) as paths:
+        with offline.locked(name, Action.EXPORT) as paths:
             check_here(paths, Action.MIGRATE)
             check_not_moved(paths, Action.MIGRATE)
             landed(paths)
@@ -159,7 +159,7 @@ class _Course:
             return
         self.phase = Phase.CLEAN
         self.report(Progress(phase=self.phase))
-        leaving, remove = self.leaving, definitions.remove_locked
+        leaving, remove = self.leaving, removal.remove_locked
         await in_thread(lambda _: left(paths, leaving, remove))
         with contextlib.suppress(QemuctlError):  # it is there, all the same
             await link.channel.ask("finish", timeout=_ANSWER, token=self.leaving.token)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qemuctl.copies.portable_spec import boot_files, is_everywhere, without_image
 from qemuctl.errors import QemuctlError, SpecError, StateError
+from qemuctl.hotplug.disks.results import LiveDisk
 from qemuctl.image import Image
 from qemuctl.image.chain import Layer, chain
 from qemuctl.image.manifest import sha256_of
@@ -26,18 +28,16 @@ from qemuctl.migration.options import Options
 from qemuctl.migration.place import place
 from qemuctl.migration.tls import client_certificate
 from qemuctl.paths import VmPaths
+from qemuctl.registry.disks.resolve import SEED_SERIAL, image_of, placed, seeded
+from qemuctl.registry.disks.unknown_drives import check_drives
+from qemuctl.registry.edit import pinned
+from qemuctl.registry.states import Action, State
+from qemuctl.snapshots.disks import of_running
+from qemuctl.snapshots.topology import topology
 from qemuctl.spec import Disk, Spec, dump, load_spec, parse_spec, renamed, resolve_paths
 from qemuctl.structs import Struct
 from qemuctl.thread import in_thread
-from qemuctl.vm.configured import pinned
-from qemuctl.vm.disk_results import LiveDisk
-from qemuctl.vm.likeness import Likeness, likeness
-from qemuctl.vm.portable import boot_files, is_everywhere, without_image
-from qemuctl.vm.resolve import SEED_SERIAL, image_of, placed, seeded
-from qemuctl.vm.snapshot_disks import of_running
-from qemuctl.vm.snapshot_topology import topology
-from qemuctl.vm.states import Action, State
-from qemuctl.vm.unknown_drives import check_drives
+from qemuctl.vm.running_spec import Likeness, likeness
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -74,7 +74,7 @@ def wish(vm: Vm, name: str) -> Wish:
 
 
 class Seen(Struct):
-    """What QEMU tells of the VM, which nobody changes inside of `Live.changing`."""
+    """What QEMU tells of the VM, which nobody changes inside of `Bus.changing`."""
 
     like: Likeness
     topology: dict[str, str]
@@ -82,12 +82,12 @@ class Seen(Struct):
 
 async def seen(vm: Vm) -> Seen:
     """Asks QEMU. Raises as `likeness` does."""
-    like, found = await asyncio.gather(likeness(vm), topology(vm))
+    like, found = await asyncio.gather(likeness(vm), topology(vm.bus))
     return Seen(like=like, topology=found)
 
 
 async def packed(vm: Vm, options: Options, facts: Facts, seen: Seen) -> Packed:
-    """What the VM is to be there; nothing is changed. Inside of `Live.changing`.
+    """What the VM is to be there; nothing is changed. Inside of `Bus.changing`.
 
     Raises StateError for what cannot move, with the reason.
     """

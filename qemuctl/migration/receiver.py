@@ -5,9 +5,10 @@ VM does; until it is told ``go``. Then the VM is its user's.
 
 What it trusts its peer with:
 
-- Without ``trust`` a peer brings VMs that keep to their own files (`foreign`), under
-  names that are free, as much as there is room for, and nothing else: no arguments for
-  QEMU, no other QEMU, no file, card or open port of this host, no file below a disk.
+- Without ``trust`` a peer brings VMs that keep to their own files
+  (`copies.foreign_spec`), under names that are free, as much as there is room for, and
+  nothing else: no arguments for QEMU, no other QEMU, no file, card or open port of this
+  host, no file below a disk.
   It can ask whether an image of a name and checksum is here, and what became of a VM
   that it brought, by the token of that. The RAM and devices that it sends are read by a
   QEMU in its sandbox, which is no defence that QEMU's authors promise.
@@ -30,6 +31,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qemuctl.copies import foreign_spec
+from qemuctl.copies.archive import importing
 from qemuctl.errors import QemuctlError, SpecError, UsageError
 from qemuctl.migration import arrival, checks
 from qemuctl.migration.arrivals import land, landed
@@ -42,8 +45,6 @@ from qemuctl.process.working import making
 from qemuctl.spec import check_name
 from qemuctl.thread import in_full
 from qemuctl.typed.read import read
-from qemuctl.vm import foreign
-from qemuctl.vm.archive import importing
 
 Answer = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -177,7 +178,7 @@ class Receiver:
         try:
             fresh = await self._landing.enter_async_context(arriving)
         except SpecError as error:
-            if error.hint == foreign.TRUST:
+            if error.hint == foreign_spec.TRUST:
                 error.hint = checks.TRUST
             raise
         land(fresh, str(request["token"]))

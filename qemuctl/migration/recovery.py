@@ -30,9 +30,9 @@ from qemuctl.migration.phases import Phase
 from qemuctl.paths import VmPaths
 from qemuctl.process import runs
 from qemuctl.qmp.migration import QueryMigrate
+from qemuctl.registry.records.migration_journal import Leaving, attended, end
+from qemuctl.registry.vms import find
 from qemuctl.vm.attach import attach
-from qemuctl.vm.definitions import find
-from qemuctl.vm.leaving import Leaving, attended, end
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

@@ -46,11 +46,11 @@ from qemuctl.qmp.migration import (
     reached,
 )
 from qemuctl.qmp.session import Session, Subscription
+from qemuctl.registry.records.migration_journal import Leaving, attended, moving
+from qemuctl.registry.states import Action, State
+from qemuctl.savestate.save import check_movable
 from qemuctl.thread import beside, in_full
 from qemuctl.typed.write import written
-from qemuctl.vm.leaving import Leaving, attended, moving
-from qemuctl.vm.saving import check_movable
-from qemuctl.vm.states import Action, State
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm
@@ -89,7 +89,7 @@ async def migrate(
             hint=f"first: qemuctl migrate-recover {vm.name}",
         )  # fmt: skip
     landed(vm.paths)
-    async with vm.live.changing(Action.MIGRATE):
+    async with vm.bus.changing(Action.MIGRATE):
         # Another one may have been at it until now.
         if Leaving.read(vm.paths) is not None:
             raise StateError(

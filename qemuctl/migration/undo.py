@@ -15,7 +15,7 @@ from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.destination import parse_destination
 from qemuctl.migration.leave import go_back
 from qemuctl.migration.recovery import settle
-from qemuctl.vm.leaving import Leaving
+from qemuctl.registry.records.migration_journal import Leaving
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

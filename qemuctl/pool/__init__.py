@@ -2,8 +2,8 @@
 
 `Pool` keeps them for one process. A shared one is a `Pool` in a process of its own
 (`server`), which `control` starts and stops; it hands forks to any process that
-starts one of the same template (`qemuctl.vm.pooled`): from then on that process
-owns the VM, and nothing that happens to the pool matters to it.
+starts one of the same template (`qemuctl.templates.pool_client`): from then on that
+process owns the VM, and nothing that happens to the pool matters to it.
 """
 
 from __future__ import annotations

@@ -12,15 +12,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import qemuctl
 from qemuctl.descriptors import readable
 from qemuctl.errors import QemuctlError, StateError
 from qemuctl.paths import PoolPaths, pools_dir, private_dir
 from qemuctl.pool.status import Status
 from qemuctl.process import Identity, held, wait_gone
+from qemuctl.registry.template import Template
 from qemuctl.tail import tail
-from qemuctl.vm.pooled import ask
-from qemuctl.vm.template import Template
+from qemuctl.templates.pool_client import ask
 
 # A pool ends its parked forks side by side; each has some seconds for that.
 _END_PATIENCE = 15.0
@@ -69,7 +68,7 @@ async def start(template: Template, size: int) -> None:
     """
     private_dir(pools_dir())
     with PoolPaths(template.name).log.open("ab") as log:
-        root = Path(qemuctl.__file__).parents[1]
+        root = Path(__file__).parents[2]
         argv = ["-P", "-c", _PROGRAM, str(root), template.name, str(size)]
         process = subprocess.Popen(
             [sys.executable, *argv],

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from qemuctl.boot.throwaway import Attached
 from qemuctl.errors import (
     HostError,
     QemuctlError,
@@ -35,11 +36,10 @@ from qemuctl.pool.taking import Taking
 from qemuctl.pool.tasks import Tasks
 from qemuctl.process import wait_gone
 from qemuctl.process.usage import proportional_bytes, usage
+from qemuctl.registry.template import Template, read_template
 from qemuctl.spec import Spec
+from qemuctl.templates.fork import or_ended, park, rouse, warm_up
 from qemuctl.units import format_size
-from qemuctl.vm.attached import Attached
-from qemuctl.vm.fork import or_ended, park, rouse, warm_up
-from qemuctl.vm.template import Template, read_template
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The process of a shared pool.
 
 It belongs to no terminal, keeps a `Pool`, and answers one packet a connection (see
-`qemuctl.vm.pooled`). Its parked forks die with it, whatever kills it; those that
-were handed out belong to others.
+`qemuctl.templates.pool_client`). Its parked forks die with it, whatever kills it; those
+that were handed out belong to others.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from qemuctl.paths import PoolPaths, made_run_home
 from qemuctl.pool.pool import Pool
 from qemuctl.pool.tasks import Tasks
 from qemuctl.process import Identity, take
-from qemuctl.vm.pooled import PACKET, PATIENCE
-from qemuctl.vm.templates import find
+from qemuctl.templates.catalog import find
+from qemuctl.templates.pool_client import PACKET, PATIENCE
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from qemuctl.vm.attached import Attached
+from qemuctl.boot.throwaway import Attached
 from qemuctl.vm.vm import Vm
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from qemuctl.lazy import exports
 
 if TYPE_CHECKING:
+    from qemuctl.process import holders as holders
     from qemuctl.process.child import Child, Undertaker, bury, spawn
     from qemuctl.process.exited import Exited, read_exit
     from qemuctl.process.gone import wait_gone
@@ -34,6 +35,7 @@ __getattr__ = exports(
         "at_work": "qemuctl.process.lock",
         "bury": "qemuctl.process.child",
         "held": "qemuctl.process.lock",
+        "holders": "qemuctl.process.holders",
         "read_exit": "qemuctl.process.exited",
         "runs": "qemuctl.process.lock",
         "spawn": "qemuctl.process.child",

@@ -1,5 +1,11 @@
-"""Session, typed commands and events, flight recorder: the only room that
-imports qemu.qmp."""
+"""Session, typed commands and events, recorder: the only package that imports qemu.qmp.
+
+`session` talks to one monitor. Commands and events are types, by what they are for
+(`commands`, `block`, `net`, …); a command's result has a type, too. `eventlog` reads
+the file in which QEMU writes its events, `eventstream` follows it.
+
+Start with `session`, then `commands`.
+"""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from qemuctl.structs import Struct
 from qemuctl.tail import plain
 
 if TYPE_CHECKING:
+    from qemuctl.registry.records.outcome import Outcome
     from qemuctl.spec import Spec
-    from qemuctl.vm.outcome import Outcome
     from qemuctl.vm.vm import Vm
 
 CONSOLE, ARGV, QMP, SCREEN = "console.log", "argv.sh", "qmp.jsonl", "screen.png"

@@ -13,12 +13,12 @@ import shlex
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qemuctl.connection.agent_port import AGENT_PORT
 from qemuctl.errors import AgentError, QemuctlError, UsageError, WaitTimeout
 from qemuctl.guest.agent import Result, makes_sense
 from qemuctl.qmp import Event, eventlog, eventstream
 from qemuctl.qmp.events import Reset, VserportChange
 from qemuctl.tail import plain
-from qemuctl.vm.agent_port import AGENT_PORT
 
 if TYPE_CHECKING:
     from qemuctl.vm.vm import Vm

@@ -18,14 +18,14 @@ from qemuctl.errors import QemuctlError
 from qemuctl.host import inspect_host
 from qemuctl.paths import VmPaths, made_run_home
 from qemuctl.process import Identity, wait_gone
+from qemuctl.registry.disks.resolve import image_of, resolved
+from qemuctl.templates.fresh_vm import fresh
 from qemuctl.testing.artifacts import Evidence, gather, with_picture
 from qemuctl.testing.budget import SAY_AFTER, Budget
 from qemuctl.testing.guest import Guest
 from qemuctl.testing.loop import LoopThread
 from qemuctl.testing.verdict import oom_kills
 from qemuctl.units import MIB
-from qemuctl.vm.fresh import fresh
-from qemuctl.vm.resolve import image_of, resolved
 
 if TYPE_CHECKING:
     from qemuctl.spec import Spec

@@ -6,13 +6,13 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import AgentRefused
+from qemuctl.hotplug.nic_state import read_cards, read_forwards
+from qemuctl.registry.scope import Scope
 from qemuctl.spec.network import Forward
 from qemuctl.testing.watch import until_carrier
-from qemuctl.vm.configured import Scope
-from qemuctl.vm.nic_state import read_cards, read_forwards
 
 if TYPE_CHECKING:
-    from qemuctl.vm.nic_results import Link
+    from qemuctl.hotplug.nics.results import Link
     from qemuctl.vm.vm import Vm
 
 _HERE = ("127.0.0.1", "0.0.0.0")  # noqa: S104

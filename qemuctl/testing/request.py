@@ -27,8 +27,8 @@ from qemuctl.spec import (
 )
 from qemuctl.spec.problems import nearest
 from qemuctl.structs import Struct
-from qemuctl.vm.fork import spec_like
-from qemuctl.vm.templates import find
+from qemuctl.templates.catalog import find
+from qemuctl.templates.fork import spec_like
 
 WORDS = (
     "image", "memory", "cpus", "disks", "nics", "template", "spec", "kvm", "name"

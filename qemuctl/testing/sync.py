@@ -6,14 +6,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from qemuctl.testing.guest import TIMEOUT, Guest
+from qemuctl.testing.verbs import TIMEOUT, Verbs
 
 if TYPE_CHECKING:
     from qemuctl.guest.agent import Result
+    from qemuctl.power.stop import StopReport
     from qemuctl.qmp import Event
     from qemuctl.spec import Spec
     from qemuctl.testing.loop import LoopThread
-    from qemuctl.vm.power import StopReport
     from qemuctl.vm.vm import Vm
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class SyncGuest:
     in the loop of ``loop``.
     """
 
-    def __init__(self, guest: Guest, loop: LoopThread) -> None:
+    def __init__(self, guest: Verbs, loop: LoopThread) -> None:
         self._guest = guest
         self._loop = loop
 
@@ -39,7 +39,7 @@ class SyncGuest:
         return self
 
     @property
-    def awaitable(self) -> Guest:
+    def awaitable(self) -> Verbs:
         """The same guest with verbs that are coroutines, of any event loop."""
         return self._guest
 

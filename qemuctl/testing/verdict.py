@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qemuctl.errors import UnexpectedExit, WaitTimeout
-from qemuctl.vm.outcome import Outcome
+from qemuctl.registry.records.outcome import Outcome
 
 FINE = "nothing is known to be wrong with the guest: it runs"
 

@@ -1,100 +1,65 @@
-"""`Vm`, which joins the rooms to the left, and one facet a file.
+"""`Vm`, a façade: the connection to a VM that runs, joined with its facets.
 
-QEMU's run state is the truth about a VM and is asked for, never kept. What
-is kept is what QEMU cannot know: the spec, who the process is (`record`), and
-how it ended (`outcome`). Which request is admitted in which state is data
-(`states`). What few commands need of a VM is loaded when it is first used, by the
-names that are here.
+The names here are the facets, each loaded when it is first used. `vm` is the façade,
+`attach` finds a VM that runs and loads nothing of what starts one. `listing` shows
+all VMs, `all_events` follows them; `running_spec` reads a VM that runs back into a
+spec, `spec_diff` compares it with what its file says; `ssh` finds the way into a
+guest, and `files` copies in and out.
+
+It builds on all facets. Start with `vm`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from qemuctl.lazy import exports
 
+TYPE_CHECKING = False  # typing takes milliseconds to import
 if TYPE_CHECKING:
-    from qemuctl.search import search
-    from qemuctl.vm import disk_config as disk_config
-    from qemuctl.vm import disk_insert as disk_insert
-    from qemuctl.vm import disk_settings as disk_settings
-    from qemuctl.vm.cpus import Cpus
-    from qemuctl.vm.disk_plug import Disks
+    from qemuctl.guest.info import Inside
+    from qemuctl.hotplug.bus import Bus
+    from qemuctl.hotplug.cdrom import Cdrom
+    from qemuctl.hotplug.cpus import Cpus
+    from qemuctl.hotplug.disks.disks import Disks
+    from qemuctl.hotplug.memory.memory import Memory
+    from qemuctl.hotplug.nics.nics import Nics
+    from qemuctl.power.power import Power
+    from qemuctl.screen.keyboard import Keyboard
+    from qemuctl.screen.screen import Screen
+    from qemuctl.snapshots.online import Snapshots
+    from qemuctl.stats.one_vm import Stats
     from qemuctl.vm.files import Files
-    from qemuctl.vm.forkable import check_command
-    from qemuctl.vm.inside import Inside
-    from qemuctl.vm.jobs import loaded
-    from qemuctl.vm.keyboard import Keyboard
-    from qemuctl.vm.launch import start
-    from qemuctl.vm.live import Live
-    from qemuctl.vm.media import Cdrom
-    from qemuctl.vm.memory import Memory
-    from qemuctl.vm.memory_devices import MemoryDevices
-    from qemuctl.vm.nics import Nics
-    from qemuctl.vm.power import Power
-    from qemuctl.vm.readiness import unless_hopeless
-    from qemuctl.vm.screen import Screen
-    from qemuctl.vm.snapshot_guest import set_clock
-    from qemuctl.vm.snapshots import Snapshots
-    from qemuctl.vm.ssh import shut_down
-    from qemuctl.vm.started import started_spec
-    from qemuctl.vm.stats import Stats
-    from qemuctl.vm.take_back import taken_back
 
 __getattr__ = exports(
     __name__,
     {
-        "Cdrom": "qemuctl.vm.media",
-        "Cpus": "qemuctl.vm.cpus",
-        "Disks": "qemuctl.vm.disk_plug",
+        "Bus": "qemuctl.hotplug.bus",
+        "Cdrom": "qemuctl.hotplug.cdrom",
+        "Cpus": "qemuctl.hotplug.cpus",
+        "Disks": "qemuctl.hotplug.disks.disks",
         "Files": "qemuctl.vm.files",
-        "Inside": "qemuctl.vm.inside",
-        "Keyboard": "qemuctl.vm.keyboard",
-        "Live": "qemuctl.vm.live",
-        "Memory": "qemuctl.vm.memory",
-        "MemoryDevices": "qemuctl.vm.memory_devices",
-        "Nics": "qemuctl.vm.nics",
-        "Power": "qemuctl.vm.power",
-        "Screen": "qemuctl.vm.screen",
-        "Snapshots": "qemuctl.vm.snapshots",
-        "Stats": "qemuctl.vm.stats",
-        "check_command": "qemuctl.vm.forkable",
-        "disk_config": "qemuctl.vm.disk_config",
-        "disk_insert": "qemuctl.vm.disk_insert",
-        "disk_settings": "qemuctl.vm.disk_settings",
-        "loaded": "qemuctl.vm.jobs",
-        "search": "qemuctl.search",
-        "set_clock": "qemuctl.vm.snapshot_guest",
-        "shut_down": "qemuctl.vm.ssh",
-        "start": "qemuctl.vm.launch",
-        "started_spec": "qemuctl.vm.started",
-        "taken_back": "qemuctl.vm.take_back",
-        "unless_hopeless": "qemuctl.vm.readiness",
+        "Inside": "qemuctl.guest.info",
+        "Keyboard": "qemuctl.screen.keyboard",
+        "Memory": "qemuctl.hotplug.memory.memory",
+        "Nics": "qemuctl.hotplug.nics.nics",
+        "Power": "qemuctl.power.power",
+        "Screen": "qemuctl.screen.screen",
+        "Snapshots": "qemuctl.snapshots.online",
+        "Stats": "qemuctl.stats.one_vm",
     },
 )
 
 __all__ = [
+    "Bus",
     "Cdrom",
     "Cpus",
     "Disks",
     "Files",
     "Inside",
     "Keyboard",
-    "Live",
     "Memory",
-    "MemoryDevices",
     "Nics",
     "Power",
     "Screen",
     "Snapshots",
     "Stats",
-    "check_command",
-    "loaded",
-    "search",
-    "set_clock",
-    "shut_down",
-    "start",
-    "started_spec",
-    "taken_back",
-    "unless_hopeless",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from qemuctl.connection.monitors import state_of
 from qemuctl.errors import StateError
 from qemuctl.process import runs
-from qemuctl.vm.definitions import find
-from qemuctl.vm.reach import state_of
-from qemuctl.vm.record import Record
-from qemuctl.vm.states import Action, require
+from qemuctl.registry.records.process_record import Record
+from qemuctl.registry.states import Action, require
+from qemuctl.registry.vms import find
 from qemuctl.vm.vm import Vm
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from qemuctl.connection.connection import Connection
 from qemuctl.guest.conversation import NotAFolder
 from qemuctl.guest.copy import get_file, put_file
 from qemuctl.guest.port import Way, through_agent
 from qemuctl.guest.tree import get_tree, put_tree
 from qemuctl.image.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from qemuctl.vm.vm import Vm
 
 
 class Files:
@@ -24,7 +21,7 @@ class Files:
     in what is copied, under its own name.
     """
 
-    def __init__(self, vm: Vm) -> None:
+    def __init__(self, vm: Connection) -> None:
         self._vm = vm
 
     def _agent(self) -> Way:

@@ -13,12 +13,12 @@ from typing import Any
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import held
+from qemuctl.registry.records.migration_journal import on_its_way
+from qemuctl.registry.records.owner import THROWAWAY
+from qemuctl.registry.records.process_record import Record
+from qemuctl.registry.states import State
+from qemuctl.registry.vms import find, names
 from qemuctl.structs import Struct
-from qemuctl.vm.definitions import find, names
-from qemuctl.vm.leaving import on_its_way
-from qemuctl.vm.owner import THROWAWAY
-from qemuctl.vm.record import Record
-from qemuctl.vm.states import State
 
 # How a VM has ended that goes on from there.
 SAVED = "saved"
@@ -62,8 +62,8 @@ def listing(*, include_off: bool) -> list[Entry]:
 
 
 def _off(paths: VmPaths) -> Entry:
-    from qemuctl.vm.outcome import outcome
-    from qemuctl.vm.saved import is_saved
+    from qemuctl.registry.records.outcome import outcome
+    from qemuctl.registry.records.saved_marker import is_saved
 
     written = _written(paths)
     ended = outcome(paths)
@@ -84,7 +84,7 @@ def _moved(paths: VmPaths) -> str | None:
     """Where a VM is going, or has gone."""
     if not paths.moved.exists():
         return on_its_way(paths)
-    from qemuctl.vm.moved import moved_to
+    from qemuctl.registry.records.moved_away import moved_to
 
     return f"moved to {moved_to(paths)}"
 
@@ -127,8 +127,8 @@ def _live(on: list[str]) -> list[Entry]:
 
 
 async def _on(name: str) -> Entry | None:
+    from qemuctl.connection.monitors import state_of
     from qemuctl.errors import NotFound
-    from qemuctl.vm.reach import state_of
 
     try:
         paths = find(name)
@@ -162,7 +162,7 @@ def problem_of(paths: VmPaths, state: State) -> str | None:
         return moving
     if state is not State.IO_ERROR:
         return None
-    from qemuctl.vm.disk_errors import last_disk_error
+    from qemuctl.registry.records.disk_errors import last_disk_error
 
     error = last_disk_error(paths.events)
     return str(error) if error is not None else None

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemuctl.errors import QemuctlError
+from qemuctl.guest.ssh_port import PORT, forward_of, reachable
+from qemuctl.hotplug.nic_state import read_cards, read_forwards, recorded, refresh
+from qemuctl.hotplug.nics.seen_by_guest import guest_nics
 from qemuctl.qmp.net import Card, HostForward, hostfwd_add, hostfwd_remove
 from qemuctl.thread import in_full
-from qemuctl.vm.guest_nics import guest_nics
-from qemuctl.vm.nic_state import read_cards, read_forwards, recorded, refresh
-from qemuctl.vm.ssh_port import PORT, forward_of, reachable
 
 if TYPE_CHECKING:
-    from qemuctl.vm.inside import Interface
+    from qemuctl.guest.info import Interface
     from qemuctl.vm.vm import Vm
 
 Addresses = list[IPv4Interface]
@@ -101,7 +101,7 @@ async def _lead_right(vm: Vm, cards: list[Card], seen: dict[str, Interface]) -> 
     own = {card.backend: _addresses(card, seen) for card in cards}
     if not any(_aims(await read_forwards(vm), own)):
         return
-    async with vm.live.changing(patience=_PATIENCE):
+    async with vm.bus.changing(patience=_PATIENCE):
         for each, address in _aims(await read_forwards(vm), own):
             await in_full(_lead(vm, each, address))
         await refresh(vm)

@@ -12,10 +12,10 @@ from fake_qemu import FakeQemu, seems_on
 from fake_qmp import serving
 
 from qemuctl.guest.agent import Agent
+from qemuctl.hotplug.disks import add, in_spec
 from qemuctl.paths import VmPaths
+from qemuctl.registry.records.process_record import Record
 from qemuctl.spec import Spec
-from qemuctl.vm import disk_config, disk_insert
-from qemuctl.vm.record import Record
 from qemuctl.vm.vm import Vm
 
 
@@ -40,8 +40,8 @@ async def qemu(
 ) -> AsyncIterator[FakeQemu]:
     """A VM called web that is on, or so it seems."""
     # Whether this host could start it is no question here.
-    monkeypatch.setattr(disk_config, "_check_startable", lambda *_: None)
-    monkeypatch.setattr(disk_insert, "create_disk", _make)
+    monkeypatch.setattr(in_spec, "_check_startable", lambda *_: None)
+    monkeypatch.setattr(add, "create_disk", _make)
     with seems_on(Spec(name="web", nics=())) as paths:
         fake = FakeQemu(paths.events)
         async with serving(paths.tools_socket, fake.script):

@@ -15,10 +15,10 @@ from fake_qmp import Peer
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity, take
+from qemuctl.registry import vms
+from qemuctl.registry.records.process_record import Record
 from qemuctl.spec import Spec
 from qemuctl.units import MIB
-from qemuctl.vm import definitions
-from qemuctl.vm.record import Record
 
 PORTS = 4
 
@@ -191,7 +191,7 @@ class FakeQemu:
 @contextlib.contextmanager
 def seems_on(spec: Spec, forwards: Sequence[str] = ()) -> Iterator[VmPaths]:
     """A VM that is on for the block, or so it seems: its process is this one."""
-    definitions.create(spec)
+    vms.create(spec)
     paths = VmPaths.of(spec.name)
     paths.run.mkdir(parents=True, mode=0o700)
     lock = take(paths.lock)

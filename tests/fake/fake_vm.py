@@ -16,7 +16,7 @@ from fake_qmp import Peer, serving
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity, take
-from qemuctl.vm.record import Record
+from qemuctl.registry.records.process_record import Record
 from qemuctl.vm.vm import Vm
 
 MIB = 1024 * 1024

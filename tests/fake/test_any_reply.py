@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 import qemuctl.qmp
 from qemuctl.errors import QemuctlError
+from qemuctl.guest import info
 from qemuctl.guest.agent import Agent
 from qemuctl.guest.stream import run_streaming
 from qemuctl.qmp import Session
 from qemuctl.qmp.commands import Command, wire_name
 from qemuctl.qmp.glance import glance
-from qemuctl.vm import inside
-from qemuctl.vm.guest_clock import read_clock
+from qemuctl.templates.guest_clock import read_clock
 from tests.hostile import fuzzed, trees
 
 # Seconds for a conversation of which each reply is there at once.
@@ -59,8 +59,8 @@ async def _streamed(agent: Agent) -> None:
 
 
 ASKING: dict[str, Callable[[Agent], Awaitable[Any]]] = {
-    "look": inside.look,
-    "interfaces": inside.interfaces,
+    "look": info.look,
+    "interfaces": info.interfaces,
     "run": lambda agent: agent.run(["x"]),
     "clock": read_clock,
     "streamed": _streamed,

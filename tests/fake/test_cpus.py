@@ -102,7 +102,7 @@ async def test_a_processor_that_the_guest_refuses_is_taken_back(
             await vm.cpus.resize(2, timeout=0.3)
         assert caught.value.outcome == "refused"
         assert await count(vm) == 1
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 async def test_a_refusal_of_the_second_takes_back_the_first() -> None:
@@ -144,7 +144,7 @@ async def test_processors_that_are_cut_off_go_again(silent: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await count(vm) == 1
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 async def test_a_refusal_tells_of_those_that_stay() -> None:
@@ -194,7 +194,7 @@ async def test_a_guest_that_keeps_a_processor_is_an_error(status: int) -> None:
         await vm.cpus.resize(2)
         with pytest.raises(HotplugError, match=r"did not let go of .* cpu1: it has 2"):
             await vm.cpus.resize(1)
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 async def test_a_guest_that_says_nothing_leaves_it_pending() -> None:
@@ -204,7 +204,7 @@ async def test_a_guest_that_says_nothing_leaves_it_pending() -> None:
         with pytest.raises(HotplugError, match=r"still has .* cpu1") as caught:
             await vm.cpus.resize(1, timeout=0.2)
         assert caught.value.exit_status == 3
-        assert [c.device for c in vm.live.journal.changes()] == ["cpu1"]
+        assert [c.device for c in vm.bus.journal.changes()] == ["cpu1"]
 
 
 async def test_a_lost_reply_to_a_plug_is_not_an_error_when_it_is_there() -> None:

@@ -17,12 +17,13 @@ from qemuctl.errors import (
     StateError,
     UsageError,
 )
+from qemuctl.hotplug.disks import add
+from qemuctl.hotplug.disks.disks import Disks
+from qemuctl.hotplug.disks.results import AddedDisk, RemovedDisk
+from qemuctl.registry import hotplug_recovery, rename, vms
+from qemuctl.registry.scope import Scope
 from qemuctl.spec import Disk, Spec
 from qemuctl.units import MIB
-from qemuctl.vm import definitions, disk_insert, settled
-from qemuctl.vm.configured import Scope
-from qemuctl.vm.disk_plug import Disks
-from qemuctl.vm.disk_results import AddedDisk, RemovedDisk
 from qemuctl.vm.vm import Vm
 
 SHORT = 0.2
@@ -78,7 +79,7 @@ async def test_to_list_disks_nothing_is_asked_of_other_devices(
     assert [disk.id for disk in await vm.disks.list()] == [*before, "vdb"]
     # Of each its bus and its serial.
     assert qemu.asked.count("qom-get") == 2 * (len(before) + 1)
-    assert len(await vm.live.devices()) > len(before) + 1
+    assert len(await vm.bus.devices()) > len(before) + 1
 
 
 async def test_a_removal_that_is_cut_off_at_any_step_is_ended_by_the_next(
@@ -128,7 +129,7 @@ async def test_an_add_whose_spec_cannot_be_written_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     before = everything(qemu, vm)
-    monkeypatch.setattr(disk_insert, "reconfigure", full)
+    monkeypatch.setattr(add, "reconfigure", full)
     with pytest.raises(OSError, match="No space"):
         await vm.disks.add(NEW)
     assert everything(qemu, vm)[:3] == before[:3]
@@ -230,10 +231,10 @@ async def test_an_answer_to_the_second_question_counts(qemu: FakeQemu, vm: Vm) -
 
 async def test_a_vm_that_ends_has_let_go_of_all(qemu: FakeQemu, vm: Vm) -> None:
     await _pending(qemu, vm)
-    settled.conclude_if_off(vm.paths)
+    hotplug_recovery.conclude_if_off(vm.paths)
     assert vm.paths.journal.exists()  # it is on
     vm.paths.lock.rename(vm.paths.lock.with_name("other"))
-    settled.conclude_if_off(vm.paths)
+    hotplug_recovery.conclude_if_off(vm.paths)
     assert "id: vdb" not in vm.paths.spec.read_text()
     assert not list(vm.paths.disks.glob("*"))
     assert not vm.paths.journal.exists()
@@ -253,7 +254,7 @@ async def test_a_blinking_port_is_asked_again(qemu: FakeQemu, vm: Vm) -> None:
         await vm.disks.remove("vdb", timeout=SHORT)
     # The guest was not even asked, so nothing is to come of it later.
     assert late.value.outcome == "refused"
-    assert vm.live.journal.changes() == []
+    assert vm.bus.journal.changes() == []
 
 
 async def test_a_node_that_is_used_a_moment_longer_still_goes(
@@ -290,7 +291,7 @@ async def test_size_and_limits_are_right_though_the_answer_was_lost(
     assert (await vm.disks.list())[0].bytes_per_second is None
     limits = await vm.disks.limit("vdb", bytes_per_second=MIB)
     assert (limits.iops, limits.bytes_per_second) == (100, MIB)
-    assert Disks(vm) is not vm.disks
+    assert Disks(vm, vm.bus) is not vm.disks
 
 
 async def test_a_removal_that_is_called_off_takes_no_file_afterwards(
@@ -318,13 +319,13 @@ async def test_a_vm_that_is_renamed_takes_no_file_of_whoever_gets_its_name(
     await _pending(qemu, vm)
     vm.paths.lock.rename(vm.paths.lock.with_name("other"))  # it has ended
     vm.paths.lock.touch()
-    definitions.rename("web", "db")
-    again = definitions.create(Spec(name="web", nics=()))
+    rename.rename("web", "db")
+    again = vms.create(Spec(name="web", nics=()))
     again.disks.mkdir()
     mine = again.disks / "vdb.raw"
     mine.write_text("mine")
-    db = definitions.find("db")
-    settled.conclude_if_off(db)
+    db = vms.find("db")
+    hotplug_recovery.conclude_if_off(db)
     assert mine.read_text() == "mine"
     assert not db.journal.exists()
     assert "id: vdb" not in db.spec.read_text()
@@ -346,7 +347,7 @@ async def test_who_asks_a_second_time_hears_of_the_refusal_too(
 ) -> None:
     await _pending(qemu, vm)
     task = asyncio.create_task(vm.disks.remove("vdb", timeout=SHORT))
-    vm.live.journal.end("vdb")  # as the first one does when the guest refuses
+    vm.bus.journal.end("vdb")  # as the first one does when the guest refuses
     with pytest.raises(HotplugError):
         await task
-    assert "vdb" in await vm.live.devices()
+    assert "vdb" in await vm.bus.devices()

@@ -13,7 +13,7 @@ from fake_qmp import serving
 
 from qemuctl.errors import AgentError, WaitTimeout
 from qemuctl.guest.agent import Agent
-from qemuctl.vm.inside import MOST, FileSystem, Guest, Interface, User, look
+from qemuctl.guest.info import MOST, FileSystem, Guest, Interface, User, look
 
 HONEST: dict[str, list[Any]] = {
     "guest-get-osinfo": [

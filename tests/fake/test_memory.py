@@ -17,11 +17,12 @@ from qemuctl.errors import (
     StateError,
     UnexpectedExit,
 )
+from qemuctl.hotplug import bus
+from qemuctl.hotplug.guest_ready import settles
+from qemuctl.hotplug.memory import devices, memory
+from qemuctl.hotplug.memory.choose import Way
 from qemuctl.qmp.memory import BalloonChange
-from qemuctl.vm import live, memory, memory_devices
-from qemuctl.vm.memory_choice import Way
-from qemuctl.vm.outcome import Outcome
-from qemuctl.vm.presence import settles
+from qemuctl.registry.records.outcome import Outcome
 
 REQUEST = {
     "path": "/machine/peripheral/vmem0",
@@ -34,9 +35,9 @@ SPEC = "name: fake\nmemory:\n  size: 256M\n  max: 1G\n"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_STALL", 0.3)
-    monkeypatch.setattr(memory_devices, "_STALL", 0.3)
-    monkeypatch.setattr(memory_devices, "_FIRST", 0.3)
-    monkeypatch.setattr(memory_devices, "_ANSWER", 0.5)
+    monkeypatch.setattr(devices, "_STALL", 0.3)
+    monkeypatch.setattr(devices, "_FIRST", 0.3)
+    monkeypatch.setattr(devices, "_ANSWER", 0.5)
 
 
 def with_balloon(qemu: FakeQemu, reached: int | None = None) -> None:
@@ -260,7 +261,7 @@ async def test_a_guest_that_refuses_a_dimm_gets_it_taken_back() -> None:
         assert "still there" not in str(caught.value)
         assert "dimm0" not in qemu.devices
         assert ("object-del", {"id": "dimm0-mem"}) in qemu.sent
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 async def test_a_dimm_that_the_guest_does_not_use_is_taken_back() -> None:
@@ -288,7 +289,7 @@ async def test_a_guest_that_keeps_a_dimm_is_an_error(status: int) -> None:
             await vm.memory.resize(256 * MIB)
         assert caught.value.outcome == "refused"
         assert "dimm0" in qemu.devices
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 @pytest.mark.parametrize("name", ["MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"])
@@ -407,7 +408,7 @@ async def test_a_dimm_that_is_cut_off_goes_again() -> None:
         await cut_off(vm.memory.resize(512 * MIB), lambda: "dimm0" in qemu.devices)
         assert "dimm0" not in qemu.devices
         assert ("object-del", {"id": "dimm0-mem"}) in qemu.sent
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 async def test_a_dimm_that_is_cut_off_before_qemu_has_replied_goes_too() -> None:
@@ -425,7 +426,7 @@ async def test_a_dimm_that_is_cut_off_before_qemu_has_replied_goes_too() -> None
             await vm.memory.resize(512 * MIB)
         task.uncancel()
         assert "dimm0" not in qemu.devices
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
 
 
 async def test_a_dimm_without_an_answer_is_said_to_have_none() -> None:
@@ -434,7 +435,7 @@ async def test_a_dimm_without_an_answer_is_said_to_have_none() -> None:
         with pytest.raises(HotplugError, match=r"did not answer .*still to go") as why:
             await vm.memory.resize(512 * MIB)
         assert why.value.exit_status == 3
-        assert [c.device for c in vm.live.journal.changes()] == ["dimm0"]
+        assert [c.device for c in vm.bus.journal.changes()] == ["dimm0"]
 
 
 async def test_a_dimm_that_qemu_itself_keeps_is_refused_in_words() -> None:
@@ -455,7 +456,7 @@ async def test_a_dimm_that_qemu_itself_keeps_is_refused_in_words() -> None:
 async def test_a_dimm_whose_memory_stays_is_pending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "_LETS_GO", 0.0)
+    monkeypatch.setattr(bus, "_LETS_GO", 0.0)
     async with fake_vm(SPEC) as (vm, qemu):
         with_dimms(qemu)
         await vm.memory.resize(384 * MIB)

@@ -23,12 +23,13 @@ from qemuctl.errors import (
     SpecError,
     StateError,
 )
+from qemuctl.hotplug.nics import add, in_spec
+from qemuctl.hotplug.nics.results import RemovedNic
+from qemuctl.registry import vms
+from qemuctl.registry.records.process_record import Record
+from qemuctl.registry.scope import Scope
 from qemuctl.spec import Nic, Spec
 from qemuctl.spec.network import Forward
-from qemuctl.vm import definitions, nic_config, nic_insert
-from qemuctl.vm.configured import Scope
-from qemuctl.vm.nic_results import RemovedNic
-from qemuctl.vm.record import Record
 from qemuctl.vm.vm import Vm
 
 SHORT = 0.2
@@ -47,11 +48,11 @@ async def qemu(
 ) -> AsyncIterator[FakeNics]:
     """A VM called web that is on, or so it seems, with one card."""
     # Whether this host could start it is no question here.
-    monkeypatch.setattr(nic_config, "_check_startable", lambda *_: None)
-    monkeypatch.setattr(nic_config, "_check_model", lambda *_: None)
+    monkeypatch.setattr(in_spec, "_check_startable", lambda *_: None)
+    monkeypatch.setattr(in_spec, "_check_model", lambda *_: None)
     binary = SimpleNamespace(require_device=lambda *_: None)
     host = SimpleNamespace(binary=binary)
-    monkeypatch.setattr(nic_insert, "inspect_host", lambda _: host)
+    monkeypatch.setattr(add, "inspect_host", lambda _: host)
     forwards = ["127.0.0.1:2222->22", "127.0.0.1:38080->80"]
     with seems_on(Spec(name="web", nics=(WRITTEN,)), forwards) as paths:
         fake = FakeNics(paths.events)
@@ -160,7 +161,7 @@ async def test_a_change_that_the_spec_does_not_get_is_taken_back(
 
     before = everything(qemu, vm)
     with monkeypatch.context() as patch:
-        patch.setattr(definitions, "write", fails)
+        patch.setattr(vms, "write", fails)
         with pytest.raises(OSError, match="no room"):
             await CHANGES[name][0](vm)
     assert everything(qemu, vm) == before
@@ -216,7 +217,7 @@ async def test_the_backend_goes_only_after_a_card_that_goes_late(
     # Any change ends what is pending; this one, too.
     await vm.nics.add(NEW)
     assert qemu.netdevs.keys() == {"net-lan"}
-    assert [nic.id for nic in definitions.load("web").nics] == ["lan"]
+    assert [nic.id for nic in vms.load("web").nics] == ["lan"]
     assert everything(qemu, vm)[-1] is False
 
 
@@ -232,7 +233,7 @@ async def test_asking_again_after_a_late_end_tells_that_it_is_done(
     )
     assert qemu.netdevs == {}
     assert recorded(vm).forwards == []
-    assert definitions.load("web").nics == ()
+    assert vms.load("web").nics == ()
 
 
 async def test_an_answer_just_in_time_is_a_removal(qemu: FakeNics, vm: Vm) -> None:
@@ -317,7 +318,7 @@ async def test_a_free_port_is_removed_by_either_of_its_names(
 ) -> None:
     done = await vm.nics.remove_forward(forward("38080:80"))
     assert (done.address, done.forward) == ("127.0.0.1:38080->80", ":80")
-    (nic,) = definitions.load("web").nics
+    (nic,) = vms.load("web").nics
     assert [one.notation for one in nic.forward] == ["2222:22"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from fake_vm import fake_vm
 
 from qemuctl.errors import HotplugError
-from qemuctl.vm import cpus, possible_cpus
+from qemuctl.hotplug import cpus, possible_cpus
 
 
 def tells(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from fake_agent import FakeGuest, as_agent
 from fake_qmp import serving
 
-from qemuctl.cli.run import run_command
+from qemuctl.cli.in_guest import run_command
 from qemuctl.cli.words import Typed
 from qemuctl.errors import AgentRefused
 from qemuctl.vm.vm import Vm

@@ -11,11 +11,12 @@ import pytest
 from fake_vm import MIB, fake_vm
 
 from qemuctl.errors import AgentError, StateError
+from qemuctl.power import power
 from qemuctl.process.usage import Usage
 from qemuctl.qmp import eventstream
-from qemuctl.vm import power, snapshot_disks
-from qemuctl.vm.snapshot_disks import Carrier, check_room
-from qemuctl.vm.snapshots import _in_full
+from qemuctl.snapshots import disks
+from qemuctl.snapshots.disks import Carrier, check_room
+from qemuctl.snapshots.online import _in_full
 
 DISK = Carrier(id="disk0", path=Path("disk0.qcow2"), format="qcow2")
 
@@ -23,9 +24,9 @@ DISK = Carrier(id="disk0", path=Path("disk0.qcow2"), format="qcow2")
 @pytest.fixture
 def _little_is_resident(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Usage(cpu_seconds=1.0, resident_bytes=20 * MIB)
-    monkeypatch.setattr(snapshot_disks, "usage", lambda _: small)
-    monkeypatch.setattr(snapshot_disks, "_free_bytes", lambda _: 100 * MIB)
-    monkeypatch.setattr(snapshot_disks, "swapped_bytes", lambda _: 0)
+    monkeypatch.setattr(disks, "usage", lambda _: small)
+    monkeypatch.setattr(disks, "_free_bytes", lambda _: 100 * MIB)
+    monkeypatch.setattr(disks, "swapped_bytes", lambda _: 0)
 
 
 @pytest.mark.usefixtures("_little_is_resident")
@@ -43,7 +44,7 @@ async def test_a_fork_needs_room_for_what_its_template_has_touched(
 async def test_what_is_swapped_out_needs_room_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(snapshot_disks, "swapped_bytes", lambda _: 90 * MIB)
+    monkeypatch.setattr(disks, "swapped_bytes", lambda _: 90 * MIB)
     async with fake_vm("name: fake\n") as (vm, _):
         with pytest.raises(StateError, match="may take 110M"):
             await check_room(vm, DISK)

@@ -14,8 +14,10 @@ from fake_qmp import serving
 from fake_vm import fake_vm
 
 from qemuctl.errors import AgentError
-from qemuctl.vm import snapshot_guest
-from qemuctl.vm.snapshot_guest import frozen, set_clock
+from qemuctl.power import guest_clock
+from qemuctl.power.guest_clock import set_clock
+from qemuctl.snapshots import guest as snapshot_guest
+from qemuctl.snapshots.guest import frozen
 from qemuctl.vm.vm import Vm
 
 SHORT = 0.2
@@ -73,7 +75,9 @@ async def guest(agent: Any, *, port_open: bool = True) -> AsyncIterator[Vm]:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_PATIENCE", "_FREEZING", "_PORT_PATIENCE"):
+    for name in ("_PATIENCE", "_PORT_PATIENCE"):
+        monkeypatch.setattr(guest_clock, name, SHORT)
+    for name in ("_PATIENCE", "_FREEZING"):
         monkeypatch.setattr(snapshot_guest, name, SHORT)
     monkeypatch.setattr(snapshot_guest, "_THAWING", 1.0)
     monkeypatch.setattr(snapshot_guest, "_ASK_EVERY", 0.01)

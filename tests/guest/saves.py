@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from qemuctl.vm.state_file import START
+from qemuctl.registry.saved_state import START
 from tests.guest.conftest import Home
 
 # The command line, with something done in the moment in which it sends a command.

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import qemuctl
+from qemuctl.connection.ssh import wait_ssh
 from qemuctl.errors import HostError, QemuctlError, UsageError, WaitTimeout
 from qemuctl.guest.conversation import CopyError, NoPort
 from qemuctl.guest.port import through_agent
-from qemuctl.vm.ssh import Access, wait_ssh
+from qemuctl.guest.ssh import Access
 from tests.guest.conftest import Home
 
 MIB = 1024 * 1024

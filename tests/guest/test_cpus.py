@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from qemuctl.hotplug.cpus import PATIENCE
+from qemuctl.hotplug.possible_cpus import POSSIBLE
 from qemuctl.vm.attach import attach
-from qemuctl.vm.cpus import PATIENCE
-from qemuctl.vm.possible_cpus import POSSIBLE
 from tests.guest.conftest import Home
 from tests.guest.moving import state
 

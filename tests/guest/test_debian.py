@@ -18,8 +18,8 @@ import qemuctl
 from qemuctl.errors import WaitTimeout
 from qemuctl.image import store
 from qemuctl.image.recipe import recipe_hash
+from qemuctl.registry.records.started_spec import started_spec
 from qemuctl.testing import CommandFailed, Guest, LoopThread
-from qemuctl.vm.started import started_spec
 from tests.conftest import CACHE
 from tests.guest.conftest import Home
 from tests.unproven import need_debian

@@ -21,14 +21,14 @@ from tests.unproven import in_small_mounts
 
 KILLED = """
 import os, sys
-from qemuctl.vm import disk_insert
-from qemuctl.vm.live import Live
+from qemuctl.hotplug.disks import add
+from qemuctl.hotplug.bus import Bus
 
 async def gone(*_): os._exit(9)
 if sys.argv[1] == "plug":
-    Live.plug = gone
+    Bus.plug = gone
 else:
-    disk_insert.reconfigure = lambda *_: os._exit(9)
+    add.reconfigure = lambda *_: os._exit(9)
 sys.argv = ["qemuctl", "disk", "add", "web", "--size", "1M", "--target", "cut"]
 from qemuctl.cli.main import main
 main()

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from qemuctl.errors import SpecError
+from qemuctl.registry.template import Guest
 from qemuctl.spec import Spec
-from qemuctl.vm.fresh import fresh
-from qemuctl.vm.template import Guest
-from qemuctl.vm.waking import identity
+from qemuctl.templates.fresh_vm import fresh
+from qemuctl.templates.identity import identity
 from tests.guest.conftest import Home
 from tests.guest.templates import facts, record, sums, throwaways
 
@@ -285,10 +285,10 @@ def test_many_forks_leave_the_template_as_it_was(
     before = sums(shared, db)
     code = """
 import asyncio
-from qemuctl.vm import templates
-from qemuctl.vm.fork import park
+from qemuctl.templates import catalog
+from qemuctl.templates.fork import park
 async def main():
-    template, limit = templates.find("db"), asyncio.Semaphore(3)
+    template, limit = catalog.find("db"), asyncio.Semaphore(3)
     async def one(number):
         async with limit:
             attached = await park(template)

@@ -11,9 +11,9 @@ import pytest
 import qemuctl
 from qemuctl.host.resources import tsc_khz
 from qemuctl.paths import VmPaths
+from qemuctl.registry.plan import draft
 from qemuctl.spec import parse_spec
-from qemuctl.vm.guest_clock import check_clock, read_clock
-from qemuctl.vm.plan import draft
+from qemuctl.templates.guest_clock import check_clock, read_clock
 
 pytestmark = pytest.mark.usefixtures("home", "qemu")
 

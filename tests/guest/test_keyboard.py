@@ -12,7 +12,7 @@ import pytest
 
 import qemuctl
 from qemuctl.errors import StateError
-from qemuctl.vm.keys import KEYS
+from qemuctl.screen.keys import KEYS
 from tests.guest.conftest import Home
 from tests.guest.test_schema import asked
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from qemuctl.errors import HotplugError
-from qemuctl.vm import memory_devices
+from qemuctl.hotplug.memory import devices
+from qemuctl.hotplug.memory.choose import Choice
 from qemuctl.vm.attach import attach
-from qemuctl.vm.memory_choice import Choice
 from tests.guest.conftest import Home
 from tests.guest.moving import state
 
@@ -151,7 +151,7 @@ def test_a_paused_guest_hears_nothing(shared: Home, grows: str) -> None:
 # a script in the guest has ended.
 CUT_OFF = """
 import asyncio, os, signal, sys
-from qemuctl.vm import memory_devices
+from qemuctl.hotplug.memory import devices
 
 script = sys.argv.pop(1)
 
@@ -160,7 +160,7 @@ async def accepted(vm, *_):
     os.kill(os.getpid(), signal.SIGINT)
     await asyncio.Event().wait()
 
-memory_devices.accepted = accepted
+devices.accepted = accepted
 from qemuctl.cli.main import main
 main()
 """
@@ -237,10 +237,10 @@ def test_a_dimm_that_no_guest_can_use_is_taken_back(
 ) -> None:
     """Linux says yes to it by ACPI, and then does not take it."""
     monkeypatch.setenv("QEMUCTL_HOME", str(shared.path))
-    monkeypatch.setattr(memory_devices, "_ANSWER", 6.0)
+    monkeypatch.setattr(devices, "_ANSWER", 6.0)
 
     async def plug() -> None:
-        async with await attach(dimms) as vm, vm.live.changing():
+        async with await attach(dimms) as vm, vm.bus.changing():
             before = await vm.memory.now()
             size = 100 * MIB * 1024
             choice = Choice(why="", new_dimm_bytes=size, balloon_bytes=0)

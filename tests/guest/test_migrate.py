@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from qemuctl.paths import VmPaths
-from qemuctl.vm.record import Record
+from qemuctl.registry.records.process_record import Record
 from tests.conftest import sweep, wait_until
 from tests.guest.conftest import Home, make_home
 from tests.guest.disks import inside

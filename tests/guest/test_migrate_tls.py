@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.boot.start import launch
 from qemuctl.errors import HostError
 from qemuctl.migration import tls
 from qemuctl.migration.certificate import common_name
 from qemuctl.spec import parse_spec
-from qemuctl.vm.launch import launch
 from tests.conftest import survivors
 from tests.guest.conftest import Home, make_home
 from tests.unproven import Need, found, unproven

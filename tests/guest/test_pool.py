@@ -21,10 +21,10 @@ from qemuctl import paths
 from qemuctl.errors import HostError, StateError, TemplateError
 from qemuctl.pool import Pool
 from qemuctl.pool.pace import Pace
+from qemuctl.registry.template import Template, kept_files
 from qemuctl.spec import Forward
-from qemuctl.vm.fresh import fresh
-from qemuctl.vm.template import Template, kept_files
-from qemuctl.vm.templates import find
+from qemuctl.templates.catalog import find
+from qemuctl.templates.fresh_vm import fresh
 from tests.conftest import survivors
 from tests.guest.conftest import Home
 

@@ -20,7 +20,7 @@ from qemuctl.paths import VmPaths, private_dir
 from qemuctl.process import Child, Identity, bury, held, read_exit, spawn, take
 from qemuctl.qmp import Session
 from qemuctl.qmp.commands import QueryStatus, Quit
-from qemuctl.vm.outcome import outcome
+from qemuctl.registry.records.outcome import outcome
 
 OWNER = Path(__file__).with_name("owner.py")
 # Seconds in which an owner's QEMU goes, on a host that has much else to do.

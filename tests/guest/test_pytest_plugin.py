@@ -19,7 +19,7 @@ from qemuctl import paths
 from qemuctl.host import choose_accel, find_qemu, probe
 from qemuctl.qmp import eventlog
 from qemuctl.spec import Spec
-from qemuctl.vm.templates import find
+from qemuctl.templates.catalog import find
 from tests.conftest import Cli
 from tests.guest.conftest import Home
 from tests.guest.inner_pytest import LEAN, left, project, running

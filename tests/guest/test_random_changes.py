@@ -15,10 +15,10 @@ import pytest
 import qemuctl
 from qemuctl import Vm
 from qemuctl.errors import StateError, UsageError
+from qemuctl.hotplug.disks.seen_by_guest import guest_disks
+from qemuctl.registry.scope import Scope
 from qemuctl.spec import Disk, Nic
 from qemuctl.units import MIB
-from qemuctl.vm.configured import Scope
-from qemuctl.vm.guest_disks import guest_disks
 from tests.guest.conftest import Home
 
 pytestmark = pytest.mark.timeout(400)
@@ -133,7 +133,7 @@ class Model:
         """Compares with QEMU (blocks, objects, ports), the spec, and the guest."""
         vm, disks, nics = self.vm, self.kinds["d"], self.kinds["n"]
         ours = disks.live.keys() | nics.live.keys()
-        devices = await vm.live.devices()
+        devices = await vm.bus.devices()
         assert {each for each in devices if OURS.fullmatch(each)} == ours
         assert {disk.id for disk in await vm.disks.list()} == {"disk0", *disks.live}
         named = await vm.command("query-named-block-nodes", {"flat": True})
@@ -146,9 +146,9 @@ class Model:
             id_ for kind in (disks, nics) for id_, bus in kind.live.items()
             if bus != "scsi"
         }  # fmt: skip
-        assert len(await vm.live.free()) == self.free()
+        assert len(await vm.bus.free()) == self.free()
         assert ("scsi0" in devices) == self.controller
-        assert vm.live.journal.changes() == []
+        assert vm.bus.journal.changes() == []
         spec = qemuctl.load_spec(vm.paths.spec)
         written = {disk.id for disk in spec.disks if disk.id and disk.id != "disk0"}
         assert written == disks.configured
@@ -163,7 +163,7 @@ class Model:
 
 async def change(vm: Vm, chance: random.Random, changes: int) -> None:
     """Makes that many changes and takes all back; compares now and then."""
-    model = Model(vm, len(await vm.live.free()))
+    model = Model(vm, len(await vm.bus.free()))
     done = before = 0
     while done < changes:
         letter = chance.choice("ddn")

@@ -89,12 +89,12 @@ def test_nobody_resumes_a_guest_that_is_being_saved(
     pid = row(shared, "web")["pid"]
     slow = (
         "import asyncio, sys\n"
-        "from qemuctl.vm import saving\n"
+        "from qemuctl.savestate import save\n"
         "async def end(vm):\n"
         "    print('named', flush=True)\n"
         "    await asyncio.to_thread(sys.stdin.read)\n"
         "    await real(vm)\n"
-        "real, saving._end = saving._end, end\n"
+        "real, save._end = save._end, end\n"
         "sys.argv = ['qemuctl', 'save', 'web']\n"
         "from qemuctl.cli.main import main\n"
         "main()\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qemuctl.vm.state_file import START, digest
+from qemuctl.registry.saved_state import START, digest
 from tests.guest.conftest import Home
 from tests.guest.saves import flip, forge, row, says
 

@@ -21,8 +21,8 @@ import qemuctl
 import qemuctl.qmp
 from qemuctl.qmp.commands import Command, wire_name
 from qemuctl.qmp.events import TypedEvent
-from qemuctl.vm.outcome import _CAUSES
-from qemuctl.vm.states import _RUN_STATES
+from qemuctl.registry.records.outcome import _CAUSES
+from qemuctl.registry.states import _RUN_STATES
 
 SOURCES = Path(qemuctl.__file__).parent
 JSON_TYPES = {

@@ -410,10 +410,10 @@ q ls
 # As if the room had gone only after we looked.
 BLIND = """
 import sys
-from qemuctl.vm import snapshots
+from qemuctl.snapshots import online
 
 async def looked(*_): pass
-snapshots.check_room = looked
+online.check_room = looked
 sys.argv = ["qemuctl", "snapshot", "create", "full", "x"]
 from qemuctl.cli.main import main
 main()

@@ -18,9 +18,9 @@ import pexpect
 import pytest
 
 import qemuctl
+from qemuctl.hotplug.balloon_stats import guest_memory
 from qemuctl.paths import VmPaths
-from qemuctl.vm.balloon_stats import guest_memory
-from qemuctl.vm.board import Board
+from qemuctl.stats.all_vms import Board
 from tests.conftest import wait_until
 from tests.guest.conftest import Home
 
@@ -56,7 +56,7 @@ def stopped_qemu(home: Home) -> Iterator[None]:
 
 
 def qemuctl_process(home: Home) -> Any:
-    from qemuctl.vm.record import Record
+    from qemuctl.registry.records.process_record import Record
 
     record = Record.read(home.path / "state" / "vms" / "web" / "process.json")
     assert record is not None

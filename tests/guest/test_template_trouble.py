@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from qemuctl.errors import TemplateError, WaitTimeout
-from qemuctl.vm import templates, waking
-from qemuctl.vm.fork import create_fork, park, unpark
+from qemuctl.templates import catalog, identity
+from qemuctl.templates.fork import create_fork, park, unpark
 from tests.guest.conftest import Home
 from tests.guest.templates import cached, facts, own_cache, throwaways
 from tests.unproven import in_small_mounts
@@ -49,7 +49,7 @@ def here_too(shared: Home, made: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 async def test_a_template_that_went_meanwhile_makes_no_fork_of_new_files(
     here_too: Home, made: Path
 ) -> None:
-    template = templates.find("t")
+    template = catalog.find("t")
     gone = replace(template, making="00000000")
     for starting in (park(gone), create_fork(gone, "never")):
         with pytest.raises(TemplateError, match="its file is missing"):
@@ -129,8 +129,8 @@ def test_a_signal_while_it_is_made_leaves_nothing(
 async def test_a_qemu_that_stands_still_is_given_up(
     here_too: Home, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waking, "WAKE_TIMEOUT", 1.0)
-    template = templates.find("t")
+    monkeypatch.setattr(identity, "WAKE_TIMEOUT", 1.0)
+    template = catalog.find("t")
     attached = await park(template)
     os.kill(attached.child.qemu.pid, signal.SIGSTOP)
     with pytest.raises(WaitTimeout, match="timed out after 1 s"):
@@ -184,8 +184,8 @@ def test_without_room_it_is_booted_and_told(here: Home) -> None:
 
 FILLED = """
 import os, sys
-from qemuctl.vm import freeze
-freeze._check_space = lambda *_: None
+from qemuctl.templates import make
+make._check_space = lambda *_: None
 from qemuctl.cli.main import main
 main()
 """

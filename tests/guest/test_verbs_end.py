@@ -10,8 +10,8 @@ import pytest
 
 from qemuctl import Spec
 from qemuctl.errors import AgentError, UnexpectedExit
+from qemuctl.power import power
 from qemuctl.testing import Guest, SyncGuest
-from qemuctl.vm import power
 from tests.guest.conftest import Home
 from tests.guest.verbs import guest_of, told
 

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qemuctl.image import qemu_img, store
+from qemuctl.image import model, qemu_img, store
 from qemuctl.image.manifest import Manifest
 from qemuctl.paths import VmPaths
+from qemuctl.registry import vms
+from qemuctl.registry.disks.disk_files import make_disks
+from qemuctl.registry.disks.resolve import image_of
 from qemuctl.spec import Spec, parse_spec
-from qemuctl.vm import definitions
-from qemuctl.vm.disks import make_disks
-from qemuctl.vm.resolve import image_of
 from tests.unit.disk_images import MIB, qcow2
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ PATTERN = bytes(range(256)) * 256  # 64 KiB, a cluster
 
 def add_image(
     name: str, data: bytes = PATTERN, size: int = MIB, *, kernel: str = "", **known: Any
-) -> store.Image:
+) -> model.Image:
     """A qcow2 image that begins with ``data``; with a kernel of this content."""
     with store.fresh(name) as folder:
         raw = folder / "raw"
@@ -70,7 +70,7 @@ def leading_elsewhere(folder: Path) -> Path:
 def add_vm(name: str, text: str = "", **fields: Any) -> VmPaths:
     """A VM as `create` makes it: with its disks, its spec perhaps as ``text``."""
     spec = parse_spec(text) if text else Spec(name=name, **fields)
-    with definitions.creating(spec, text or None) as fresh:
+    with vms.creating(spec, text or None) as fresh:
         in_a_loop(make_disks(spec, fresh, image_of(spec)))
     return VmPaths.of(name)
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
+from qemuctl.copies.archive import export, import_
 from qemuctl.errors import ImageError, NameInUse, NotFound, SpecError, StateError
 from qemuctl.image import qemu_img
 from qemuctl.image.chain import chain
 from qemuctl.paths import VmPaths, vms_dir
 from qemuctl.process import take
+from qemuctl.registry import removal, rename, vms
+from qemuctl.registry.disks.resolve import image_of, resolved
 from qemuctl.spec import Boot, CloudInit, Disk, Forward, Nic, Root, Spec
-from qemuctl.vm import definitions
-from qemuctl.vm.archive import export, import_
-from qemuctl.vm.resolve import image_of, resolved
 from tests.unit.disk_images import MIB, ODD, content, digest, qcow2, raw, write
 from tests.unit.stores import PATTERN, add_image, add_vm, everything
 
@@ -52,7 +52,7 @@ def compared(path: Path, format: str, other: Path) -> str:
 
 
 def boot_of(name: str) -> Boot:
-    spec = definitions.load(name)
+    spec = vms.load(name)
     return resolved(spec, VmPaths.of(name), image_of(spec)).boot
 
 
@@ -75,7 +75,7 @@ async def test_all_disks_are_the_same_after_a_journey(
     assert list(target.parent.iterdir()) == [target]
     on_another_host(tmp_path, monkeypatch)
     assert await import_(target) == "web"
-    spec, new = definitions.load("web"), VmPaths.of("web")
+    spec, new = vms.load("web"), VmPaths.of("web")
     before = [web.disk(0, "qcow2"), web.disk(1, "qcow2"), web.disk(2, "raw"), own]
     for index, path in enumerate(before):
         made = new.disk(index, "qcow2")
@@ -88,7 +88,7 @@ async def test_all_disks_are_the_same_after_a_journey(
     assert spec.disks[3].readonly
     assert (spec.image, spec.root, spec.memory.size) == (None, Root(), 640 * MIB)
     # As a spec of its own, it can be cloned, renamed and exported again.
-    definitions.rename("web", "www")
+    rename.rename("web", "www")
     again = target.with_name("again.tar")
     await export("www", again)
     assert await import_(again, name="two") == "two"
@@ -119,7 +119,7 @@ async def test_a_vm_on_tiny_needs_nothing_but_tiny(
     assert target.stat().st_size < 2 * MIB
     on_another_host(tmp_path, monkeypatch)
     await import_(target)
-    assert definitions.load("web").image == "tiny"
+    assert vms.load("web").image == "tiny"
     compared(web.disk(0, "qcow2"), "qcow2", VmPaths.of("web").disk(0, "qcow2"))
 
 
@@ -173,7 +173,7 @@ async def test_the_cd_stays_and_its_drive_comes_along_empty(
     web.booted.touch()
     await export("web", target)
     await import_(target, name="new")
-    spec = definitions.load("new")
+    spec = vms.load("new")
     assert spec.cdrom == ""
     # What it was installed from is not there, and not to be waited for.
     resolved(spec, VmPaths.of("new"), None, spec.boot.once)
@@ -188,7 +188,7 @@ async def test_what_cloud_init_was_told_it_is_told_again(
     await export("web", target)
     on_another_host(tmp_path, monkeypatch)
     await import_(target)
-    spec, new = definitions.load("web"), VmPaths.of("web")
+    spec, new = vms.load("web"), VmPaths.of("web")
     assert spec.cloud_init is not None
     assert spec.cloud_init.user == "me"
     assert spec.cloud_init.packages == (own.packages if own else ())
@@ -208,7 +208,7 @@ async def test_keys_for_ssh_come_along_in_the_archive(
     await export("web", target)
     file.unlink()
     await import_(target, name="new")
-    cloud = definitions.load("new").cloud_init
+    cloud = vms.load("new").cloud_init
     assert cloud is not None
     assert cloud.ssh_keys == (KEY, KEY.replace("me", "us"))
 
@@ -217,7 +217,7 @@ async def test_what_is_flat_needs_no_trust_any_more(target: Path) -> None:
     add_vm("web", trust_backing=True, disks=(Disk(size=MIB),))
     await export("web", target)
     await import_(target, name="new")
-    assert not definitions.load("new").trust_backing
+    assert not vms.load("new").trust_backing
 
 
 async def test_a_disk_that_is_not_made_yet_is_made_there(target: Path) -> None:
@@ -226,19 +226,19 @@ async def test_a_disk_that_is_not_made_yet_is_made_there(target: Path) -> None:
     web.made.write_text("disk0.qcow2\n")  # as if it had just been added
     await export("web", target)
     await import_(target, name="new")
-    spec = definitions.load("new")
+    spec = vms.load("new")
     assert [disk.size for disk in spec.disks] == [None, 2 * MIB]
 
 
 async def test_a_linked_clone_is_flattened_as_well(target: Path) -> None:
-    from qemuctl.vm.clone import clone
+    from qemuctl.copies.clone import clone
 
     web = add_vm("web", disks=(Disk(size=MIB),))
     write(web.disk(0, "qcow2"), 0, 512, 5)
     await clone("web", "linked", linked=True)
     await export("linked", target)
-    definitions.remove("linked")
-    definitions.remove("web")
+    removal.remove("linked")
+    removal.remove("web")
     await import_(target)
     assert content(VmPaths.of("linked").disk(0, "qcow2")) == digest(
         b"\5" * 512 + bytes(MIB - 512)
@@ -257,7 +257,7 @@ async def test_an_existing_name_is_refused_and_another_one_may_be_given(
         await import_(target, name="../x")
     assert everything(vms_dir()) == before
     assert await import_(target, name="two") == "two"
-    assert definitions.load("two").name == "two"
+    assert vms.load("two").name == "two"
     assert content(VmPaths.of("two").disk(0, "qcow2")) == content(web.disk(0, "qcow2"))
 
 
@@ -324,7 +324,7 @@ async def test_what_is_interrupted_leaves_nothing(target: Path) -> None:
             await cancelled_at_first_sight(
                 import_(target, name="new", progress=progress), begun
             )
-    assert definitions.names() == ["web"]
+    assert vms.names() == ["web"]
     assert [path.name for path in vms_dir().iterdir()] == ["web"]
 
 
@@ -340,7 +340,7 @@ async def test_a_spec_that_leads_outside_needs_trust(
         await import_(target, name="new")
     assert "--trust" in (caught.value.hint or "")
     await import_(target, name="new", trust=True)
-    assert definitions.load("new").extra_args == ("-no-user-config",)
+    assert vms.load("new").extra_args == ("-no-user-config",)
 
 
 async def test_a_port_for_the_whole_network_needs_trust(target: Path) -> None:

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qemuctl.copies.archive import export, import_
 from qemuctl.errors import ImageError, QemuctlError, SpecError
 from qemuctl.image import qemu_img
 from qemuctl.paths import vms_dir
+from qemuctl.registry import removal
 from qemuctl.spec import Disk
-from qemuctl.vm import definitions
-from qemuctl.vm.archive import export, import_
 from tests.hostile import fuzzed, memory
 from tests.unit.disk_images import MIB, overlay, qcow2, raw
 from tests.unit.stores import PATTERN, add_vm, everything, in_a_loop
@@ -40,7 +40,7 @@ def good(tmp_path: Path) -> bytes:
     add_vm("web", disks=(Disk(size=MIB),))
     target = tmp_path / "good.tar"
     in_a_loop(export("web", target))
-    definitions.remove("web")
+    removal.remove("web")
     return target.read_bytes()
 
 
@@ -129,7 +129,7 @@ def test_whatever_bytes_are_wrong_there_is_a_clear_error_or_none(
         data[at] = value
     path.write_bytes(data)
     with contextlib.suppress(QemuctlError):
-        definitions.remove(in_a_loop(import_(path, name="odd")))
+        removal.remove(in_a_loop(import_(path, name="odd")))
     assert everything(vms_dir()) == []
 
 
@@ -342,7 +342,7 @@ async def test_a_spec_that_is_none_is_refused_with_its_line(
 EXPORTING = """
 import asyncio, sys
 from pathlib import Path
-from qemuctl.vm import archive
+from qemuctl.copies import archive
 
 async def stop(*args):
     await kept(*args)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.boot.throwaway import begin
 from qemuctl.errors import NameInUse
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.process import bury
 from qemuctl.spec import Spec
-from qemuctl.vm.attached import begin
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("bare_home")

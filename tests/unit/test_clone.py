@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.copies.archive import export, import_
+from qemuctl.copies.clone import clone
 from qemuctl.errors import (
     ImageError,
     ImageInUse,
@@ -25,13 +27,11 @@ from qemuctl.image.overlay import freeze
 from qemuctl.image.snapshots import snapshot_create, snapshots
 from qemuctl.paths import VmPaths, images_dir, vms_dir
 from qemuctl.process import take
+from qemuctl.registry import removal, rename, vms
+from qemuctl.registry.disks.disk_files import make_disks, make_seed
+from qemuctl.registry.disks.resolve import image_of
+from qemuctl.registry.file_users import needing
 from qemuctl.spec import CloudInit, Disk, Nic, Spec
-from qemuctl.vm import definitions
-from qemuctl.vm.archive import export, import_
-from qemuctl.vm.clone import clone
-from qemuctl.vm.disks import make_disks, make_seed
-from qemuctl.vm.resolve import image_of
-from qemuctl.vm.users import needing
 from tests.unit.disk_images import MIB, content, digest, qcow2, raw, write
 from tests.unit.stores import PATTERN, add_image, add_vm, everything, leading_elsewhere
 
@@ -60,7 +60,7 @@ def locked(web: VmPaths) -> Iterator[VmPaths]:
 
 
 def paths_of(name: str) -> VmPaths:
-    return definitions.find(name)
+    return vms.find(name)
 
 
 def files(path: Path) -> list[Path]:
@@ -82,7 +82,7 @@ async def test_a_full_clone_has_the_content_and_depends_on_nothing(
     assert [disk.target for disk in copied] == ["disk0", "disk1"]
     new = paths_of("new")
     assert files(new.disk(0, "qcow2")) == [new.disk(0, "qcow2")]
-    definitions.remove("web")
+    removal.remove("web")
     shutil.rmtree(images_dir())
     assert both(new) == (ROOT, WRITTEN)
 
@@ -146,7 +146,7 @@ async def test_disks_of_the_users_and_raw_ones_are_copied_and_read_only_ones_sha
     copied = await clone("web", "new", linked=linked)
     targets = ["disk0", "disk1"] if linked else ["disk0", "disk1", "disk3"]
     assert [disk.target for disk in copied] == targets
-    new, spec = paths_of("new"), definitions.load("new")
+    new, spec = paths_of("new"), vms.load("new")
     assert new.disk(0, "raw").read_bytes() == web.disk(0, "raw").read_bytes()
     assert content(new.disk(1, "qcow2")) == digest(b"own".ljust(MIB, b"."))
     assert spec.disks[1] == Disk(path=str(new.disk(1, "qcow2")))
@@ -154,7 +154,7 @@ async def test_disks_of_the_users_and_raw_ones_are_copied_and_read_only_ones_sha
     assert not own.with_name("own.base1.qcow2").exists()
     write(own, 0, 512, 1)
     await clone("new", "newer", linked=linked)
-    newest = definitions.load("newer").disks[1].path or ""
+    newest = vms.load("newer").disks[1].path or ""
     assert content(Path(newest)) == digest(b"own".ljust(MIB, b"."))
 
 
@@ -180,11 +180,11 @@ async def test_a_disk_of_the_users_that_is_lost_is_named(tmp_path: Path) -> None
 
 
 async def test_a_disk_that_is_not_made_yet_is_made_by_the_clones_own_start() -> None:
-    definitions.create(Spec(name="web", disks=(Disk(size=MIB),)))
+    vms.create(Spec(name="web", disks=(Disk(size=MIB),)))
     await clone("web", "new")
     new = paths_of("new")
     assert not new.disks.exists()
-    await make_disks(definitions.load("new"), new, None)
+    await make_disks(vms.load("new"), new, None)
     assert content(new.disk(0, "qcow2")) == digest(bytes(MIB))
 
 
@@ -192,9 +192,9 @@ async def test_fixed_addresses_are_dropped_and_all_else_is_kept() -> None:
     nics = (Nic(mac="52:54:00:00:00:01"), Nic(type="none"))
     add_vm("web", nics=nics, memory={"size": 64 * MIB})
     await clone("web", "new")
-    spec = definitions.load("new")
+    spec = vms.load("new")
     assert [nic.mac for nic in spec.nics] == [None, None]
-    before = definitions.load("web").model_copy(update={"name": "new"})
+    before = vms.load("web").model_copy(update={"name": "new"})
     assert spec == before.model_copy(update={"nics": spec.nics})
 
 
@@ -210,7 +210,7 @@ async def test_comments_are_kept_where_the_text_says_the_same(tmp_path: Path) ->
 async def test_a_path_beside_the_source_leads_there_from_its_clone_too() -> None:
     web = add_vm("web", "name: web  # mine\ncdrom: own.iso\n")
     await clone("web", "new")
-    assert definitions.load("new").cdrom == str(web.state / "own.iso")
+    assert vms.load("new").cdrom == str(web.state / "own.iso")
 
 
 async def test_comments_of_a_clone_with_disks_of_its_own_are_kept(
@@ -223,7 +223,7 @@ async def test_comments_of_a_clone_with_disks_of_its_own_are_kept(
     paths_of("a").spec.write_text(text)
     await clone("a", "b")
     assert paths_of("b").spec.read_text() == text.replace("name: a", "name: b")
-    own_of_b = definitions.load("b").disks[0].path
+    own_of_b = vms.load("b").disks[0].path
     assert own_of_b == str(paths_of("b").disk(0, "raw"))
 
 
@@ -248,7 +248,7 @@ async def test_a_clone_is_another_instance_also_where_the_user_named_one(
     for again in (False, True):
         if again:  # its next start makes the seed anew after a change
             os.utime(new.spec)
-            spec = definitions.load("new")
+            spec = vms.load("new")
             make_seed(spec, new, image_of(spec))
         content = new.seed.read_bytes()
         assert b"mine" not in content
@@ -305,33 +305,33 @@ async def test_what_a_linked_clone_needs_is_neither_removed_nor_renamed(
     for name in ("one", "two"):
         await clone("web", name, linked=True)
     changes: tuple[Callable[[], object], ...] = (
-        lambda: definitions.remove("web"),
-        lambda: definitions.remove("web", keep_disks=True),
-        lambda: definitions.rename("web", "site"),
+        lambda: removal.remove("web"),
+        lambda: removal.remove("web", keep_disks=True),
+        lambda: rename.rename("web", "site"),
     )
     for change in changes:
         with pytest.raises(StateError, match="made from its own: one, two"):
             change()
-    definitions.rename("one", "uno")
+    rename.rename("one", "uno")
     assert both(paths_of("uno")) == (ROOT, WRITTEN)
-    definitions.remove("uno")
-    definitions.remove("two")
-    definitions.rename("web", "site")
+    removal.remove("uno")
+    removal.remove("two")
+    rename.rename("web", "site")
     assert both(paths_of("site")) == (ROOT, WRITTEN)
-    definitions.remove("site")
+    removal.remove("site")
     assert folders() == []
 
 
 async def test_kept_disks_still_need_what_they_were_made_from(web: VmPaths) -> None:
     await clone("web", "new", linked=True)
-    kept = definitions.remove("new", keep_disks=True)
+    kept = removal.remove("new", keep_disks=True)
     assert kept is not None
     assert content(kept / "disk1.qcow2") == WRITTEN
     with pytest.raises(StateError, match=f"the kept disks in {kept}"):
-        definitions.remove("web")
+        removal.remove("web")
     assert needing(images_dir() / "base") == ["web", f"the kept disks in {kept}"]
     shutil.rmtree(kept)
-    again = definitions.remove("web", keep_disks=True)
+    again = removal.remove("web", keep_disks=True)
     assert again is not None
     assert content(again / "disk0.qcow2") == ROOT
 
@@ -340,9 +340,9 @@ async def test_kept_disks_of_two_vms_of_one_name_lie_side_by_side() -> None:
     kept = []
     for _ in range(2):
         add_vm("web", disks=(Disk(size=MIB),))
-        kept.append(definitions.remove("web", keep_disks=True))
+        kept.append(removal.remove("web", keep_disks=True))
     assert [path.name for path in kept if path] == ["web", "web-2"]
-    assert definitions.remove(add_vm("web").name, keep_disks=True) is None
+    assert removal.remove(add_vm("web").name, keep_disks=True) is None
 
 
 async def test_a_disk_with_snapshots_is_not_linked_for_they_would_be_out_of_reach(
@@ -387,9 +387,9 @@ async def test_an_imported_vm_that_was_renamed_still_has_its_disks(
     await export("web", web.state.parent / "web.tar")
     await import_(web.state.parent / "web.tar", name="new")
     (web.state.parent / "web.tar").unlink()
-    definitions.rename("new", "newer")
+    rename.rename("new", "newer")
     assert both(paths_of("newer")) == (ROOT, WRITTEN)
-    disks = definitions.load("newer").disks
+    disks = vms.load("newer").disks
     assert [Path(disk.path or "").parent for disk in disks] == [
         paths_of("newer").disks
     ] * 2

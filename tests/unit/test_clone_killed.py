@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from qemuctl.copies.clone import clone
 from qemuctl.image.chain import chain
 from qemuctl.image.overlay import freeze
 from qemuctl.paths import VmPaths, vms_dir
+from qemuctl.registry import removal, vms
 from qemuctl.spec import Disk
-from qemuctl.vm import definitions
-from qemuctl.vm.clone import clone
 from tests.unit.disk_images import MIB, content, digest, qcow2, raw, write
 from tests.unit.stores import PATTERN, add_vm
 from tests.unproven import in_small_mounts
@@ -89,7 +89,7 @@ def test_wherever_it_is_killed_the_sources_disk_has_its_content(
 CLONING = """
 import asyncio, sys
 from qemuctl.image.overlay import freeze
-from qemuctl.vm import clone
+from qemuctl.copies import clone
 
 def stop(disk):
     base = freeze(disk)
@@ -112,9 +112,9 @@ async def test_a_clone_that_is_killed_leaves_its_source_and_no_half_vm(
     assert process.stdout.readline()
     process.kill()
     process.wait()
-    assert definitions.names() == ["web"]
+    assert vms.names() == ["web"]
     assert written("web") == WRITTEN
-    (left,) = definitions.leftovers()
+    (left,) = removal.leftovers()
     shutil.rmtree(left)
     await clone("web", "new", linked=True)
     assert written("web") == written("new") == WRITTEN

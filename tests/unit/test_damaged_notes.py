@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.boot import at_snapshot
+from qemuctl.boot.start import start
+from qemuctl.copies.clone import clone
 from qemuctl.errors import DamagedFile, QemuctlError
 from qemuctl.image.snapshots import snapshot_apply, snapshot_create
 from qemuctl.migration.arrival import Mark, ask
@@ -18,18 +21,17 @@ from qemuctl.migration.arrivals import Arrival
 from qemuctl.migration.place import home_id
 from qemuctl.migration.recovery import recover
 from qemuctl.paths import VmPaths, state_home
+from qemuctl.registry import removal, vms
+from qemuctl.registry.disks.disk_files import make_seed
+from qemuctl.registry.records.disk_ledger import made_names
+from qemuctl.registry.records.hotplug_journal import Journal
+from qemuctl.registry.records.migration_journal import check_here
+from qemuctl.registry.records.moved_away import check_not_moved
+from qemuctl.registry.records.plugged_specs import plugged_disks
+from qemuctl.snapshots import offline
+from qemuctl.snapshots.records import GUARD
 from qemuctl.spec import CloudInit, Disk
-from qemuctl.vm import definitions, snapshots_off
-from qemuctl.vm.clone import clone
-from qemuctl.vm.disks import make_seed
-from qemuctl.vm.journal import Journal
-from qemuctl.vm.launch import start
-from qemuctl.vm.leaving import check_here
 from qemuctl.vm.listing import listing
-from qemuctl.vm.made import made_names
-from qemuctl.vm.moved import check_not_moved
-from qemuctl.vm.plugged import plugged_disks
-from qemuctl.vm.snapshot_records import GUARD
 from tests.unit.disk_images import MIB, content, write
 from tests.unit.stores import add_vm
 
@@ -65,15 +67,15 @@ def disks(pair: VmPaths) -> list[Path]:
 async def test_disks_of_two_times_are_not_started(web: VmPaths, damage: bytes) -> None:
     web.snapshotting.write_bytes(damage)
     for refused in (
-        start("web"), snapshots_off.create_snapshot("web", "x"),
-        snapshots_off.settle("web"), clone("web", "new"),
+        start("web"), offline.create_snapshot("web", "x"),
+        offline.settle("web"), clone("web", "new"),
     ):  # fmt: skip
         with pytest.raises(QemuctlError) as caught:
             await refused
         assert caught.value.hint is not None
         assert "qemuctl s" in caught.value.hint
     assert web.snapshotting.read_bytes() == damage
-    assert snapshots_off.list_snapshots("web") == []
+    assert offline.list_snapshots("web") == []
 
 
 async def test_all_disks_can_be_taken_back_to_one_snapshot(pair: VmPaths) -> None:
@@ -81,37 +83,37 @@ async def test_all_disks_can_be_taken_back_to_one_snapshot(pair: VmPaths) -> Non
     for disk in disks(pair):
         write(disk, 0, 4096, 1)
     before = [content(disk) for disk in disks(pair)]
-    await snapshots_off.create_snapshot("web", "one")
+    await offline.create_snapshot("web", "one")
     for disk in disks(pair):
         write(disk, 0, 4096, 2)
         await snapshot_create(disk, GUARD)
     await snapshot_apply(disks(pair)[0], "one")
     assert content(disks(pair)[0]) != content(disks(pair)[1])
     pair.snapshotting.write_bytes(b"")
-    await snapshots_off.revert("web", "one")
+    await at_snapshot.revert("web", "one")
     assert [content(disk) for disk in disks(pair)] == before
     assert not pair.snapshotting.exists()
-    assert [one.name for one in snapshots_off.list_snapshots("web")] == ["one"]
+    assert [one.name for one in offline.list_snapshots("web")] == ["one"]
 
 
 async def test_the_disks_can_be_taken_as_they_are(web: VmPaths) -> None:
     web.snapshotting.write_bytes(b"")
-    await snapshots_off.settle("web", as_they_are=True)
+    await offline.settle("web", as_they_are=True)
     assert not web.snapshotting.exists()
-    await snapshots_off.settle("web")
+    await offline.settle("web")
 
 
 @pytest.mark.parametrize("what", ["create", "load"])
 async def test_what_was_made_is_not_removed_where_the_list_is_damaged(
     pair: VmPaths, what: str
 ) -> None:
-    await snapshots_off.create_snapshot("web", "one")
+    await offline.create_snapshot("web", "one")
     pair.snapshotting.write_text(json.dumps({"what": what, "name": "one"}))
     pair.snapshots.write_bytes(b"")
     with pytest.raises(DamagedFile, match=r"snapshots\.json") as caught:
         await start("web")
     assert "start web --fresh" in str(caught.value.hint)
-    assert [one.name for one in snapshots_off.list_snapshots("web")] == ["one"]
+    assert [one.name for one in offline.list_snapshots("web")] == ["one"]
 
 
 @damaged
@@ -178,7 +180,7 @@ async def test_devices_on_their_way_are_not_forgotten(
     with pytest.raises(DamagedFile):
         await start("web")
     assert f"rm {web.journal}" in str(caught.value.hint)
-    definitions.remove("web")  # with all of it
+    removal.remove("web")  # with all of it
 
 
 @damaged
@@ -205,7 +207,7 @@ def test_a_vm_that_has_moved_stays_off(web: VmPaths, damage: bytes) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b" \n", b"\xff"])
 def test_a_guest_is_not_set_up_anew(web: VmPaths, damage: bytes) -> None:
-    spec = definitions.load("web").model_copy(update={"cloud_init": CloudInit()})
+    spec = vms.load("web").model_copy(update={"cloud_init": CloudInit()})
     web.instance.write_bytes(damage)
     with pytest.raises(DamagedFile) as caught:
         make_seed(spec, web, None)

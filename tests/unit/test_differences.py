@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from qemuctl.hotplug.disks.results import LiveDisk
 from qemuctl.paths import VmPaths
 from qemuctl.qmp.net import Card, HostForward
 from qemuctl.spec import Disk, Forward, Nic
-from qemuctl.vm.differences import _Disks, _forwards, _kind
-from qemuctl.vm.disk_results import LiveDisk
+from qemuctl.vm.spec_diff import _Disks, _forwards, _kind
 
 MIB = 1 << 20
 

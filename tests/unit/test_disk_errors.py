@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qemuctl.vm.disk_errors import last_disk_error
+from qemuctl.registry.records.disk_errors import last_disk_error
 
 
 def written(path: Path, *errors: dict[str, Any]) -> Path:

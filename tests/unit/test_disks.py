@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.copies.clone import clone
 from qemuctl.errors import ImageError, SpecError, StateError
 from qemuctl.image.overlay import create_overlay
 from qemuctl.paths import VmPaths, images_dir
-from qemuctl.spec import CloudInit, Disk, Spec, load_spec
-from qemuctl.vm import definitions
-from qemuctl.vm.clone import clone
-from qemuctl.vm.disks import (
+from qemuctl.registry import removal, vms
+from qemuctl.registry.disks.disk_files import (
     check_disks_kept,
     check_media,
     disk_files,
     make_disks,
     make_seed,
 )
-from qemuctl.vm.resolve import image_of, resolved
-from qemuctl.vm.users import check_not_written, needing
+from qemuctl.registry.disks.resolve import image_of, resolved
+from qemuctl.registry.file_users import check_not_written, needing
+from qemuctl.spec import CloudInit, Disk, Spec, load_spec
 from tests.unit.disk_images import MIB, qcow2, raw
 from tests.unit.stores import PATTERN, add_image, add_vm
 
@@ -116,10 +116,10 @@ def test_who_cannot_be_read_keeps_what_it_may_need(tmp_path: Path) -> None:
     assert needing(image.folder) == ["web, whose spec cannot be read"]
     assert needing(images_dir() / "other") == []
     add_vm("db")
-    definitions.remove("db")  # it is not named
+    removal.remove("db")  # it is not named
     add_vm("base", disks=(Disk(size=MIB),))
     with pytest.raises(StateError, match="whose spec cannot be read"):
-        definitions.remove("base")
+        removal.remove("base")
 
 
 def test_a_folder_without_a_spec_needs_nothing_but_its_disks() -> None:
@@ -163,14 +163,14 @@ def test_tiny_has_no_cloud_init() -> None:
 
 def test_an_edit_counts_also_where_the_clock_was_set_back() -> None:
     web = add_vm("web", cloud_init=CloudInit(hostname="one"))
-    image = image_of(definitions.load("web"))
+    image = image_of(vms.load("web"))
     made = web.seed.stat()
-    make_seed(definitions.load("web"), web, image)
+    make_seed(vms.load("web"), web, image)
     assert web.seed.stat() == made
     text = web.spec.read_text()
-    definitions.replace("web", text.replace("hostname: one", "hostname: two"))
+    vms.replace("web", text.replace("hostname: one", "hostname: two"))
     os.utime(web.spec, (1000, 1000))
     for _ in range(2):
-        make_seed(definitions.load("web"), web, image)
+        make_seed(vms.load("web"), web, image)
         assert b"hostname: two" in web.seed.read_bytes()
     assert web.seed.stat().st_mtime == 1000

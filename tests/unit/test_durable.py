@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from qemuctl import durable
+from qemuctl.copies.archive import export, import_
+from qemuctl.copies.clone import clone
 from qemuctl.errors import HostError
 from qemuctl.image.acquire import import_file
 from qemuctl.paths import VmPaths, images_dir, vms_dir
+from qemuctl.registry import removal, rename, vms
+from qemuctl.snapshots import offline
 from qemuctl.spec import Disk
-from qemuctl.vm import definitions, snapshots_off
-from qemuctl.vm.archive import export, import_
-from qemuctl.vm.clone import clone
 from tests.unit.disk_images import MIB, qcow2
 from tests.unit.stores import PATTERN, add_vm
 
@@ -119,9 +120,9 @@ def web(bare_home: Path) -> VmPaths:
 
 
 def test_a_spec(web: VmPaths, order: Order) -> None:
-    definitions.replace("web", web.spec.read_text() + "# more\n")
+    vms.replace("web", web.spec.read_text() + "# more\n")
     order.check(web.spec)
-    definitions.rename("web", "www")
+    rename.rename("web", "www")
     order.check(VmPaths.of("www").spec)
 
 
@@ -152,7 +153,7 @@ async def _image(folder: Path) -> Path:
 
 
 async def _snapshot(_: Path) -> Path:
-    await snapshots_off.create_snapshot("web", "one")
+    await offline.create_snapshot("web", "one")
     return VmPaths.of("web").snapshots
 
 
@@ -170,7 +171,7 @@ async def test_a_removal_that_keeps_disks_knows_it_after_a_power_cut(
 ) -> None:
     (disk,) = web.disks.iterdir()
     folder = web.state.stat().st_ino
-    kept = definitions.remove("web", keep_disks=True)
+    kept = removal.remove("web", keep_disks=True)
     assert kept is not None
     moved = [what for kind, what in order.steps if kind == "name"]
     first = order.steps.index(("name", moved[0]))

@@ -19,8 +19,8 @@ from qemuctl.cli.events import _line, _moment
 from qemuctl.errors import NotFound, UsageError
 from qemuctl.paths import VmPaths, private_dir
 from qemuctl.qmp import Event, eventlog
-from qemuctl.vm import feed as feed_module
-from qemuctl.vm.feed import Named, feed
+from qemuctl.vm import all_events as feed_module
+from qemuctl.vm.all_events import Named, feed
 
 TIMEOUT = 60.0
 GREETING = b'{"QMP": {"version": {}}}\n{"return": {}}\n'

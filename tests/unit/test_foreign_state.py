@@ -10,10 +10,10 @@ import pytest
 
 from qemuctl.errors import SpecError
 from qemuctl.paths import VmPaths
+from qemuctl.registry import rename, vms
+from qemuctl.registry.saved_state import StateFile, disks_then, read_state
+from qemuctl.savestate.foreign_state import check_state, remember_save, saved_here
 from qemuctl.spec import Disk
-from qemuctl.vm import definitions
-from qemuctl.vm.foreign_state import check_state, remember_save, saved_here
-from qemuctl.vm.state_file import StateFile, disks_then, read_state
 from tests.unit.stores import add_vm
 from tests.unit.test_state_file import ABOUT, written
 
@@ -23,7 +23,7 @@ SPEC = "name: web\ndisks: [{path: disks/disk0.qcow2}]\n"
 @pytest.fixture
 def web(bare_home: Path) -> VmPaths:
     add_vm("web", disks=(Disk(size=1 << 20),))
-    return definitions.find("web")
+    return vms.find("web")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_vm_remembers_what_it_was_saved_to(
     remember_save(web, first)
     assert saved_here(first)
     assert not saved_here(second)
-    definitions.rename("web", "www")
+    rename.rename("web", "www")
     assert saved_here(first)
     for number in range(150):
         remember_save(VmPaths.of("www"), replace(first, head_sha256=f"{number:064}"))

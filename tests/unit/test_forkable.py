@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from qemuctl.connection.fork_commands import check_command
 from qemuctl.errors import SpecError
 from qemuctl.spec import Spec, parse_spec
-from qemuctl.vm.forkable import (
+from qemuctl.templates.eligible import (
     check_alike,
-    check_command,
     check_forkable,
     fork_spec,
     template_spec,

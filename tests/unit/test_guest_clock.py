@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qemuctl.errors import TemplateError
-from qemuctl.vm.guest_clock import Reading, check_rate
+from qemuctl.templates.guest_clock import Reading, check_rate
 
 
 @pytest.mark.parametrize("uptime", [10.5, 11.0, 10.25])

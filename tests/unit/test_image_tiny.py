@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from qemuctl.errors import ImageError, SpecError
-from qemuctl.image import build_tiny, qemu_img, tiny
+from qemuctl.image import build_tiny, qemu_img, tiny, tiny_image
 from qemuctl.image import recipe as image_recipe
 from qemuctl.image.overlay import check_format, create_disk, create_overlay
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
+from qemuctl.registry.disks.disk_files import make_disks
+from qemuctl.registry.disks.resolve import image_of
 from qemuctl.spec import Boot, Disk, Spec
-from qemuctl.vm.disks import make_disks
-from qemuctl.vm.resolve import image_of
 
 BUILD = """#!/bin/sh
 echo stage one
@@ -46,7 +46,8 @@ def recipe(tmp_path: Path, bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return folder
 
     write(BUILD)
-    monkeypatch.setattr(image_recipe, "recipes", lambda: folder.parent)
+    for module in (image_recipe, tiny_image):
+        monkeypatch.setattr(module, "recipes", lambda: folder.parent)
     return write
 
 

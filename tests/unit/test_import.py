@@ -17,8 +17,8 @@ from qemuctl.image.acquire import import_file
 from qemuctl.image.manifest import FILE
 from qemuctl.image.verify import verify
 from qemuctl.paths import images_dir
+from qemuctl.registry.origin import origin_of
 from qemuctl.thread import Tick, in_thread
-from qemuctl.vm.origin import origin_of
 from tests.unit.disk_images import MIB, ODD, content, digest, overlay, qcow2, raw
 from tests.unit.stores import PATTERN, add_image, add_vm, everything, with_data_file
 

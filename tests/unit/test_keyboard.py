@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from qemuctl.errors import CommandError, StateError, UsageError
 from qemuctl.qmp.plug import Property, QomList
 from qemuctl.qmp.screen import SendKey
-from qemuctl.vm.keyboard import Keyboard
-from qemuctl.vm.keys import ALIASES, KEYS, US_LAYOUT, parse_keys, strokes
-from qemuctl.vm.states import State
+from qemuctl.registry.states import State
+from qemuctl.screen.keyboard import Keyboard
+from qemuctl.screen.keys import ALIASES, KEYS, US_LAYOUT, parse_keys, strokes
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_without_a_keyboard_nothing_is_sent() -> None:
 async def test_typing_ends_where_the_vm_is_paused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qemuctl.vm.keyboard._LOOK_EVERY", 0.0)
+    monkeypatch.setattr("qemuctl.screen.keyboard._LOOK_EVERY", 0.0)
     vm: Any = Vm(State.RUNNING, State.RUNNING, State.PAUSED)
     with pytest.raises(StateError, match="the VM is paused") as caught:
         await Keyboard(vm).type("abc", hold_ms=1)

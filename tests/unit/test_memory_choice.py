@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemuctl.errors import SpecError
+from qemuctl.hotplug.memory.choose import Choice, Dimm, MemoryNow, VirtioMem, choose
 from qemuctl.units import MIB
-from qemuctl.vm.memory_choice import Choice, Dimm, MemoryNow, VirtioMem, choose
 
 DIMMS = (Dimm(id="dimm0", size_bytes=256 * MIB), Dimm(id="dimm1", size_bytes=128 * MIB))
 

@@ -18,9 +18,9 @@ from qemuctl.cmdline.shape import Shape
 from qemuctl.errors import SpecError
 from qemuctl.migration.checks import check, check_kept_inside
 from qemuctl.migration.offer import DiskOffer, Offer, SharedFile
+from qemuctl.registry import vms
 from qemuctl.spec import parse_spec
 from qemuctl.typed.read import read
-from qemuctl.vm import definitions
 from tests.unit.test_archive_hostile import archive
 
 DISK = DiskOffer(
@@ -127,4 +127,4 @@ def test_a_receiver_that_was_not_told_to_trust_lets_nothing_foreign_in(
         assert problem in said["error"]
         assert "migrate-receive --trust" in said.get("hint", "") or name != "web"
     assert not ran.exists()
-    assert definitions.names() == []
+    assert vms.names() == []

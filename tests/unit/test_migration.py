@@ -20,9 +20,15 @@ from qemuctl.migration.phases import STEPS
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
 from qemuctl.qmp.migration import MigrationInfo, QueryMigrate, RamStats
-from qemuctl.vm.definitions import clear
-from qemuctl.vm.leaving import Leaving, check_here, end, moving, on_its_way
-from qemuctl.vm.moved import check_not_moved, moved_to, note_moved
+from qemuctl.registry.records.migration_journal import (
+    Leaving,
+    check_here,
+    end,
+    moving,
+    on_its_way,
+)
+from qemuctl.registry.records.moved_away import check_not_moved, moved_to, note_moved
+from qemuctl.registry.removal import clear
 from tests.hostile import fuzzed
 
 TOKEN = "0123456789abcdef" * 2

@@ -13,10 +13,10 @@ from qemuctl.migration.channel import ChannelLost
 from qemuctl.migration.link import Link
 from qemuctl.migration.recovery import settle
 from qemuctl.paths import VmPaths
+from qemuctl.registry.records.migration_journal import Leaving
+from qemuctl.registry.records.moved_away import moved_to
+from qemuctl.registry.vms import create, find
 from qemuctl.spec import Spec
-from qemuctl.vm.definitions import create, find
-from qemuctl.vm.leaving import Leaving
-from qemuctl.vm.moved import moved_to
 
 LEAVING = Leaving(
     token="0" * 32, destination="ssh://other", name="web", receiver="qemuctl",

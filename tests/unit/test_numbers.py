@@ -10,9 +10,9 @@ from test_sample import AFTER, BEFORE
 
 from qemuctl.cli.numbers import document, print_numbers
 from qemuctl.cli.table import HEAD, Tables, fitting, processors
-from qemuctl.vm.balloon_stats import GuestMemory
-from qemuctl.vm.board import Row
-from qemuctl.vm.sample import rates
+from qemuctl.hotplug.balloon_stats import GuestMemory
+from qemuctl.stats.all_vms import Row
+from qemuctl.stats.sample import rates
 
 
 def test_a_document_has_units_no_private_clock_and_short_numbers() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from qemuctl.paths import VmPaths
 from qemuctl.process import Exited, read_exit
-from qemuctl.vm.outcome import Outcome, outcome
+from qemuctl.registry.records.outcome import Outcome, outcome
 
 PANIC = {"event": "GUEST_PANICKED", "data": {"action": "pause"}}
 

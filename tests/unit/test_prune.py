@@ -17,7 +17,7 @@ from qemuctl.cli.app import app
 from qemuctl.image.acquire import downloads
 from qemuctl.image.part import Part
 from qemuctl.paths import images_dir, private_dir
-from qemuctl.vm.prune import prune, to_prune
+from qemuctl.registry.prune import prune, to_prune
 from tests.unit.disk_images import MIB
 from tests.unit.stores import add_image
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qemuctl.connection import readiness
+from qemuctl.connection.readiness import boot_failure, unless_hopeless
 from qemuctl.errors import NotReady
-from qemuctl.vm import readiness
-from qemuctl.vm.readiness import boot_failure, unless_hopeless
 
 PANIC = "[    1.79] Kernel panic - not syncing: VFS: Unable to mount root fs"
 BIOS = "SeaBIOS (version 1.16)\nBooting from Hard Disk...\nNo bootable device.\n"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qemuctl.errors import ImageError, SpecError, UsageError
-from qemuctl.image import kept, store
+from qemuctl.image import kept, store, tiny_image
 from qemuctl.image import recipe as image_recipe
 from qemuctl.image.manifest import FILE
 from qemuctl.image.recipe import build
@@ -45,8 +45,8 @@ while :; do sleep 0.1; done
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from qemuctl.image import recipe, kept
-recipe.recipes = lambda: Path(sys.argv[1])
+from qemuctl.image import recipe, kept, tiny_image
+recipe.recipes = tiny_image.recipes = lambda: Path(sys.argv[1])
 kept.GRACE = 0.5
 show = lambda stage: print(stage, flush=True)
 if sys.argv[2] == "tiny":
@@ -70,7 +70,8 @@ def recipe(tmp_path: Path, bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / name / FILE).write_text("cmdline: console=ttyS0\n")
 
     write(BUILD)
-    monkeypatch.setattr(image_recipe, "recipes", lambda: folder)
+    for module in (image_recipe, tiny_image):
+        monkeypatch.setattr(module, "recipes", lambda: folder)
     return write
 
 

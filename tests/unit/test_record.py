@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qemuctl.process import Identity
-from qemuctl.vm.record import Record
+from qemuctl.registry.records.process_record import Record
 
 RECORD = Record(
     qemu=Identity(10, 100, "boot"),

@@ -15,6 +15,16 @@ from qemuctl.image import Image, store, tiny
 from qemuctl.image.chain import chain
 from qemuctl.image.iso import check_iso
 from qemuctl.paths import VmPaths
+from qemuctl.registry.disks.disk_files import check_files, disk_files, make_disks
+from qemuctl.registry.disks.resolve import (
+    Device,
+    base_of,
+    image_of,
+    placed,
+    resolved,
+    seeded,
+)
+from qemuctl.registry.edit import cards_of
 from qemuctl.spec import (
     Boot,
     CloudInit,
@@ -26,9 +36,6 @@ from qemuctl.spec import (
     load_spec,
     parse_spec,
 )
-from qemuctl.vm.configured import cards_of
-from qemuctl.vm.disks import check_files, disk_files, make_disks
-from qemuctl.vm.resolve import Device, base_of, image_of, placed, resolved, seeded
 from tests.unit.disk_images import MIB, content, digest
 from tests.unit.stores import PATTERN, add_image, add_vm, leading_elsewhere
 

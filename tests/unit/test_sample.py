@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from qemuctl.errors import AgentError
+from qemuctl.hotplug.balloon_stats import GuestMemory, parsed
 from qemuctl.process import Identity
 from qemuctl.process.usage import proportional_bytes, thread_seconds, usage
-from qemuctl.vm.balloon_stats import GuestMemory, parsed
-from qemuctl.vm.nic_counters import MOST, Tap, of_guest, of_tap, taps
-from qemuctl.vm.sample import (
+from qemuctl.registry.states import State
+from qemuctl.stats.nic_counters import MOST, Tap, of_guest, of_tap, taps
+from qemuctl.stats.sample import (
     DiskCounters,
     MemoryUse,
     NicCounters,
@@ -21,7 +22,6 @@ from qemuctl.vm.sample import (
     VcpuTime,
     rates,
 )
-from qemuctl.vm.states import State
 
 UNKNOWN = 2**64 - 1
 

@@ -14,8 +14,8 @@ from test_sample import AFTER, disk
 from qemuctl.paths import VmPaths
 from qemuctl.process import Identity
 from qemuctl.process.usage import started_at
-from qemuctl.vm.sample import Sample
-from qemuctl.vm.sampled import keep, rates_since
+from qemuctl.stats.last_samples import keep, rates_since
+from qemuctl.stats.sample import Sample
 from tests.hostile import fuzzed, trees
 
 QEMU = Identity(pid=7, start_ticks=100, boot_id="b")

@@ -11,9 +11,9 @@ import pytest
 
 from qemuctl.errors import StateError
 from qemuctl.paths import VmPaths
-from qemuctl.vm.saved import discard, is_saved
-from qemuctl.vm.saving import check_movable
-from qemuctl.vm.states import Action
+from qemuctl.registry.records.saved_marker import discard, is_saved
+from qemuctl.registry.states import Action
+from qemuctl.savestate.save import check_movable
 
 STOP, RESUME = "STOP", "RESUME"
 ACTIVE, DONE, FAILED = "active", "completed", "failed"

@@ -18,8 +18,8 @@ from qemuctl.qmp.screen import (
     SetPassword,
     SpiceInfo,
 )
-from qemuctl.vm.screen import Screen
-from qemuctl.vm.states import State
+from qemuctl.registry.states import State
+from qemuctl.screen.screen import Screen
 
 WHOLE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\7\0\0\0\5\x08\2\0\0\0....IEND\xaeB`\x82"
 MISSING = CommandError("query-vnc", "CommandNotFound", "not found")

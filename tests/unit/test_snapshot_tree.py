@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qemuctl.errors import DamagedFile, HostError, UsageError
 from qemuctl.paths import VmPaths
-from qemuctl.vm.snapshot_records import (
+from qemuctl.snapshots.records import (
     GUARD,
     Entry,
     Records,
@@ -21,8 +21,8 @@ from qemuctl.vm.snapshot_records import (
     ended,
     under_way,
 )
-from qemuctl.vm.snapshot_topology import differences
-from qemuctl.vm.snapshot_tree import DiskTags, Snapshot, Tag, drawn, snapshots
+from qemuctl.snapshots.topology import differences
+from qemuctl.snapshots.tree import DiskTags, Snapshot, Tag, drawn, snapshots
 
 RAM, NONE = Tag(created_at=5.0, ram_bytes=100), Tag(created_at=5.0, ram_bytes=0)
 

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from qemuctl.cli.copy import _machine
+from qemuctl.connection.ssh import login_user
 from qemuctl.errors import HostError, UsageError
 from qemuctl.guest.conversation import CopyError, NotAFolder
 from qemuctl.guest.copy import get_file, put_file
 from qemuctl.guest.port import Way
+from qemuctl.guest.ssh import Access, SshFailed, through_ssh
 from qemuctl.guest.tree import get_tree, put_tree
 from qemuctl.spec import Spec
-from qemuctl.vm.ssh import Access, SshFailed, login_user, through_ssh
 
 
 def access(folder: Path) -> Access:

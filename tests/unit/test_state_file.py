@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from qemuctl.cmdline.shape import Shape
 from qemuctl.errors import ImageError, StateFileError
-from qemuctl.vm.state_file import (
+from qemuctl.registry.saved_state import (
     START,
     About,
     begin,

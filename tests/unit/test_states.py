@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qemuctl.errors import StateError
-from qemuctl.vm.states import (
+from qemuctl.registry.states import (
     Accepted,
     Action,
     Denied,

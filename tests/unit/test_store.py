@@ -16,9 +16,9 @@ from qemuctl.errors import ImageError, SpecError
 from qemuctl.image import store, tiny
 from qemuctl.image.manifest import FILE, Manifest, read_manifest, write_manifest
 from qemuctl.paths import cache_home, images_dir, private_dir
+from qemuctl.registry.disks.resolve import image_of
+from qemuctl.registry.prune import prune, to_prune
 from qemuctl.spec import Boot, Spec
-from qemuctl.vm.prune import prune, to_prune
-from qemuctl.vm.resolve import image_of
 from tests.unit.disk_images import MIB
 from tests.unit.stores import add_image, add_vm, everything
 

@@ -18,11 +18,11 @@ from qemuctl.errors import SpecError, TemplateError
 from qemuctl.image.digests import Stamp
 from qemuctl.paths import cached_templates_dir, private_dir, templates_dir, vms_dir
 from qemuctl.process.identity import boot_id
-from qemuctl.vm import template as module
-from qemuctl.vm import templates
-from qemuctl.vm.template import FILE, Guest, Template, kept_files, read_template
-from qemuctl.vm.template_lock import alone_now, lock_of
-from qemuctl.vm.users import needing
+from qemuctl.registry import template as module
+from qemuctl.registry.file_users import needing
+from qemuctl.registry.template import FILE, Guest, Template, kept_files, read_template
+from qemuctl.registry.template_lock import alone_now, lock_of
+from qemuctl.templates import catalog
 from tests.hostile import fuzzed
 from tests.unit.disk_images import overlay
 from tests.unit.stores import add_image
@@ -61,7 +61,7 @@ def test_what_was_written_is_read(made: Template) -> None:
     assert made.problem() is made.damage() is None
     assert made.confirmed() is made
     assert list(made.files) == ["disks/disk0.qcow2", "ram", "state"]
-    assert templates.find("db") == made
+    assert catalog.find("db") == made
 
 
 def test_a_folder_without_a_description_is_no_template(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_what_makes_no_sense_is_damaged_and_can_be_removed(
     other = make("other")
     (made.folder / FILE).write_text(HOSTILE[what](made))
     with pytest.raises(TemplateError, match="its description is damaged") as caught:
-        templates.find("db")
+        catalog.find("db")
     assert "template rm db" in str(caught.value.hint)
-    assert templates.named() == [other]
+    assert catalog.named() == [other]
     assert other.damage() is None
 
 
@@ -129,10 +129,10 @@ async def test_one_that_was_brought_here_names_no_files_and_runs_nothing(
     hostile = f"name: db\nqemu: {qemu}\n"
     (made.folder / FILE).write_text(changed(made, text=hostile))
     shutil.copytree(made.folder, templates_dir() / "copy", symlinks=True)
-    copy = templates.find("copy")
+    copy = catalog.find("copy")
     assert (made.made_here, copy.made_here) == (True, False)
     with pytest.raises(SpecError, match="qemu: leads outside of the VM") as caught:
-        await templates.current(copy)
+        await catalog.current(copy)
     assert "template rm copy" in str(caught.value.hint)
     assert not ran.exists()
 
@@ -140,8 +140,8 @@ async def test_one_that_was_brought_here_names_no_files_and_runs_nothing(
 async def test_removing_a_damaged_one_takes_nothing_else(made: Template) -> None:
     other = make("other")
     (made.folder / FILE).write_text(changed(made, making="../other/0123abcd"))
-    await templates.remove("db")
-    assert templates.named() == [other]
+    await catalog.remove("db")
+    assert catalog.named() == [other]
     assert other.damage() is None
     assert [entry.name for entry in templates_dir().iterdir()] == ["other"]
 
@@ -164,15 +164,15 @@ async def test_what_is_no_name_finds_and_removes_nothing(
     made: Template, name: str
 ) -> None:
     with pytest.raises(TemplateError, match="no such template"):
-        templates.find(name)
+        catalog.find(name)
     with pytest.raises(TemplateError, match="no such template"):
-        await templates.remove(name)
+        await catalog.remove(name)
     assert made.damage() is None
 
 
 def test_an_unknown_name_is_told_with_the_nearest(made: Template) -> None:
     with pytest.raises(TemplateError) as caught:
-        templates.find("dbb")
+        catalog.find("dbb")
     assert caught.value.hint == "did you mean db?"
 
 
@@ -181,8 +181,8 @@ async def test_one_that_was_never_finished_is_told_so_and_can_be_removed(
 ) -> None:
     (made.folder / FILE).unlink()
     with pytest.raises(TemplateError, match="it was never finished: db"):
-        templates.find("db")
-    await templates.remove("db")
+        catalog.find("db")
+    await catalog.remove("db")
     assert list(templates_dir().iterdir()) == []
 
 
@@ -255,11 +255,11 @@ def test_tidying_takes_the_unused_and_the_unfinished_alone() -> None:
     (folders["damaged"] / FILE).write_text("{")
     with alone_now(folders["in-use"]) as taken:
         assert taken
-        templates._tidy(cached_templates_dir(), 1000.0)
+        catalog._tidy(cached_templates_dir(), 1000.0)
     left = {name for name, folder in folders.items() if folder.exists()}
     assert left == {"used", "damaged", "in-use"}
     assert not lock_of(folders["old"]).exists()
-    templates._tidy(cached_templates_dir(), 1000.0)
+    catalog._tidy(cached_templates_dir(), 1000.0)
     assert not folders["in-use"].exists()
 
 
@@ -322,5 +322,5 @@ def test_a_template_needs_the_kernel_that_it_boots_with(made: Template) -> None:
 
 def test_what_is_no_template_any_more_is_listed(made: Template) -> None:
     (private_dir(templates_dir() / "broken") / FILE).write_text("nonsense")
-    assert [template.name for template in templates.named()] == ["db"]
-    assert templates.damaged() == ["broken"]
+    assert [template.name for template in catalog.named()] == ["db"]
+    assert catalog.damaged() == ["broken"]

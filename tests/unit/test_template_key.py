@@ -11,9 +11,9 @@ from qemuctl.host import Accel, Host, inspection
 from qemuctl.host.discovery import from_json
 from qemuctl.image import store
 from qemuctl.spec import parse_spec
-from qemuctl.vm import template_key
-from qemuctl.vm.forkable import template_spec
-from qemuctl.vm.template_key import Recipe, compute_key
+from qemuctl.templates import key as template_key
+from qemuctl.templates.eligible import template_spec
+from qemuctl.templates.key import Recipe, compute_key
 from tests.unit.disk_images import overlay, raw
 from tests.unit.stores import add_image
 

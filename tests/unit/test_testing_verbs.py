@@ -17,13 +17,13 @@ from qemuctl.testing.watch import listeners
 def verbs(face: type) -> dict[str, Any]:
     return {
         name: member
-        for name, member in vars(face).items()
-        if inspect.isfunction(member) and not name.startswith("_")
+        for name, member in inspect.getmembers(face, inspect.isfunction)
+        if not name.startswith("_")
     }
 
 
 def properties(face: type) -> set[str]:
-    return {name for name, one in vars(face).items() if isinstance(one, property)}
+    return {name for name, one in inspect.getmembers(face) if isinstance(one, property)}
 
 
 def test_both_faces_have_the_same_verbs_with_the_same_arguments() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qemuctl.errors import LaunchError, UnexpectedExit, WaitTimeout
+from qemuctl.registry.records.outcome import Outcome
 from qemuctl.testing.artifacts import folder_name
 from qemuctl.testing.verdict import never_ready, oom_kills, verdict
-from qemuctl.vm.outcome import Outcome
 
 STILL = "QEMU still ran then"
 

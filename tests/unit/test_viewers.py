@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from qemuctl.errors import HostError
-from qemuctl.vm.screen import Server
-from qemuctl.vm.viewers import bridge, choose
+from qemuctl.screen.screen import Server
+from qemuctl.screen.viewers import bridge, choose
 
 UNIX = Server(protocol="vnc", path=Path("/run/a b/vnc.sock"))
 TCP = Server(protocol="vnc", host="127.0.0.1", port=5901)

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from qemuctl.vm.template import Guest
-from qemuctl.vm.waking import identity
+from qemuctl.registry.template import Guest
+from qemuctl.templates.identity import identity
 
 MAC, NEW = "52:54:00:00:00:01", "52:54:00:00:00:02"
 

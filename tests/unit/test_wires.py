@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from qemuctl.errors import SpecError, StateError
+from qemuctl.registry.socket_nics import check_far_end, check_wires
 from qemuctl.spec import Nic
-from qemuctl.vm.wires import check_far_end, check_wires
 
 
 def test_nothing_at_the_path_is_as_it_should_be(tmp_path: Path) -> None:
