@@ -295,7 +295,11 @@ def test_what_was_plugged_in_comes_along(guest: Guest) -> None:
     find = "for d in /sys/block/vd*; do echo $(cat $d/serial); done"
     assert inside(here, NAME, find).split() == ["data", "more"]
 
+    # Emulated, and with two processors, a guest that ran while it was moved has been
+    # seen with a damaged list of free pages, once in some twenty times.
+    here.run("pause", NAME)
     guest.move()
+    there.run("resume", NAME)
     assert inside(there, NAME, "nproc") == "2"
     assert inside(there, NAME, macs) == cards
     assert inside(there, NAME, find).split() == ["data", "more"]
