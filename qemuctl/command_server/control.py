@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -20,6 +19,7 @@ from qemuctl.command_server.user import READY
 from qemuctl.errors import HostError
 from qemuctl.folders import private_dir
 from qemuctl.run_base import run_base
+from qemuctl.waiting import lock_for_a_moment
 
 _PATIENCE = 1.0  # seconds, for a server to accept
 _END_PATIENCE = 5.0
@@ -73,13 +73,29 @@ def start(program: str) -> tuple[int, bool]:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """For the block, nobody else starts or ends the server."""
+    """For the block, nobody else starts or ends the server. Its lock is a file, which
+    is there for so long only."""
     path = Path(address())
     if path.parent == Path(run_base()):
         private_dir(path.parent)
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    path = path.with_name(f"{path.name}.lock")
+    while True:
+        with path.open("w") as lock:
+            lock_for_a_moment(lock.fileno(), str(path))
+            if not _is_at(path, lock.fileno()):  # its last holder has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _gone(pid: int, patience: float | None) -> bool:

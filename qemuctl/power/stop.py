@@ -14,10 +14,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from qemuctl import power, process
+from qemuctl import process
 from qemuctl.connection.connection import Connection
 from qemuctl.errors import QmpError, StateError, WaitTimeout
 from qemuctl.paths import VmPaths
+from qemuctl.power.by_agent import agent_answers, ask_agent
 from qemuctl.process import held, wait_gone
 from qemuctl.qmp.commands import Quit, SystemPowerdown
 from qemuctl.registry.records.migration_journal import check_here
@@ -128,8 +129,8 @@ class Stopping:
         """Each step, taken when the one before did not help."""
         if timeout > 0 and await self._awake(state):
             deadline = time.monotonic() + timeout
-            agent, vm = power.by_agent, self._vm
-            if await agent.agent_answers(vm) and await agent.ask_agent(vm, "powerdown"):
+            vm = self._vm
+            if await agent_answers(vm) and await ask_agent(vm, "powerdown"):
                 yield _Step("agent", timeout / 2)
             while (left := deadline - time.monotonic()) > 0:
                 await self._press()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from qemuctl import spec
+from qemuctl.spec.problems import spec_error
 from qemuctl.structs import Struct
 from qemuctl.typed.faults import Wrong, refused
 from qemuctl.typed.marks import setting
@@ -44,7 +44,7 @@ class Model(Struct):
         try:
             _fill(self, given)
         except Wrong as wrong:
-            raise spec.spec_error(wrong, given) from wrong
+            raise spec_error(wrong, given) from wrong
 
     @property
     def model_fields_set(self) -> frozenset[str]:
@@ -58,7 +58,7 @@ class Model(Struct):
         try:
             return cls.model_read(data)
         except Wrong as wrong:
-            raise spec.spec_error(wrong, data) from wrong
+            raise spec_error(wrong, data) from wrong
 
     @classmethod
     def model_read(cls, data: Any) -> Self:

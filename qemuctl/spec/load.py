@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qemuctl import spec as door
 from qemuctl.errors import SpecError
 from qemuctl.spec.cloud import FILES, CloudInit
 from qemuctl.spec.document import read_document, read_file
 from qemuctl.spec.model import Spec
+from qemuctl.spec.problems import spec_error
 from qemuctl.typed.faults import Location, Wrong, dotted
 
 
@@ -75,7 +75,7 @@ def validate(
     try:
         return Spec.model_read(data)
     except Wrong as wrong:
-        raise door.spec_error(wrong, data, source=source, lines=lines) from wrong
+        raise spec_error(wrong, data, source=source, lines=lines) from wrong
 
 
 def resolve_paths(spec: Spec, base: Path) -> Spec:

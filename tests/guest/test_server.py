@@ -15,7 +15,9 @@ from tests.guest.conftest import Home
 
 
 def test_it_is_started_once_told_of_and_ended(here: Home, tmp_path: Path) -> None:
-    home = here.by(str(tmp_path / "s"))
+    folder = tmp_path / "server"
+    folder.mkdir(mode=0o700)
+    home = here.by(str(folder / "s"))
     assert "no command server runs" in home.words("server", "status", check=1)
     assert json.loads(home.text("server", "status", "--json", check=1)) is None
     assert "the command server runs" in home.words("server", "start")
@@ -27,7 +29,7 @@ def test_it_is_started_once_told_of_and_ended(here: Home, tmp_path: Path) -> Non
     assert "ended the command server" in home.words("server", "stop")
     assert "no command server runs" in home.words("server", "stop")
     home.run("server", "status", check=1)
-    assert not Path(home.served_by).exists()
+    assert list(folder.iterdir()) == []
 
 
 def test_it_sleeps_and_is_small(here: Home, command_server: str) -> None:
