@@ -21,6 +21,9 @@ T = TypeVar("T")
 # Seconds until the ssh server is asked, and for the agent once that answers.
 _ASK_AFTER, _AGENT_LATER = 1.0, 10.0
 _WINDOW = 16 * 1024
+# Nothing tells where the last words end, such as a panic's call trace: a pause of so
+# many seconds does, or this long a time in all.
+_PAUSE, _REST = 0.5, 3.0
 # The last words of firmware, boot sectors, kernels and their first programs.
 _FAILED = re.compile(
     r"^(?:\[[ .0-9]+\] )?("
@@ -65,6 +68,8 @@ async def unless_hopeless(
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         first = next(task for task in tasks if task.done())
+        if first is tasks[1] and first.exception() is not None:
+            await _rest(console)
         result: T = first.result()
         return result
     finally:
@@ -83,6 +88,17 @@ async def _console(log: Path, past: int) -> None:
                 if line := boot_failure(plain(text.decode(errors="replace"))):
                     raise NotReady(f"the guest does not boot: {line}")
     await asyncio.Event().wait()
+
+
+async def _rest(log: Path) -> None:
+    """Waits until the console has said all."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with (
+            asyncio.timeout(_REST),
+            aclosing(follow(log, offset=log.stat().st_size)) as chunks,
+        ):
+            while True:
+                await asyncio.wait_for(anext(chunks), _PAUSE)
 
 
 async def _ssh(address: str, port: int) -> None:

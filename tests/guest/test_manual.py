@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socketserver
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from tests.conftest import CACHE
 from tests.guest.conftest import Home
 
 # A way to the tests' command server: a start of qemuctl would take ten times longer.
-CLIENT = """#!{python} -IS
-import sys
+CLIENT = """import sys
 from pathlib import Path
 sys.path.insert(0, {checkout!r})
 from tests import worker_client
@@ -35,14 +35,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PATH with qemuctl and pytest."""
     folder = tmp_path_factory.mktemp("bin")
     python = Path(sys.executable)
-    program = folder / "qemuctl"
-    program.write_text(
+    script = folder / "client.py"
+    script.write_text(
         CLIENT.format(
-            python=python,
             checkout=str(Path(__file__).parents[2]),
             server=str(commands.server().path),
         )
     )
+    program = folder / "qemuctl"
+    begin = shlex.join([str(python), "-IS", str(script)])
+    program.write_text(f'#!/bin/sh\nexec {begin} "$@"\n')
     program.chmod(0o755)
     (folder / "pytest").symlink_to(python.with_name("pytest"))
     return os.pathsep.join([str(folder), os.environ["PATH"]])

@@ -70,3 +70,42 @@ async def test_an_ssh_server_that_answers_ends_the_wait_for_an_agent(
             await unless_hopeless(asyncio.Event().wait(), log, forwards)
         assert caught.value.by_ssh
         assert await unless_hopeless(asyncio.sleep(0, "came"), log, forwards) == "came"
+
+
+async def test_what_follows_a_failure_on_the_console_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "serial.log"
+    log.write_text(f"{PANIC}\n")
+
+    async def trace() -> None:
+        with log.open("a") as file:
+            for part in ("Call Trace:\n", "Kernel Offset: 0x1000000\n"):
+                await asyncio.sleep(readiness._PAUSE / 5)
+                file.write(part)
+                file.flush()
+
+    writing = asyncio.create_task(trace())
+    with pytest.raises(NotReady, match="VFS: Unable to mount root fs"):
+        await unless_hopeless(asyncio.Event().wait(), log)
+    assert writing.done()
+
+
+async def test_a_console_that_never_stops_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_REST", 0.2)
+    log = tmp_path / "serial.log"
+    log.write_text(f"{PANIC}\n")
+
+    async def noise() -> None:
+        while True:
+            with log.open("a") as file:
+                file.write("more\n")
+            await asyncio.sleep(0.01)
+
+    making = asyncio.create_task(noise())
+    with pytest.raises(NotReady):
+        await unless_hopeless(asyncio.Event().wait(), log)
+    making.cancel()
+    await asyncio.wait([making])
